@@ -1,0 +1,362 @@
+"""The configuration: every key with its meaning, its variants, and what it builds.
+
+`configs/<set>.py` starts from `base()` and sets what a data set needs. Nothing reads a key that is
+not here, and every key here is read.
+"""
+
+import difflib
+import importlib.util
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ml_collections
+from ml_collections import ConfigDict
+
+from timeldm_jax.training.beta import BetaConfig
+from timeldm_jax.training.steps import NoiseConfig, OptimizerConfig
+
+VARIANTS = ("", "paper", "released", "quick")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the key."""
+
+
+def base() -> ConfigDict:
+    """The recipe that data sets start from."""
+    config = ConfigDict()
+    config.seed = 0
+    config.data = ConfigDict(
+        {
+            "name": ml_collections.config_dict.placeholder(str),  # which set, see data/
+            "window": 24,  # time steps of a window
+            "protocol": "paper",  # split: paper | heldout | future
+            "dir": "",  # where raw files lie; default: TIMELDM_DATA_DIR, then the cache
+            "cache_dir": "",  # prepared data; default: TIMELDM_CACHE_DIR, then ~/.cache
+            "count": 10_000,  # training trajectories of a simulated set
+        }
+    )
+    config.vae = ConfigDict(
+        {
+            "steps": 5_000,
+            "batch": 256,
+            "chunk": 50,  # steps a call: one host synchronisation each
+            "eval_every": 500,  # steps between validations and checkpoints
+            "model": {
+                "latent": 28,
+                "width": 32,
+                "heads": 2,
+                "ff_factor": 2,
+                "encoder_layers": 2,
+                "decoder_layers": 2,
+                "norm": "pre",  # pre | post
+                "head": "linear",  # none | linear | conv
+            },
+            "optimizer": _optimizer(learning_rate=2e-3, b2=0.999, ema=0.99),
+            "beta": {
+                "maximum": 1e-2,
+                "minimum": 1e-5,
+                "decay": 0.7,
+                "patience": 30,
+                "restart": True,
+            },
+        }
+    )
+    config.ldm = ConfigDict(
+        {
+            "steps": 20_000,
+            "batch": 256,
+            "chunk": 50,
+            "eval_every": 1_000,
+            "model": {"hidden": 512, "blocks": 3},
+            "optimizer": _optimizer(learning_rate=1e-3, b2=0.999, ema=0.999),
+            "standardize": True,  # latents to zero mean and unit scale per coordinate
+            "noise": {"sigma_data": 1.0, "log_mean": -0.5, "log_std": 1.2},
+        }
+    )
+    config.sample = ConfigDict(
+        {
+            "count": 10_000,  # windows in samples.npz
+            "seed": 0,
+            "batch": 1_000,  # windows a call: bounds memory
+            "steps": 40,  # Heun steps; 2·steps − 1 network evaluations
+            "churn": 0.0,  # S_churn of the stochastic sampler
+            "sigma_min": 0.002,
+            "sigma_max": 80.0,
+            "rho": 7.0,
+        }
+    )
+    return config
+
+
+def _optimizer(learning_rate: float, b2: float, ema: float) -> dict[str, Any]:
+    return {
+        "learning_rate": learning_rate,
+        "b2": b2,
+        "schedule": "cosine",  # cosine | plateau
+        "plateau_factor": 0.95,
+        "plateau_patience": 10,  # judgements without improvement
+        "plateau_window": 100,  # steps whose mean loss is one judgement
+        "ema": ema,
+    }
+
+
+def apply_published(config: ConfigDict, *, epoch_steps: int, epochs: int = 15_000) -> None:
+    """Training as published (DESIGN 2.3): plateau schedules, raw latents, last weights, churn 1.
+
+    Patience is published in epochs. Learning rates are judged on the mean loss of an epoch; β on
+    every step, so its patience becomes epochs x steps.
+
+    Args:
+      config: changed in place; batches must be set.
+      epoch_steps: optimiser steps of an epoch.
+      epochs: epochs of each stage.
+    """
+    for stage, every in ((config.vae, 500), (config.ldm, 500)):
+        stage.steps = epochs * epoch_steps
+        stage.eval_every = every * epoch_steps
+        stage.chunk = 10 * epoch_steps
+        stage.optimizer.schedule = "plateau"
+        stage.optimizer.plateau_window = epoch_steps
+        stage.optimizer.ema = 0.0
+    config.vae.optimizer.learning_rate = 1e-3
+    config.vae.optimizer.plateau_factor = 0.95
+    config.vae.optimizer.plateau_patience = 10
+    config.vae.beta.patience = 10 * epoch_steps
+    config.ldm.optimizer.learning_rate = 1e-4
+    config.ldm.optimizer.b2 = 0.96
+    config.ldm.optimizer.plateau_factor = 0.9
+    config.ldm.optimizer.plateau_patience = 20
+    config.ldm.standardize = False
+    config.ldm.model.blocks = 0
+    config.ldm.noise = ConfigDict({"sigma_data": 0.5, "log_mean": -1.2, "log_std": 1.2})
+    config.sample.steps = 50
+    config.sample.churn = 1.0
+
+
+def apply_paper(
+    config: ConfigDict,
+    *,
+    layers: tuple[int, int],
+    batch: int,
+    hidden: int,
+    windows: int,
+) -> None:
+    """The paper's Table I and Fig. 2: 2 heads of 16, post-norm, convolution heads.
+
+    The table gives neither the latent size nor the feed-forward factor: the latent is the width,
+    32, and the factor 4.
+
+    Args:
+      config: changed in place.
+      layers: encoder and decoder blocks.
+      batch: examples a step, both stages.
+      hidden: the denoiser's H.
+      windows: training windows, for the steps of an epoch.
+    """
+    config.vae.model = ConfigDict(
+        {
+            "latent": 32,
+            "width": 32,
+            "heads": 2,
+            "ff_factor": 4,
+            "encoder_layers": layers[0],
+            "decoder_layers": layers[1],
+            "norm": "post",
+            "head": "conv",
+        }
+    )
+    config.vae.batch = config.ldm.batch = batch
+    config.ldm.model.hidden = hidden
+    apply_published(config, epoch_steps=-(-windows // batch))
+
+
+def apply_released(
+    config: ConfigDict,
+    *,
+    latent: int,
+    heads: int,
+    factor: int,
+    layers: int,
+    batch: int,
+    hidden: int,
+    windows: int,
+) -> None:
+    """The sizes of the authors' released scripts (DESIGN 2.5) and its β rule.
+
+    Args:
+      config: changed in place.
+      latent: m, also the width.
+      heads: attention heads.
+      factor: feed-forward factor.
+      layers: blocks in each stack.
+      batch: examples a step, both stages.
+      hidden: the denoiser's H.
+      windows: training windows, for the steps of an epoch.
+    """
+    config.vae.model = ConfigDict(
+        {
+            "latent": latent,
+            "width": latent,
+            "heads": heads,
+            "ff_factor": factor,
+            "encoder_layers": layers,
+            "decoder_layers": layers,
+            "norm": "pre",
+            "head": "none",
+        }
+    )
+    config.vae.beta.restart = False
+    config.vae.batch = config.ldm.batch = batch
+    config.ldm.model.hidden = hidden
+    apply_published(config, epoch_steps=-(-windows // batch))
+
+
+def apply_quick(config: ConfigDict) -> None:
+    """Minutes on two CPU cores: shorter runs, a smaller denoiser, fewer sampler steps."""
+    config.vae.steps = 3_000
+    config.ldm.steps = 4_000
+    config.ldm.eval_every = 500
+    config.ldm.model.hidden = 384
+    config.ldm.optimizer.ema = 0.995
+    config.sample.count = 4_000
+    config.sample.steps = 18
+
+
+def choose_variant(
+    config: ConfigDict, variant: str, known: dict[str, Callable[[ConfigDict], None]]
+) -> ConfigDict:
+    """Applies a variant by name; "" is the config as it is.
+
+    Raises:
+      ConfigError: unknown variant.
+    """
+    if variant:
+        if variant not in known:
+            raise ConfigError(
+                f"unknown variant {variant!r}; this config has: {', '.join(sorted(known))}"
+            )
+        known[variant](config)
+    return config
+
+
+def find_config_file(path: str) -> str:
+    """The config file for a path: as given, else relative to the installed package.
+
+    Raises:
+      ConfigError: neither exists.
+    """
+    given = pathlib.Path(path)
+    packaged = pathlib.Path(__file__).parent / path
+    for candidate in (given, packaged):
+        if candidate.is_file():
+            return str(candidate)
+    names = sorted(p.name for p in (pathlib.Path(__file__).parent / "configs").glob("[!_]*.py"))
+    raise ConfigError(
+        f"--config={path}: no such file here or in the package; "
+        f"configs/ in the package has: {', '.join(names)}"
+    )
+
+
+def load(path: str, variant: str = "") -> ConfigDict:
+    """The validated config of a file, such as `load("configs/etth.py", "quick")`."""
+    file = find_config_file(path)
+    spec = importlib.util.spec_from_file_location("timeldm_jax_config", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(variant)
+    validate(config)
+    return config
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks keys, types and ranges against `base()`.
+
+    Raises:
+      ConfigError: naming the key, the value found and what was expected.
+    """
+    known = dict(leaves(base()))
+    given = dict(leaves(config))
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"unknown key config.{key}{closest(key, known)}")
+    for key, default in known.items():
+        if key not in given:
+            raise ConfigError(f"config.{key} is missing; start from timeldm_jax.config.base()")
+        value = given[key]
+        if default is None:
+            default = ""
+        right = isinstance(value, type(default)) and isinstance(value, bool) == isinstance(
+            default, bool
+        )
+        if not right and not (isinstance(default, float) and type(value) is int):
+            raise ConfigError(
+                f"config.{key}={value!r} is of type {type(value).__name__}, "
+                f"expected {type(default).__name__}"
+            )
+    positive = [k for k, v in known.items() if type(v) is int and not k.endswith(_MAY_BE_ZERO)]
+    for key in positive:
+        if given[key] < 1:
+            raise ConfigError(f"config.{key}={given[key]} must be at least 1")
+    for stage in ("vae", "ldm"):
+        section = config[stage]
+        if not 0 <= section.optimizer.ema < 1:
+            raise ConfigError(
+                f"config.{stage}.optimizer.ema={section.optimizer.ema} must be in [0, 1)"
+            )
+        if section.eval_every % section.chunk:
+            raise ConfigError(
+                f"config.{stage}.eval_every={section.eval_every} must be a multiple of "
+                f"config.{stage}.chunk={section.chunk}"
+            )
+    if config.ldm.model.hidden % 2:
+        raise ConfigError(f"config.ldm.model.hidden={config.ldm.model.hidden} must be even")
+    if config.sample.steps < 2:
+        raise ConfigError(f"config.sample.steps={config.sample.steps} must be at least 2")
+
+
+_MAY_BE_ZERO = ("seed", "blocks")
+
+
+def closest(key: str, known: Any) -> str:
+    """`; did you mean …?` for the known key most like this one, or nothing."""
+    match = difflib.get_close_matches(key, list(known), n=1)
+    return f"; did you mean config.{match[0]}?" if match else ""
+
+
+def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Lines `key: old -> new` for every leaf that two configs (as dicts) do not share."""
+    a, b = dict(leaves(ConfigDict(old))), dict(leaves(ConfigDict(new)))
+    return [
+        f"config.{key}: {a.get(key, '(absent)')!r} -> {b.get(key, '(absent)')!r}"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key, "(absent)") != b.get(key, "(absent)")
+    ]
+
+
+def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Pairs (dotted key, value) of a config."""
+    for key in config:
+        value = config[key]
+        if isinstance(value, ConfigDict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def beta_config(config: ConfigDict) -> BetaConfig:
+    """Settings of adaptive β."""
+    return BetaConfig(**config.vae.beta)
+
+
+def optimizer_config(stage: ConfigDict) -> OptimizerConfig:
+    """Settings of a stage's optimiser."""
+    return OptimizerConfig(**stage.optimizer)
+
+
+def noise_config(config: ConfigDict) -> NoiseConfig:
+    """Settings of the diffusion's training noise."""
+    return NoiseConfig(**config.ldm.noise)

@@ -1,0 +1,1 @@
+"""Config files, one a data set: `get_config(variant)`."""

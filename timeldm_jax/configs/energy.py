@@ -1,0 +1,38 @@
+"""Energy: appliances energy use and weather, 28 columns (UCI)."""
+
+from ml_collections import ConfigDict
+
+from timeldm_jax import config as c
+
+WINDOWS = 19_712
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe for this set; `variant` is "", "paper", "released" or "quick"."""
+    config = c.base()
+    config.data.name = "energy"
+    config.vae.model.latent = 56
+    config.vae.model.width = 64
+    config.sample.count = WINDOWS
+    return c.choose_variant(
+        config, variant, {"paper": paper, "released": released, "quick": c.apply_quick}
+    )
+
+
+def paper(config: ConfigDict) -> None:
+    """Table I has no Energy: the layers and sizes of ETTh, H as released."""
+    c.apply_paper(config, layers=(2, 3), batch=1024, hidden=6144, windows=WINDOWS)
+
+
+def released(config: ConfigDict) -> None:
+    """The released scripts' sizes."""
+    c.apply_released(
+        config,
+        latent=56,
+        heads=1,
+        factor=16,
+        layers=3,
+        batch=2048,
+        hidden=6144,
+        windows=WINDOWS,
+    )

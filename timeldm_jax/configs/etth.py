@@ -1,0 +1,37 @@
+"""ETTh: hourly load and oil temperature of an electricity transformer (ETTh1)."""
+
+from ml_collections import ConfigDict
+
+from timeldm_jax import config as c
+
+WINDOWS = 17_397
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe for this set; `variant` is "", "paper", "released" or "quick"."""
+    config = c.base()
+    config.data.name = "etth"
+    config.vae.model.latent = 14
+    config.sample.count = WINDOWS
+    return c.choose_variant(
+        config, variant, {"paper": paper, "released": released, "quick": c.apply_quick}
+    )
+
+
+def paper(config: ConfigDict) -> None:
+    """Table I of the paper."""
+    c.apply_paper(config, layers=(2, 3), batch=1024, hidden=1024, windows=WINDOWS)
+
+
+def released(config: ConfigDict) -> None:
+    """The released scripts' sizes."""
+    c.apply_released(
+        config,
+        latent=14,
+        heads=2,
+        factor=16,
+        layers=3,
+        batch=1024,
+        hidden=1024,
+        windows=WINDOWS,
+    )

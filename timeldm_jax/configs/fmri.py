@@ -1,0 +1,38 @@
+"""fMRI: simulated BOLD signals of 50 brain regions (NetSim sim4)."""
+
+from ml_collections import ConfigDict
+
+from timeldm_jax import config as c
+
+WINDOWS = 9_977
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe for this set; `variant` is "", "paper", "released" or "quick"."""
+    config = c.base()
+    config.data.name = "fmri"
+    config.vae.model.latent = 100
+    config.vae.model.width = 64
+    config.sample.count = WINDOWS
+    return c.choose_variant(
+        config, variant, {"paper": paper, "released": released, "quick": c.apply_quick}
+    )
+
+
+def paper(config: ConfigDict) -> None:
+    """Table I of the paper."""
+    c.apply_paper(config, layers=(1, 2), batch=1024, hidden=4096, windows=WINDOWS)
+
+
+def released(config: ConfigDict) -> None:
+    """The released scripts' sizes."""
+    c.apply_released(
+        config,
+        latent=100,
+        heads=1,
+        factor=16,
+        layers=2,
+        batch=1024,
+        hidden=4096,
+        windows=WINDOWS,
+    )

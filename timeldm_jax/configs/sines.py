@@ -1,0 +1,37 @@
+"""Sines: 10,000 windows of five sinusoids with random frequency and phase."""
+
+from ml_collections import ConfigDict
+
+from timeldm_jax import config as c
+
+WINDOWS = 10_000
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe for this set; `variant` is "", "paper", "released" or "quick"."""
+    config = c.base()
+    config.data.name = "sines"
+    config.vae.model.latent = 10
+    config.sample.count = WINDOWS
+    return c.choose_variant(
+        config, variant, {"paper": paper, "released": released, "quick": c.apply_quick}
+    )
+
+
+def paper(config: ConfigDict) -> None:
+    """Table I of the paper."""
+    c.apply_paper(config, layers=(1, 2), batch=1024, hidden=1024, windows=WINDOWS)
+
+
+def released(config: ConfigDict) -> None:
+    """The released scripts' sizes."""
+    c.apply_released(
+        config,
+        latent=10,
+        heads=1,
+        factor=16,
+        layers=2,
+        batch=1024,
+        hidden=2048,
+        windows=WINDOWS,
+    )

@@ -1,0 +1,37 @@
+"""Stocks: Google's daily prices and volume, 2004 to 2019."""
+
+from ml_collections import ConfigDict
+
+from timeldm_jax import config as c
+
+WINDOWS = 3_662
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe for this set; `variant` is "", "paper", "released" or "quick"."""
+    config = c.base()
+    config.data.name = "stocks"
+    config.vae.model.latent = 12
+    config.sample.count = WINDOWS
+    return c.choose_variant(
+        config, variant, {"paper": paper, "released": released, "quick": c.apply_quick}
+    )
+
+
+def paper(config: ConfigDict) -> None:
+    """Table I of the paper."""
+    c.apply_paper(config, layers=(2, 3), batch=512, hidden=1024, windows=WINDOWS)
+
+
+def released(config: ConfigDict) -> None:
+    """The released scripts' sizes."""
+    c.apply_released(
+        config,
+        latent=12,
+        heads=2,
+        factor=16,
+        layers=3,
+        batch=512,
+        hidden=1024,
+        windows=WINDOWS,
+    )

@@ -1,0 +1,112 @@
+"""From a configuration to the split and scaled series that everything downstream reads."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from timeldm_jax.data import builders
+from timeldm_jax.data.scaling import Scaler, fit_scaler
+from timeldm_jax.data.series import Series, join_trajectories, split_series
+from timeldm_jax.data.sources import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A split series and the scaler of its training part.
+
+    Attributes:
+      series: the table in its own units and the windows of each part.
+      scaler: fitted on the rows that training windows cover.
+    """
+
+    series: Series
+    scaler: Scaler
+
+    def scaled(self) -> Float[np.ndarray, "rows feature"]:
+        """The whole table in [0, 1] (training range), float32."""
+        return self.scaler.scale(self.series.values)
+
+
+def load_dataset(config: ConfigDict) -> Dataset:
+    """The data set that `config.data` names, prepared once and cached.
+
+    Raises:
+      DataError: unknown name, files missing or damaged, or too few rows.
+    """
+    data = config.data
+    cache_dir = data.cache_dir or None
+    if data.name in builders.SIMULATED:
+        drawn = builders.load_trajectories(
+            data.name,
+            window=data.window,
+            count=data.count,
+            test_count=data.count,
+            valid_count=max(data.count // 10, 1),
+            cache_dir=cache_dir,
+        )
+        series = join_trajectories(
+            drawn.train, drawn.valid, drawn.test, drawn.columns, data.protocol
+        )
+    elif data.name in builders.REAL:
+        table = builders.load_table(data.name, data_dir=data.dir or None, cache_dir=cache_dir)
+        series = split_series(table.values, table.columns, data.window, data.protocol)
+    else:
+        known = ", ".join(sorted(builders.SIMULATED + builders.REAL))
+        raise DataError(f"config.data.name={data.name!r} is not a known set; known: {known}")
+    return make_dataset(series)
+
+
+def from_array(
+    array: Float[np.ndarray, "..."], window: int, protocol: str, columns: tuple[str, ...] | None
+) -> Dataset:
+    """The data set of a user's own array.
+
+    Args:
+      array: `(rows, features)`, one series in time order, or `(windows, time, features)`.
+      window: time steps of a window; ignored for windows, which bring their own.
+      protocol: split; see `series.split_series`. A tenth of the windows of a
+        `(windows, time, features)` array validates, and under `heldout` a fifth tests.
+      columns: names of the features, or None for `feature_0`, ….
+
+    Raises:
+      DataError: wrong shape, NaN or infinite values, a constant column, too few rows, or names
+        that do not match the features.
+    """
+    values = np.asarray(array)
+    if values.ndim not in (2, 3) or 0 in values.shape:
+        raise DataError(
+            f"data has shape {values.shape}; expected (rows, features) or (windows, time, features)"
+        )
+    if not np.issubdtype(values.dtype, np.number) or np.issubdtype(values.dtype, np.complexfloating):
+        raise DataError(f"data has dtype {values.dtype}; expected real numbers")
+    values = values.astype(np.float64)
+    names = columns or tuple(f"feature_{i}" for i in range(values.shape[-1]))
+    if len(names) != values.shape[-1]:
+        raise DataError(f"{len(names)} column names for {values.shape[-1]} features")
+    bad = np.argwhere(~np.isfinite(values))
+    if bad.size:
+        *where, feature = bad[0]
+        raise DataError(
+            f"column {names[feature]!r} has {values[tuple(bad[0])]} at index {[int(i) for i in where]}"
+            f" ({len(bad)} such values in all); fill or drop them first"
+        )
+    if values.ndim == 2:
+        return make_dataset(split_series(values, names, window, protocol))
+    order = np.random.default_rng(0).permutation(len(values))
+    test, valid = len(values) // 5, len(values) // 10
+    if protocol == "heldout":
+        test_part, valid_part, train_part = np.split(order, [test, test + valid])
+    else:
+        test_part, valid_part, train_part = order[:0], order[:valid], order
+    if min(len(valid_part), len(train_part)) == 0:
+        raise DataError(f"{len(values)} windows are too few; at least 10 are needed")
+    return make_dataset(
+        join_trajectories(values[train_part], values[valid_part], values[test_part], names, protocol)
+    )
+
+
+def make_dataset(series: Series) -> Dataset:
+    """Adds the scaler, fitted on the training part only."""
+    return Dataset(series, fit_scaler(series.training_rows(), series.columns))

@@ -1,0 +1,1 @@
+"""Score-based diffusion: the EDM parametrisation and its samplers."""

@@ -1,0 +1,1 @@
+"""Pure Flax modules: the transformer, the VAE built from it, and the latent denoiser."""

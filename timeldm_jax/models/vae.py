@@ -1,0 +1,146 @@
+"""The transformer β-VAE of TimeLDM (arXiv 2407.04211, Fig. 2 b and d)."""
+
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from timeldm_jax.models.transformer import Norm, Stack, TimeConv, layer_norm
+
+Windows = Float[Array, "batch time feature"]
+Latents = Float[Array, "batch time latent"]
+Head = Literal["none", "linear", "conv"]
+
+
+class VAEOutput(NamedTuple):
+    """What one pass through the VAE gives."""
+
+    reconstruction: Windows
+    mean: Latents
+    log_variance: Latents
+
+
+class VAE(nn.Module):
+    """Maps a window `x ∈ R^{T×D}` to a Gaussian over latents `z ∈ R^{T×m}` and back.
+
+    Two encoder stacks with separate weights read one embedded input; one gives μ, the other
+    log σ². Each decoder block attends to z.
+
+    Attributes:
+      features: D, columns of the data.
+      window: T, time steps of a window.
+      latent: m, channels of the latent.
+      width: channels inside the stacks. `head="none"` needs `width == latent`.
+      heads: attention heads, dividing `width`.
+      ff_factor: hidden channels of a feed-forward, in units of `width`.
+      encoder_layers: blocks in each of the two encoder stacks.
+      decoder_layers: blocks in the decoder.
+      norm: "pre" (released code) or "post" (the paper's figure); see `transformer.Block`.
+      head: how stacks end. "none" is the released code: an encoder stack's output *is* μ or
+        log σ², and only the decoder has a linear map to the features. "linear" and "conv" (kernel
+        3, the paper's figure) end all three stacks, after a last norm when `norm="pre"`.
+    """
+
+    features: int
+    window: int
+    latent: int
+    width: int
+    heads: int
+    ff_factor: int
+    encoder_layers: int
+    decoder_layers: int
+    norm: Norm
+    head: Head
+
+    def __post_init__(self) -> None:
+        """Checks the sizes against each other.
+
+        Raises:
+          ValueError: naming the attribute that does not fit.
+        """
+        super().__post_init__()
+        if self.width % self.heads:
+            raise ValueError(f"vae.model.heads={self.heads} must divide width={self.width}")
+        if self.head == "none" and self.width != self.latent:
+            raise ValueError(
+                f"vae.model.head='none' makes a stack's output the latent, so width={self.width} "
+                f"must equal latent={self.latent}; use head='linear' or equal sizes"
+            )
+        for name, value, known in (
+            ("norm", self.norm, ("pre", "post")),
+            ("head", self.head, ("none", "linear", "conv")),
+        ):
+            if value not in known:
+                raise ValueError(f"vae.model.{name}={value!r} is not one of {known}")
+
+    def setup(self) -> None:
+        def stack(layers: int) -> Stack:
+            return Stack(layers, self.width, self.heads, self.ff_factor, self.norm)
+
+        def positions(name: str) -> Array:
+            return self.param(name, _uniform_positions, (self.window, self.width))
+
+        self.embed = TimeConv(self.width)
+        self.encoder_positions = positions("encoder_positions_table")
+        self.mean_stack = stack(self.encoder_layers)
+        self.log_variance_stack = stack(self.encoder_layers)
+        self.embed_latent = TimeConv(self.width)
+        self.decoder_positions = positions("decoder_positions_table")
+        self.decoder_stack = stack(self.decoder_layers)
+        self.last_norms = (
+            [layer_norm(f"{name}_norm") for name in ("mean", "log_variance", "decoder")]
+            if self.norm == "pre" and self.head != "none"
+            else None
+        )
+        outputs = (self.latent, self.latent, self.features)
+        if self.head == "conv":
+            self.last_maps = [TimeConv(n) for n in outputs]
+        elif self.head == "linear":
+            self.last_maps = [nn.Dense(n) for n in outputs]
+        else:
+            self.last_maps = [None, None, nn.Dense(self.features)]
+
+    def encode(self, x: Windows) -> tuple[Latents, Latents]:
+        """Posterior of `x` `(batch, time, feature)`: μ and log σ², each `(batch, time, latent)`."""
+        batch = x.shape[0]
+        tokens = self._with_positions(self.embed(x), self.encoder_positions)
+        mean = self._finish(0, self.mean_stack(tokens, batch), batch)
+        log_variance = self._finish(1, self.log_variance_stack(tokens, batch), batch)
+        return mean, log_variance
+
+    def decode(self, z: Latents) -> Windows:
+        """Windows `(batch, time, feature)` for latents `(batch, time, latent)`."""
+        batch = z.shape[0]
+        tokens = self._with_positions(self.embed_latent(z), self.decoder_positions)
+        memory = z.reshape(-1, z.shape[-1])
+        return self._finish(2, self.decoder_stack(tokens, batch, memory), batch)
+
+    def __call__(self, x: Windows, noise: Latents) -> VAEOutput:
+        """Encodes, draws `z = μ + exp(½ log σ²)·noise` and decodes."""
+        mean, log_variance = self.encode(x)
+        return VAEOutput(self.decode(draw(mean, log_variance, noise)), mean, log_variance)
+
+    def _with_positions(self, tokens: Array, table: Array) -> Array:
+        batched = tokens.reshape(-1, self.window, self.width) + table
+        return batched.reshape(tokens.shape)
+
+    def _finish(self, which: int, tokens: Array, batch: int) -> Array:
+        if self.last_norms is not None:
+            tokens = self.last_norms[which](tokens)
+        last = self.last_maps[which]
+        if isinstance(last, TimeConv):
+            tokens = last(tokens.reshape(batch, self.window, self.width))
+        elif last is not None:
+            tokens = last(tokens)
+        return tokens.reshape(batch, self.window, -1)
+
+
+def draw(mean: Latents, log_variance: Latents, noise: Latents) -> Latents:
+    """Reparametrised draw from the posterior, `μ + exp(½ log σ²)·ε`."""
+    return mean + jnp.exp(0.5 * log_variance) * noise
+
+
+def _uniform_positions(key: Array, shape: tuple[int, ...]) -> Array:
+    return jax.random.uniform(key, shape, minval=-0.02, maxval=0.02)

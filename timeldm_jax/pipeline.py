@@ -1,0 +1,401 @@
+"""The stages in the order that data flows: VAE, latents, latent diffusion, samples.
+
+Each stage reads what the one before left in the work directory, so any can be run alone, resumed,
+or skipped once finished.
+"""
+
+import dataclasses
+import json
+import logging
+import platform
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+from timeldm_jax import config as configuration
+from timeldm_jax.data.load import Dataset
+from timeldm_jax.data.scaling import Scaler
+from timeldm_jax.data.series import DeviceWindows, gather
+from timeldm_jax.diffusion import edm, samplers
+from timeldm_jax.models.denoiser import Denoiser
+from timeldm_jax.models.vae import VAE
+from timeldm_jax.training import beta, checkpoint, loop, losses, parallel, state, steps
+from timeldm_jax.training.state import TrainState
+from timeldm_jax.training.steps import LatentStats, Posteriors
+
+_log = logging.getLogger(__name__)
+
+ENCODE_BATCH = 1024
+VALID_WINDOWS = 1024
+LDM_VALID_DRAWS = 4
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """The two networks of a configuration over data with given features."""
+
+    vae: VAE
+    denoiser: Denoiser
+
+    @property
+    def flat(self) -> int:
+        """Size of a flattened latent, T·m."""
+        return self.vae.window * self.vae.latent
+
+
+def build_models(config: ConfigDict, features: int) -> Models:
+    """The networks of `config` for data with `features` columns.
+
+    Raises:
+      ValueError: sizes that do not fit together.
+    """
+    return Models(
+        VAE(features=features, window=config.data.window, **config.vae.model),
+        Denoiser(**config.ldm.model),
+    )
+
+
+def init_vae_state(config: ConfigDict, models: Models) -> TrainState:
+    """The VAE's state at step 0, a function of `config.seed`."""
+    init_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0))
+    vae = models.vae
+    x = jnp.zeros((1, vae.window, vae.features))
+    noise = jnp.zeros((1, vae.window, vae.latent))
+    params = jax.jit(vae.init)(init_key, x, noise)["params"]
+    optimizer = steps.make_optimizer(configuration.optimizer_config(config.vae), config.vae.steps)
+    beta_state = beta.init(configuration.beta_config(config))
+    return state.init(params, optimizer, train_key, beta=beta_state)
+
+
+def init_ldm_state(config: ConfigDict, models: Models, stats: LatentStats) -> TrainState:
+    """The latent diffusion's state at step 0, a function of `config.seed`."""
+    init_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
+    params = jax.jit(models.denoiser.init)(init_key, jnp.zeros((1, models.flat)), jnp.zeros(1))
+    optimizer = steps.make_optimizer(configuration.optimizer_config(config.ldm), config.ldm.steps)
+    return state.init(params["params"], optimizer, train_key, latent_stats=stats)
+
+
+def train_vae(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None:
+    """Trains the VAE to `config.vae.steps`, or does nothing where that is done."""
+    if _finished(workdir / "vae", config.vae.steps):
+        _log.info("vae: finished before, skipped")
+        return
+    models = build_models(config, len(dataset.series.columns))
+    optimizer_config = configuration.optimizer_config(config.vae)
+    batch = parallel.make_batch(config.vae.batch)
+    step = steps.vae_step(
+        models.vae,
+        steps.make_optimizer(optimizer_config, config.vae.steps),
+        optimizer_config,
+        configuration.beta_config(config),
+        batch,
+    )
+    values = dataset.scaled()
+    loop.train(
+        "vae",
+        init_vae_state(config, models),
+        DeviceWindows(jnp.asarray(values), jnp.asarray(dataset.series.train)),
+        parallel.chunk_runner(step, batch),
+        _vae_validation(models.vae, DeviceWindows(values, _valid_sample(dataset.series.valid))),
+        _schedule(config.vae),
+        workdir / "vae",
+        loop.Journal(workdir),
+        _meta(config, dataset),
+    )
+
+
+def train_ldm(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None:
+    """Trains the latent diffusion to `config.ldm.steps`, or does nothing where that is done.
+
+    Raises:
+      CheckpointError: there is no trained VAE.
+    """
+    if _finished(workdir / "ldm", config.ldm.steps):
+        _log.info("ldm: finished before, skipped")
+        return
+    models = build_models(config, len(dataset.series.columns))
+    vae_params = load_vae(config, models, workdir)
+    values = dataset.scaled()
+    posteriors = encode(models.vae, vae_params, values, dataset.series.train)
+    valid = encode(models.vae, vae_params, values, _valid_sample(dataset.series.valid))
+    optimizer_config = configuration.optimizer_config(config.ldm)
+    noise_config = configuration.noise_config(config)
+    batch = parallel.make_batch(config.ldm.batch)
+    step = steps.ldm_step(
+        models.denoiser,
+        steps.make_optimizer(optimizer_config, config.ldm.steps),
+        optimizer_config,
+        noise_config,
+        batch,
+    )
+    stats = latent_stats(posteriors, standardize=config.ldm.standardize)
+    loop.train(
+        "ldm",
+        init_ldm_state(config, models, stats),
+        jax.tree.map(jnp.asarray, posteriors),
+        parallel.chunk_runner(step, batch),
+        _ldm_validation(models.denoiser, noise_config, stats, valid),
+        _schedule(config.ldm),
+        workdir / "ldm",
+        loop.Journal(workdir),
+        _meta(config, dataset),
+    )
+
+
+def encode(
+    vae: VAE,
+    params: PyTree,
+    values: Float[np.ndarray, "rows feature"],
+    starts: Int[np.ndarray, " windows"],
+) -> Posteriors:
+    """The posteriors of the windows at `starts`, numpy `(windows, T·m)` each, in large batches."""
+    data = DeviceWindows(jnp.asarray(values), jnp.asarray(starts))
+
+    @jax.jit
+    def encode_batch(params: PyTree, data: DeviceWindows, index: Array) -> tuple[Array, Array]:
+        x = gather(data, index, vae.window)
+        return vae.apply({"params": params}, x, method="encode")
+
+    parts = []
+    for first in range(0, len(starts), ENCODE_BATCH):
+        # The last batch repeats its last window rather than compile for another size.
+        index = np.minimum(np.arange(first, first + ENCODE_BATCH), len(starts) - 1)
+        count = min(ENCODE_BATCH, len(starts) - first)
+        mean, log_variance = encode_batch(params, data, index)
+        parts.append(
+            tuple(np.asarray(a).reshape(ENCODE_BATCH, -1)[:count] for a in (mean, log_variance))
+        )
+    mean, log_variance = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return Posteriors(mean, log_variance)
+
+
+def latent_stats(posteriors: Posteriors, *, standardize: bool) -> LatentStats:
+    """Mean and standard deviation of posterior draws over the training windows, per coordinate.
+
+    The variance of a draw is that of the means plus the mean of the variances. With
+    `standardize=False`, zeros and ones.
+    """
+    flat = posteriors.mean.shape[1]
+    if not standardize:
+        return LatentStats(np.zeros(flat, np.float32), np.ones(flat, np.float32))
+    variance = posteriors.mean.var(axis=0, dtype=np.float64)
+    variance += np.exp(posteriors.log_variance, dtype=np.float64).mean(axis=0)
+    return LatentStats(
+        posteriors.mean.mean(axis=0, dtype=np.float64).astype(np.float32),
+        np.sqrt(variance).astype(np.float32),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Generator:
+    """A trained TimeLDM: all that sampling needs.
+
+    Attributes:
+      config: as trained.
+      models: the networks.
+      vae_params: averaged weights of the best VAE checkpoint.
+      ldm_params: averaged weights of the best diffusion checkpoint.
+      stats: latent standardisation.
+      scaler: back to the data's own units.
+      columns: names of the features.
+      meta: metadata of the diffusion checkpoint.
+    """
+
+    config: ConfigDict
+    models: Models
+    vae_params: PyTree
+    ldm_params: PyTree
+    stats: LatentStats
+    scaler: Scaler
+    columns: tuple[str, ...]
+    meta: dict[str, Any]
+
+    def sample(self, count: int, seed: int) -> Iterator[Float[np.ndarray, "n window feature"]]:
+        """Yields batches of synthetic windows in the data's own units, float32.
+
+        Window i is a function of (seed, i) alone, whatever the batch size.
+
+        Args:
+          count: windows in all.
+          seed: of the noise.
+        """
+        batch = min(self.config.sample.batch, max(count, 1))
+        devices = jax.local_device_count()
+        batch = -(-batch // devices) * devices
+        draw_batch = self._sampler(seed)
+        for first in range(0, count, batch):
+            index = jnp.arange(first, first + batch)
+            scaled = np.asarray(draw_batch(self.vae_params, self.ldm_params, index))
+            yield self.scaler.unscale(scaled[: count - first])
+
+    def _sampler(self, seed: int) -> Any:
+        c = self.config.sample
+        sigmas = samplers.karras_sigmas(c.steps, c.sigma_min, c.sigma_max, c.rho)
+        vae, denoiser = self.models.vae, self.models.denoiser
+        sigma_data = self.config.ldm.noise.sigma_data
+        key = jax.random.key(seed)
+
+        def sample_batch(vae_params: PyTree, ldm_params: PyTree, index: Array) -> Array:
+            network = steps.bind(denoiser, ldm_params)
+
+            def noise(number: Array | int) -> Array:
+                return state.normal(jax.random.fold_in(key, number), index, (self.models.flat,))
+
+            z = samplers.heun(
+                lambda z, sigma: edm.denoise(network, z, sigma, sigma_data),
+                noise(c.steps),
+                sigmas,
+                churn=c.churn,
+                step_noise=noise,
+            )
+            z = z * self.stats.scale + self.stats.mean
+            z = z.reshape(-1, vae.window, vae.latent)
+            return vae.apply({"params": vae_params}, z, method="decode")
+
+        local = jax.local_devices()
+        mesh = jax.sharding.Mesh(np.array(local), ("sample",))
+        over = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("sample"))
+        same = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        return jax.jit(sample_batch, in_shardings=(same, same, over), out_shardings=over)
+
+
+def load_vae(config: ConfigDict, models: Models, workdir: epath.Path) -> PyTree:
+    """Averaged weights of the best VAE checkpoint, numpy.
+
+    Raises:
+      CheckpointError: there is none, or all are damaged.
+    """
+    template = jax.eval_shape(lambda: init_vae_state(config, models))
+    restored, _ = checkpoint.restore_best(workdir / "vae", template)
+    return restored.ema
+
+
+def load_generator(workdir: epath.Path) -> Generator:
+    """The generator that a work directory or a saved model holds.
+
+    Raises:
+      CheckpointError: a part is missing or damaged.
+    """
+    config = read_config(workdir)
+    meta = checkpoint.read_meta(workdir / "ldm")
+    if meta is None:
+        raise checkpoint.CheckpointError(
+            f"no finished checkpoint in {workdir / 'ldm'}; run the vae and ldm stages first"
+        )
+    columns = tuple(meta["columns"])
+    models = build_models(config, len(columns))
+
+    def ldm_template() -> TrainState:
+        zeros = jnp.zeros(models.flat)
+        return init_ldm_state(config, models, LatentStats(zeros, zeros))
+
+    restored, meta = checkpoint.restore_best(workdir / "ldm", jax.eval_shape(ldm_template))
+    return Generator(
+        config=config,
+        models=models,
+        vae_params=load_vae(config, models, workdir),
+        ldm_params=restored.ema,
+        stats=LatentStats(*restored.latent_stats),
+        scaler=Scaler(tuple(meta["scaler"]["low"]), tuple(meta["scaler"]["high"])),
+        columns=columns,
+        meta=meta,
+    )
+
+
+def read_config(workdir: epath.Path) -> ConfigDict:
+    """The configuration that a work directory was made with.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise checkpoint.CheckpointError(f"{path} does not exist: {workdir} holds no model")
+    config = ConfigDict(json.loads(path.read_text()))
+    configuration.validate(config)
+    return config
+
+
+def write_config(config: ConfigDict, workdir: epath.Path) -> None:
+    """Writes `config.json`, whole or not at all."""
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        partial = workdir / "config.json.tmp"
+        partial.write_text(json.dumps(config.to_dict(), indent=1, sort_keys=True) + "\n")
+        partial.replace(workdir / "config.json")
+    parallel.barrier("config written")
+
+
+def _finished(folder: epath.Path, total: int) -> bool:
+    return bool(parallel.share_from_first(np.array(total in checkpoint.steps(folder))))
+
+
+def _schedule(stage: ConfigDict) -> loop.Schedule:
+    return loop.Schedule(stage.steps, stage.chunk, stage.eval_every)
+
+
+def _meta(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
+    names = ("timeldm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {
+        "config": config.to_dict(),
+        "columns": list(dataset.series.columns),
+        "scaler": {"low": list(dataset.scaler.low), "high": list(dataset.scaler.high)},
+        "fingerprint": dataset.series.fingerprint(),
+        "versions": {name: metadata.version(name) for name in names}
+        | {"python": platform.python_version()},
+    }
+
+
+def _valid_sample(starts: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    """At most VALID_WINDOWS starts, evenly spread: enough to rank checkpoints by."""
+    keep = np.linspace(0, len(starts) - 1, min(VALID_WINDOWS, len(starts))).astype(int)
+    return starts[keep]
+
+
+def _vae_validation(vae: VAE, data: DeviceWindows) -> Any:
+    """Reconstruction loss of the validation windows at a fixed posterior draw.
+
+    Without the KL, whose weight changes as training goes on.
+    """
+    x = gather(DeviceWindows(*map(jnp.asarray, data)), jnp.arange(len(data.starts)), vae.window)
+    noise = jax.random.normal(jax.random.key(0), (len(x), vae.window, vae.latent))
+
+    @jax.jit
+    def evaluate(params: PyTree, x: Array, noise: Array) -> dict[str, Array]:
+        output = vae.apply({"params": params}, x, noise)
+        terms = losses.reconstruction_terms(x, output.reconstruction)
+        return {"loss": losses.reconstruction_loss(terms, vae.window), "l1": terms.l1}
+
+    return lambda params: {name: float(v) for name, v in evaluate(params, x, noise).items()}
+
+
+def _ldm_validation(
+    denoiser: Denoiser, noise_config: steps.NoiseConfig, stats: LatentStats, data: Posteriors
+) -> Any:
+    """Denoising loss of the validation windows at fixed draws, noise and noise levels."""
+    index = jnp.tile(jnp.arange(len(data.mean)), LDM_VALID_DRAWS)
+    fixed = TrainState(
+        step=jnp.int32(0),
+        params=(),
+        opt_state=(),
+        ema=(),
+        beta=(),
+        latent_stats=stats,
+        key=jax.random.key_data(jax.random.key(0)),
+    )
+    posteriors = Posteriors(*map(jnp.asarray, data))
+
+    @jax.jit
+    def evaluate(params: PyTree, fixed: TrainState, posteriors: Posteriors) -> Array:
+        positions = jnp.arange(len(index))
+        return steps.latent_loss(denoiser, noise_config, fixed, posteriors, index, positions)(params)
+
+    return lambda params: {"loss": float(evaluate(params, fixed, posteriors))}

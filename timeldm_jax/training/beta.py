@@ -1,0 +1,54 @@
+"""Adaptive β: the KL weight falls when reconstruction stops improving (arXiv 2407.04211, IV-B)."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class BetaConfig:
+    """Settings of adaptive β.
+
+    Attributes:
+      maximum: β at the start.
+      minimum: β never falls below it.
+      decay: λ, the factor of one fall.
+      patience: training steps without a new best loss before a fall.
+      restart: whether the count restarts after a fall, so that β falls again while the plateau
+        lasts (the paper's text). False is the released code: one fall a plateau.
+    """
+
+    maximum: float
+    minimum: float
+    decay: float
+    patience: int
+    restart: bool
+
+
+class BetaState(NamedTuple):
+    """β, the best loss so far and the number of steps since, all scalars."""
+
+    beta: Float[Array, ""]
+    best: Float[Array, ""]
+    count: Int[Array, ""]
+
+
+def init(config: BetaConfig) -> BetaState:
+    """β at its maximum, nothing seen."""
+    return BetaState(jnp.float32(config.maximum), jnp.float32(jnp.inf), jnp.int32(0))
+
+
+def update(state: BetaState, loss: Float[Array, ""], config: BetaConfig) -> BetaState:
+    """One step: a new best resets the count; at `patience` steps without one, β falls.
+
+    Without branches, so that it lives inside `lax.scan`. A NaN loss is never a new best.
+    """
+    improved = loss < state.best
+    count = jnp.where(improved, 0, state.count + 1)
+    falls = count == config.patience
+    beta = jnp.where(falls, jnp.maximum(state.beta * config.decay, config.minimum), state.beta)
+    if config.restart:
+        count = jnp.where(falls, 0, count)
+    return BetaState(beta, jnp.where(improved, loss, state.best), count)

@@ -1,0 +1,269 @@
+"""The training loop: chunks of compiled steps, validation, checkpoints, and leaving in good order.
+
+One loop serves both stages. The host waits for the device once a chunk.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from timeldm_jax.training import checkpoint, parallel
+from timeldm_jax.training.parallel import Chunk
+from timeldm_jax.training.state import TrainState
+
+_log = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+class Preempted(RuntimeError):
+    """SIGTERM or SIGINT arrived; the state is saved and the same command resumes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """When the loop does what.
+
+    Attributes:
+      steps: training ends here.
+      chunk: steps a call, one host synchronisation each.
+      eval_every: steps between validations, each followed by a checkpoint; a multiple of `chunk`.
+    """
+
+    steps: int
+    chunk: int
+    eval_every: int
+
+    def next_stop(self, step: int) -> int:
+        """The step at which the chunk that starts at `step` ends."""
+        return min(step + self.chunk, self.steps)
+
+    def validates_at(self, step: int) -> bool:
+        """Whether validation and a checkpoint follow this step."""
+        return step == self.steps or step % self.eval_every == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Journal:
+    """`metrics.jsonl` of a work directory, and the same numbers as TensorBoard events."""
+
+    workdir: epath.Path
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Drops what an interrupted run logged beyond the step it resumes from."""
+        if not self.path.exists() or jax.process_index() != 0:
+            return
+        kept = []
+        for line in self.path.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue  # a line cut by a kill
+            if record["stage"] != stage or record["step"] <= step:
+                kept.append(line)
+        partial = self.workdir / "metrics.jsonl.tmp"
+        partial.write_text("".join(f"{line}\n" for line in kept))
+        partial.replace(self.path)
+
+    def write(self, stage: str, records: list[dict[str, float]], events: Any) -> None:
+        """Appends records, each with its `step`, and adds them to the TensorBoard writer."""
+        if jax.process_index() != 0:
+            return
+        with self.path.open("a") as file:
+            for record in records:
+                file.write(json.dumps({"stage": stage, **record}) + "\n")
+        for record in records:
+            for name, value in record.items():
+                if name != "step":
+                    events.add_scalar(f"{stage}/{name}", value, int(record["step"]))
+
+    @contextlib.contextmanager
+    def events(self, stage: str) -> Iterator[Any]:
+        """A TensorBoard writer for one stage; only process 0 has one."""
+        if jax.process_index() != 0:
+            yield None
+            return
+        from tensorboardX import SummaryWriter
+
+        with SummaryWriter(str(self.workdir / "tensorboard" / stage)) as writer:
+            yield writer
+
+    @property
+    def path(self) -> epath.Path:
+        """Where the records are."""
+        return self.workdir / "metrics.jsonl"
+
+
+def train(
+    stage: str,
+    state: TrainState,
+    data: Any,
+    compile_chunk: Callable[[int], Chunk],
+    validate: Callable[[Any], dict[str, float]],
+    schedule: Schedule,
+    folder: epath.Path,
+    journal: Journal,
+    meta: dict[str, Any],
+) -> TrainState:
+    """Trains a stage to its last step, resuming from its newest sound checkpoint.
+
+    Args:
+      stage: name for logs and errors.
+      state: fresh state at step 0; buffers are donated.
+      data: what the step reads, on the device.
+      compile_chunk: `chunk_runner(...)`, from a number of steps to the compiled call.
+      validate: from averaged weights to numbers, of which `loss` chooses the best checkpoint.
+      schedule: steps, chunk, validation.
+      folder: the stage's checkpoints.
+      journal: where metrics go.
+      meta: JSON kept with each checkpoint. On resume its `fingerprint` must be the saved one.
+
+    Returns:
+      The final state. The best one is on disk: `checkpoint.restore_best`.
+
+    Raises:
+      NonFiniteLossError: a step's loss was not finite.
+      Preempted: SIGTERM or SIGINT; the state was saved first.
+      checkpoint.CheckpointError: checkpoints exist and none can be used.
+    """
+    restored = checkpoint.restore_latest(folder, state)
+    if restored is not None:
+        state, saved_meta = restored
+        if saved_meta["fingerprint"] != meta["fingerprint"]:
+            raise checkpoint.CheckpointError(
+                f"the data changed since {folder} was trained (fingerprint "
+                f"{saved_meta['fingerprint'][:12]}…, now {meta['fingerprint'][:12]}…); use another "
+                "--workdir, or put the data back"
+            )
+        _log.info("%s: resuming at step %d", stage, int(state.step))
+    step = int(state.step)
+    journal.rewind(stage, step)
+    chunks: dict[int, Chunk] = {}
+    with (
+        _stop_signal() as stop_requested,
+        journal.events(stage) as events,
+        progress(stage, schedule.steps, step) as report,
+    ):
+        while step < schedule.steps:
+            target = schedule.next_stop(step)
+            length = target - step
+            if length not in chunks:
+                chunks[length] = compile_chunk(length)
+            state, metrics = chunks[length](state, data)
+            metrics = parallel.to_host(metrics)
+            _check_finite(stage, step, metrics, folder)
+            step = target
+            record = {"step": step, **{k: float(v.mean()) for k, v in metrics.items()}}
+            stop = parallel.any_process(stop_requested.is_set())
+            if schedule.validates_at(step):
+                host_state = parallel.to_host(state)
+                valid = validate(host_state.ema)
+                record |= {f"valid_{name}": value for name, value in valid.items()}
+                _check_finite(stage, step - 1, {"loss": np.array([valid["loss"]])}, folder)
+                checkpoint.save(folder, step, host_state, meta, loss=valid["loss"])
+            elif stop:
+                # No loss: an interruption must not offer a "best" that a whole run never had.
+                checkpoint.save(folder, step, parallel.to_host(state), meta, loss=None)
+            journal.write(stage, [record], events)
+            report(step, record)
+            if stop and step < schedule.steps:
+                raise Preempted(
+                    f"stopped by a signal in stage {stage}; step {step} is saved, and the same "
+                    "command resumes there"
+                )
+    return state
+
+
+def _check_finite(
+    stage: str, step: int, metrics: dict[str, np.ndarray], folder: epath.Path
+) -> None:
+    loss = metrics["loss"]
+    if np.isfinite(loss).all():
+        return
+    bad = int(np.argmin(np.isfinite(loss)))
+    terms = ", ".join(f"{name}={values[bad]:.4g}" for name, values in metrics.items())
+    good = checkpoint.steps(folder)
+    last = f"the last good checkpoint is {folder / str(good[-1])}" if good else "none is saved yet"
+    raise NonFiniteLossError(
+        f"the {stage} loss is not finite at step {step + bad + 1}: {terms}; {last}. "
+        f"A smaller config.{stage}.optimizer.learning_rate usually mends it"
+    )
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """Turns SIGTERM and SIGINT into an event that the loop reads at the end of a chunk.
+
+    A handler of our own, because JAX's preemption notifier swallows SIGTERM once
+    `jax.distributed` is on.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # signals can only be handled in the main thread
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda *_: event.set()) for number in numbers]
+    try:
+        yield event
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def progress(
+    stage: str, total: int, start: int = 0, unit: str = "step"
+) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """A progress bar with loss and time left on a terminal, plain lines otherwise.
+
+    Yields a function of the count so far and the numbers to show (`loss` and `valid_loss`).
+    """
+    if jax.process_index() != 0:
+        yield lambda done, numbers: None
+        return
+    if sys.stderr.isatty():
+        with tqdm(total=total, initial=start, desc=stage, unit=unit, dynamic_ncols=True) as bar:
+
+            def show(done: int, numbers: dict[str, float]) -> None:
+                bar.update(done - bar.n)
+                bar.set_postfix_str(_summary(numbers))
+
+            yield show
+        return
+    began = time.monotonic()
+    last_line = [-math.inf]
+
+    def print_line(done: int, numbers: dict[str, float]) -> None:
+        now = time.monotonic()
+        if now - last_line[0] < 10 and done < total and "valid_loss" not in numbers:
+            return
+        last_line[0] = now
+        left = (now - began) / max(done - start, 1) * (total - done)
+        print(
+            f"{stage}: {unit} {done}/{total}, {_summary(numbers)}"
+            f"{now - began:.0f} s so far, {left:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    yield print_line
+
+
+def _summary(numbers: dict[str, float]) -> str:
+    shown = ("loss", "valid_loss", "beta")
+    return "".join(f"{name} {numbers[name]:.4g}, " for name in shown if name in numbers)

@@ -1,0 +1,99 @@
+"""Many steps a call: `jit` on one device, `pmap` over all devices of all processes.
+
+Both wrap one `lax.scan` over the step, donate the state and return the metrics of every step, so
+that the host synchronises once a chunk.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from timeldm_jax.training.state import TrainState
+from timeldm_jax.training.steps import Batch, Metrics, Step
+
+AXIS = "device"
+Chunk = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+
+
+def make_batch(size: int) -> Batch:
+    """The global batch over every device of every process.
+
+    Raises:
+      ValueError: the devices do not divide it.
+    """
+    devices = jax.device_count()
+    if size % devices:
+        nearest = max(devices, size - size % devices)
+        raise ValueError(
+            f"a batch of {size} does not divide over {devices} devices; "
+            f"use a multiple of {devices}, such as {nearest}"
+        )
+    return Batch(size, devices, AXIS if devices > 1 else None)
+
+
+def chunk_runner(step: Step, batch: Batch) -> Callable[[int], Chunk]:
+    """Compiles `length` steps into one call, `(state, data) -> (state, metrics (length,))`.
+
+    Args:
+      step: the step's body.
+      batch: as from `make_batch`; its axis chooses between jit and pmap.
+    """
+
+    def scan(train: TrainState, data: Any, length: int) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(lambda s, _: step(s, data), train, length=length)
+
+    def compiled(length: int) -> Chunk:
+        if batch.axis is None:
+            return jax.jit(lambda train, data: scan(train, data, length), donate_argnums=0)
+        # The mapped argument only tells pmap how many devices there are: data and state are the
+        # same on all of them, and each takes its share of the batch by its index on the axis.
+        mapped = jax.pmap(
+            lambda train, data, _: scan(train, data, length),
+            axis_name=AXIS,
+            in_axes=(None, None, 0),
+            out_axes=(None, 0),
+            donate_argnums=0,
+        )
+        local = np.zeros(jax.local_device_count(), np.int8)
+
+        def chunk(train: TrainState, data: Any) -> tuple[TrainState, Metrics]:
+            train, metrics = mapped(train, data, local)
+            return train, {name: values[0] for name, values in metrics.items()}
+
+        return chunk
+
+    return compiled
+
+
+def to_host(tree: Any) -> Any:
+    """The pytree as numpy arrays; every device and process holds the same values."""
+    return jax.tree.map(np.asarray, jax.device_get(tree))
+
+
+def share_from_first(tree: Any) -> Any:
+    """Process 0's numpy pytree on every process (only it reads checkpoints)."""
+    if jax.process_count() == 1:
+        return tree
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.broadcast_one_to_all(tree)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is true on some process."""
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(jnp.asarray(flag))))
+
+
+def barrier(name: str) -> None:
+    """Waits until every process is here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)

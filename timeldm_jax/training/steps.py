@@ -1,0 +1,228 @@
+"""One optimiser step of each stage, as a pure function of the state and the data.
+
+The same body runs under `jit` on one device and under `pmap` on many (`parallel.py`). It sees the
+global batch as positions: a device draws and trains on its own share, and every mean over the
+batch is averaged over `axis`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from timeldm_jax.data.series import DeviceWindows, gather
+from timeldm_jax.diffusion import edm
+from timeldm_jax.models.denoiser import Denoiser
+from timeldm_jax.models.vae import VAE, draw
+from timeldm_jax.training import beta as adaptive_beta
+from timeldm_jax.training import losses, state
+from timeldm_jax.training.state import TrainState
+
+Metrics = dict[str, Float[Array, ""]]
+Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """The global batch and how devices share it.
+
+    Attributes:
+      size: examples over all devices.
+      devices: number of devices, dividing `size`.
+      axis: name of the mapped device axis, or None on one device.
+    """
+
+    size: int
+    devices: int = 1
+    axis: str | None = None
+
+    def positions(self) -> Int[Array, " share"]:
+        """Places in the global batch that this device trains on."""
+        share = self.size // self.devices
+        first = 0 if self.axis is None else jax.lax.axis_index(self.axis) * share
+        return first + jnp.arange(share)
+
+    def mean(self, tree: Any) -> Any:
+        """Averages over devices; each holds the mean over an equal share."""
+        return tree if self.axis is None else jax.lax.pmean(tree, self.axis)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """How a stage updates its weights.
+
+    Attributes:
+      learning_rate: peak learning rate of Adam.
+      b2: second-moment decay of Adam.
+      schedule: "cosine" to zero over the run after a warm-up of a fiftieth of it, or "plateau":
+        constant, reduced when the loss stalls.
+      plateau_factor: what a plateau multiplies the rate by.
+      plateau_patience: judgements without improvement that make a plateau.
+      plateau_window: steps whose mean loss is one judgement.
+      ema: decay of the weights' moving average a step.
+    """
+
+    learning_rate: float
+    b2: float
+    schedule: str
+    plateau_factor: float
+    plateau_patience: int
+    plateau_window: int
+    ema: float
+
+
+def make_optimizer(
+    config: OptimizerConfig, steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """Adam under the configured schedule. Its update takes the loss as `value`.
+
+    Raises:
+      ValueError: unknown schedule.
+    """
+    if config.schedule == "cosine":
+        warmup = max(1, steps // 50)
+        rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(steps, 2))
+        return optax.with_extra_args_support(optax.adam(rate, b2=config.b2))
+    if config.schedule == "plateau":
+        return optax.chain(
+            optax.adam(config.learning_rate, b2=config.b2),
+            optax.contrib.reduce_on_plateau(
+                factor=config.plateau_factor,
+                patience=config.plateau_patience,
+                accumulation_size=config.plateau_window,
+            ),
+        )
+    raise ValueError(f"schedule={config.schedule!r} is not 'cosine' or 'plateau'")
+
+
+def vae_step(
+    model: VAE,
+    optimizer: optax.GradientTransformationExtraArgs,
+    config: OptimizerConfig,
+    beta_config: adaptive_beta.BetaConfig,
+    batch: Batch,
+) -> Step:
+    """The VAE's step over `DeviceWindows`: reconstruction terms + β·KL (DESIGN 2.2)."""
+
+    def step(train: TrainState, data: DeviceWindows) -> tuple[TrainState, Metrics]:
+        positions = batch.positions()
+        index = state.epoch_order(train, positions, batch.size, data.starts.shape[0])
+        x = gather(data, index, model.window)
+        noise = state.normal(
+            state.step_key(train, state.POSTERIOR), positions, (model.window, model.latent)
+        )
+
+        def loss_fn(params: Any) -> tuple[Array, Metrics]:
+            output = model.apply({"params": params}, x, noise)
+            terms = losses.reconstruction_terms(x, output.reconstruction)
+            reconstruction = losses.reconstruction_loss(terms, model.window)
+            kl = losses.kl_divergence(output.mean, output.log_variance)
+            loss = reconstruction + train.beta.beta * kl
+            return loss, {
+                "loss": loss,
+                "reconstruction": reconstruction,
+                **terms._asdict(),
+                "kl": kl,
+            }
+
+        train, metrics = _descend(train, loss_fn, optimizer, config, batch)
+        new_beta = adaptive_beta.update(train.beta, metrics["reconstruction"], beta_config)
+        return train._replace(beta=new_beta), metrics | {"beta": train.beta.beta}
+
+    return step
+
+
+class Posteriors(NamedTuple):
+    """The posterior of every training window, flattened: what the latent diffusion trains on."""
+
+    mean: Float[Array, "windows flat"]
+    log_variance: Float[Array, "windows flat"]
+
+
+class LatentStats(NamedTuple):
+    """Per-coordinate mean and scale that make latents standard, `(flat,)` each."""
+
+    mean: Float[Array, " flat"]
+    scale: Float[Array, " flat"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseConfig:
+    """EDM's noise distribution in training: `ln σ ~ N(log_mean, log_std²)`, and σ_data."""
+
+    sigma_data: float
+    log_mean: float
+    log_std: float
+
+
+def ldm_step(
+    model: Denoiser,
+    optimizer: optax.GradientTransformationExtraArgs,
+    config: OptimizerConfig,
+    noise_config: NoiseConfig,
+    batch: Batch,
+) -> Step:
+    """The latent diffusion's step over `Posteriors`, a fresh posterior draw at each visit."""
+
+    def step(train: TrainState, data: Posteriors) -> tuple[TrainState, Metrics]:
+        positions = batch.positions()
+        index = state.epoch_order(train, positions, batch.size, data.mean.shape[0])
+        loss_fn = latent_loss(model, noise_config, train, data, index, positions)
+        return _descend(train, lambda p: (loss := loss_fn(p), {"loss": loss}), optimizer, config, batch)
+
+    return step
+
+
+def latent_loss(
+    model: Denoiser,
+    noise_config: NoiseConfig,
+    train: TrainState,
+    data: Posteriors,
+    index: Int[Array, " batch"],
+    positions: Int[Array, " batch"],
+) -> Callable[[Any], Float[Array, ""]]:
+    """The mean denoising loss of examples `index`, as a function of the weights alone."""
+    shape = data.mean.shape[1:]
+    z = draw(
+        data.mean[index],
+        data.log_variance[index],
+        state.normal(state.step_key(train, state.POSTERIOR), positions, shape),
+    )
+    z = (z - train.latent_stats.mean) / train.latent_stats.scale
+    level = state.normal(state.step_key(train, state.NOISE_LEVEL), positions, ())
+    sigma = edm.noise_level(level, noise_config.log_mean, noise_config.log_std)
+    noise = state.normal(state.step_key(train, state.NOISE), positions, shape)
+
+    def loss_fn(params: Any) -> Float[Array, ""]:
+        network = bind(model, params)
+        return jnp.mean(edm.denoising_loss(network, z, noise, sigma, noise_config.sigma_data))
+
+    return loss_fn
+
+
+def bind(model: nn.Module, params: Any) -> Callable[..., Any]:
+    """The model as a function of its inputs."""
+    return lambda *inputs: model.apply({"params": params}, *inputs)
+
+
+def _descend(
+    train: TrainState,
+    loss_fn: Callable[[Any], tuple[Array, Metrics]],
+    optimizer: optax.GradientTransformationExtraArgs,
+    config: OptimizerConfig,
+    batch: Batch,
+) -> tuple[TrainState, Metrics]:
+    """Gradient, mean over devices, Adam and the moving average."""
+    grads, metrics = jax.grad(loss_fn, has_aux=True)(train.params)
+    grads, metrics = batch.mean((grads, metrics))
+    updates, opt_state = optimizer.update(
+        grads, train.opt_state, train.params, value=metrics["loss"]
+    )
+    params = optax.apply_updates(train.params, updates)
+    ema = jax.tree.map(lambda old, new: old + (1 - config.ema) * (new - old), train.ema, params)
+    return train._replace(step=train.step + 1, params=params, opt_state=opt_state, ema=ema), metrics
