@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from timeldm_jax.models.transformer import Norm, Stack, TimeConv, layer_norm
+from timeldm_jax.models.transformer import LayerNorm, Linear, Norm, Stack, TimeConv
 
 Windows = Float[Array, "batch time feature"]
 Latents = Float[Array, "batch time latent"]
@@ -90,7 +90,7 @@ class VAE(nn.Module):
         self.decoder_positions = positions("decoder_positions_table")
         self.decoder_stack = stack(self.decoder_layers)
         self.last_norms = (
-            [layer_norm(f"{name}_norm") for name in ("mean", "log_variance", "decoder")]
+            [LayerNorm(), LayerNorm(), LayerNorm()]
             if self.norm == "pre" and self.head != "none"
             else None
         )
@@ -98,9 +98,9 @@ class VAE(nn.Module):
         if self.head == "conv":
             self.last_maps = [TimeConv(n) for n in outputs]
         elif self.head == "linear":
-            self.last_maps = [nn.Dense(n) for n in outputs]
+            self.last_maps = [Linear(n) for n in outputs]
         else:
-            self.last_maps = [None, None, nn.Dense(self.features)]
+            self.last_maps = [None, None, Linear(self.features)]
 
     def encode(self, x: Windows) -> tuple[Latents, Latents]:
         """Posterior of `x` `(batch, time, feature)`: μ and log σ², each `(batch, time, latent)`."""

@@ -18,8 +18,12 @@ AXIS = "device"
 Chunk = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
-def make_batch(size: int) -> Batch:
+def make_batch(size: int, micro: int | None = None) -> Batch:
     """The global batch over every device of every process.
+
+    Args:
+      size: examples over all devices.
+      micro: most examples a device holds at once; see `steps.Batch`.
 
     Raises:
       ValueError: the devices do not divide it.
@@ -31,7 +35,7 @@ def make_batch(size: int) -> Batch:
             f"a batch of {size} does not divide over {devices} devices; "
             f"use a multiple of {devices}, such as {nearest}"
         )
-    return Batch(size, devices, AXIS if devices > 1 else None)
+    return Batch(size, devices, AXIS if devices > 1 else None, micro)
 
 
 def chunk_runner(step: Step, batch: Batch) -> Callable[[int], Chunk]:
@@ -80,6 +84,17 @@ def share_from_first(tree: Any) -> Any:
     from jax.experimental import multihost_utils
 
     return multihost_utils.broadcast_one_to_all(tree)
+
+
+def share_text_from_first(text: str) -> str:
+    """Process 0's text on every process."""
+    if jax.process_count() == 1:
+        return text
+    content = np.frombuffer(text.encode(), np.uint8)
+    length = int(share_from_first(np.int32(len(content))))
+    if jax.process_index() != 0:
+        content = np.zeros(length, np.uint8)
+    return bytes(np.asarray(share_from_first(content))).decode()
 
 
 def any_process(flag: bool) -> bool:

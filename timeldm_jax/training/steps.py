@@ -35,17 +35,23 @@ class Batch:
       size: examples over all devices.
       devices: number of devices, dividing `size`.
       axis: name of the mapped device axis, or None on one device.
+      micro: most examples that a device holds at once; it adds up the gradients of its parts.
+        Small parts stay in a CPU's cache, and bound the memory of long windows anywhere.
     """
 
     size: int
     devices: int = 1
     axis: str | None = None
+    micro: int | None = None
 
-    def positions(self) -> Int[Array, " share"]:
-        """Places in the global batch that this device trains on."""
+    def positions(self) -> Int[Array, "parts share"]:
+        """Places in the global batch that this device trains on, in equal parts."""
         share = self.size // self.devices
+        parts = -(-share // min(self.micro or share, share))
+        while share % parts:
+            parts += 1
         first = 0 if self.axis is None else jax.lax.axis_index(self.axis) * share
-        return first + jnp.arange(share)
+        return first + jnp.arange(share).reshape(parts, -1)
 
     def mean(self, tree: Any) -> Any:
         """Averages over devices; each holds the mean over an equal share."""
@@ -110,14 +116,12 @@ def vae_step(
     """The VAE's step over `DeviceWindows`: reconstruction terms + β·KL (DESIGN 2.2)."""
 
     def step(train: TrainState, data: DeviceWindows) -> tuple[TrainState, Metrics]:
-        positions = batch.positions()
-        index = state.epoch_order(train, positions, batch.size, data.starts.shape[0])
-        x = gather(data, index, model.window)
-        noise = state.normal(
-            state.step_key(train, state.POSTERIOR), positions, (model.window, model.latent)
-        )
-
-        def loss_fn(params: Any) -> tuple[Array, Metrics]:
+        def loss_fn(params: Any, positions: Int[Array, " part"]) -> tuple[Array, Metrics]:
+            index = state.epoch_order(train, positions, batch.size, data.starts.shape[0])
+            x = gather(data, index, model.window)
+            noise = state.normal(
+                state.step_key(train, state.POSTERIOR), positions, (model.window, model.latent)
+            )
             output = model.apply({"params": params}, x, noise)
             terms = losses.reconstruction_terms(x, output.reconstruction)
             reconstruction = losses.reconstruction_loss(terms, model.window)
@@ -170,10 +174,12 @@ def ldm_step(
     """The latent diffusion's step over `Posteriors`, a fresh posterior draw at each visit."""
 
     def step(train: TrainState, data: Posteriors) -> tuple[TrainState, Metrics]:
-        positions = batch.positions()
-        index = state.epoch_order(train, positions, batch.size, data.mean.shape[0])
-        loss_fn = latent_loss(model, noise_config, train, data, index, positions)
-        return _descend(train, lambda p: (loss := loss_fn(p), {"loss": loss}), optimizer, config, batch)
+        def loss_fn(params: Any, positions: Int[Array, " part"]) -> tuple[Array, Metrics]:
+            index = state.epoch_order(train, positions, batch.size, data.mean.shape[0])
+            loss = latent_loss(model, noise_config, train, data, index, positions)(params)
+            return loss, {"loss": loss}
+
+        return _descend(train, loss_fn, optimizer, config, batch)
 
     return step
 
@@ -212,14 +218,23 @@ def bind(model: nn.Module, params: Any) -> Callable[..., Any]:
 
 def _descend(
     train: TrainState,
-    loss_fn: Callable[[Any], tuple[Array, Metrics]],
+    loss_fn: Callable[[Any, Int[Array, " part"]], tuple[Array, Metrics]],
     optimizer: optax.GradientTransformationExtraArgs,
     config: OptimizerConfig,
     batch: Batch,
 ) -> tuple[TrainState, Metrics]:
-    """Gradient, mean over devices, Adam and the moving average."""
-    grads, metrics = jax.grad(loss_fn, has_aux=True)(train.params)
-    grads, metrics = batch.mean((grads, metrics))
+    """Gradient over parts of the batch, mean over devices, Adam and the moving average."""
+    gradient = jax.grad(loss_fn, has_aux=True)
+    positions = batch.positions()
+    if len(positions) == 1:
+        sums = gradient(train.params, positions[0])
+    else:
+        parts = lambda part: gradient(train.params, part)  # noqa: E731
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(parts, positions[0]))
+        sums, _ = jax.lax.scan(
+            lambda total, part: (jax.tree.map(jnp.add, total, parts(part)), None), zeros, positions
+        )
+    grads, metrics = batch.mean(jax.tree.map(lambda total: total / len(positions), sums))
     updates, opt_state = optimizer.update(
         grads, train.opt_state, train.params, value=metrics["loss"]
     )
