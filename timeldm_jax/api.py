@@ -3,25 +3,30 @@
 import pathlib
 import shutil
 import tempfile
-from typing import Any
+import weakref
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from etils import epath
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
 from timeldm_jax import pipeline
-from timeldm_jax.data.load import from_array
+from timeldm_jax import run as runs
+from timeldm_jax.data.load import check_array, from_array
+from timeldm_jax.data.sources import DataError
 from timeldm_jax.training import checkpoint
+from timeldm_jax.training.checkpoint import CheckpointError
 
 
 class TimeLDM:
     """Learns windows of a multivariate series and samples new ones, in the data's own units.
 
-        model = TimeLDM(window=24).fit(array)
-        synthetic = model.sample(1000, seed=0)
-        model.save("mine"); TimeLDM.load("mine")
+    model = TimeLDM(window=24).fit(array)
+    synthetic = model.sample(1000, seed=0)
+    model.save("mine"); TimeLDM.load("mine")
     """
 
     def __init__(self, window: int = 24, *, config: ConfigDict | None = None) -> None:
@@ -38,25 +43,25 @@ class TimeLDM:
         self._config = config
         self._window = window
         self._workdir: epath.Path | None = None
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._generator: pipeline.Generator | None = None
         if config is not None:
             configuration.validate(config)
 
     def fit(
         self,
-        data: Float[np.ndarray, "..."],
+        data: Float[np.ndarray, "..."] | pd.DataFrame,
         *,
-        columns: tuple[str, ...] | None = None,
+        columns: Sequence[str] | None = None,
         workdir: str | None = None,
     ) -> "TimeLDM":
         """Trains both stages.
 
         Args:
-          data: `(rows, features)`, one series in time order, or `(windows, time, features)`.
-          columns: names of the features.
+          data: `(rows, features)`, one series in time order, or `(windows, time, features)`. A
+            DataFrame is the former.
+          columns: names of the features; default: those of a DataFrame, or `feature_0`, ….
           workdir: where checkpoints and metrics go, so that the same call resumes; default: a
-            temporary directory.
+            temporary directory, deleted with the model.
 
         Returns:
           This model, trained.
@@ -65,19 +70,20 @@ class TimeLDM:
           DataError: data that cannot be used; the message says what and where.
           ConfigError: `workdir` was made with another configuration.
         """
-        from timeldm_jax.run import prepare
-
-        array = np.asarray(data)
+        if isinstance(data, pd.DataFrame):
+            data, columns = _from_frame(data, columns)
+        array, names = check_array(data, columns)
         config = self._recipe(array)
-        dataset = from_array(array, config.data.window, config.data.protocol, columns)
+        dataset = from_array(array, config.data.window, config.data.protocol, names)
         if workdir is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="timeldm-")
-            workdir = self._temporary.name
-        self._workdir = epath.Path(pathlib.Path(workdir).absolute())
-        prepare(config, self._workdir)
-        pipeline.train_vae(config, dataset, self._workdir)
-        pipeline.train_ldm(config, dataset, self._workdir)
-        self._generator = pipeline.load_generator(self._workdir)
+            workdir = tempfile.mkdtemp(prefix="timeldm-")
+            weakref.finalize(self, shutil.rmtree, workdir, ignore_errors=True)
+        path = epath.Path(pathlib.Path(workdir).absolute())
+        runs.claim(config, path)
+        pipeline.train_vae(config, dataset, path)
+        pipeline.train_ldm(config, dataset, path)
+        self._generator = pipeline.load_generator(path)
+        self._workdir = path
         return self
 
     def sample(self, count: int, seed: int = 0) -> Float[np.ndarray, "count window feature"]:
@@ -101,14 +107,14 @@ class TimeLDM:
         """Saves the model as a directory: JSON and Orbax arrays, no pickle.
 
         Raises:
-          FileExistsError: the directory is not empty.
+          FileExistsError: the directory is not empty, or a file.
           ValueError: the model is not trained.
         """
         self._trained()
         assert self._workdir is not None
         target = pathlib.Path(directory)
-        if target.exists() and any(target.iterdir()):
-            raise FileExistsError(f"{target} is not empty; save to a new directory")
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise FileExistsError(f"{target} is not an empty directory; save to a new one")
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
@@ -129,7 +135,19 @@ class TimeLDM:
           CheckpointError: nothing there, or damaged; the message names the file.
         """
         workdir = epath.Path(pathlib.Path(directory).absolute())
+        try:
+            config = pipeline.read_config(workdir)
+        except ValueError as error:
+            raise CheckpointError(f"{workdir / 'config.json'} is damaged: {error}") from error
+        for stage in ("vae", "ldm"):
+            checkpoint.best_step(workdir / stage)  # its error names a damaged file
         generator = pipeline.load_generator(workdir)
+        # Checksums vouch for the configuration beside the weights, not for this file.
+        changed = configuration.difference(generator.meta["config"], config.to_dict())
+        if changed:
+            raise CheckpointError(
+                f"{workdir / 'config.json'} is not what was trained: {'; '.join(changed)}"
+            )
         model = cls(config=generator.config)
         model._workdir = workdir
         model._generator = generator
@@ -141,15 +159,29 @@ class TimeLDM:
         else:
             config = configuration.base()
             config.data.window = self._window
-            if array.ndim >= 1:
-                config.vae.model.latent = 2 * array.shape[-1]
+            config.vae.model.latent = 2 * array.shape[-1]
         config.data.name = "array"
         if array.ndim == 3:
             config.data.window = array.shape[1]
         configuration.validate(config)
         return config
 
-    def _trained(self) -> Any:
+    def _trained(self) -> pipeline.Generator:
         if self._generator is None:
             raise ValueError("the model is not trained: call fit, or TimeLDM.load")
         return self._generator
+
+
+def _from_frame(
+    frame: pd.DataFrame, columns: Sequence[str] | None
+) -> tuple[Float[np.ndarray, "rows feature"], Sequence[str]]:
+    """The values of a DataFrame `(rows, features)`, and its column names unless others are given.
+
+    Raises:
+      DataError: a column that does not hold real numbers.
+    """
+    for name, kind in frame.dtypes.items():
+        if kind.kind not in "fiu":
+            raise DataError(f"column {name!r} has dtype {kind}; expected real numbers")
+    names = [str(name) for name in frame.columns] if columns is None else columns
+    return frame.to_numpy(np.float64, na_value=np.nan), names

@@ -6,6 +6,7 @@ not here, and every key here is read.
 
 import difflib
 import importlib.util
+import math
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 import ml_collections
 from ml_collections import ConfigDict
 
+from timeldm_jax.data.series import PROTOCOLS
+from timeldm_jax.models.vae import VAE
 from timeldm_jax.training.beta import BetaConfig
-from timeldm_jax.training.steps import NoiseConfig, OptimizerConfig
-
-VARIANTS = ("", "paper", "released", "quick")
+from timeldm_jax.training.steps import NoiseConfig, OptimizerConfig, make_optimizer
 
 
 class ConfigError(ValueError):
@@ -41,6 +42,7 @@ def base() -> ConfigDict:
         {
             "steps": 5_000,
             "batch": 256,
+            "microbatch": 256,  # examples a device holds at once; gradients of parts add up
             "chunk": 50,  # steps a call: one host synchronisation each
             "eval_every": 500,  # steps between validations and checkpoints
             "model": {
@@ -252,11 +254,16 @@ def find_config_file(path: str) -> str:
     for candidate in (given, packaged):
         if candidate.is_file():
             return str(candidate)
-    names = sorted(p.name for p in (pathlib.Path(__file__).parent / "configs").glob("[!_]*.py"))
+    names = config_names()
     raise ConfigError(
         f"--config={path}: no such file here or in the package; "
         f"configs/ in the package has: {', '.join(names)}"
     )
+
+
+def config_names() -> list[str]:
+    """File names of the package's own configs."""
+    return sorted(p.name for p in (pathlib.Path(__file__).parent / "configs").glob("[!_]*.py"))
 
 
 def load(path: str, variant: str = "") -> ConfigDict:
@@ -273,7 +280,7 @@ def load(path: str, variant: str = "") -> ConfigDict:
 
 
 def validate(config: ConfigDict) -> None:
-    """Checks keys, types and ranges against `base()`.
+    """Checks keys, types, ranges and sizes against `base()`; starts no JAX device.
 
     Raises:
       ConfigError: naming the key, the value found and what was expected.
@@ -286,39 +293,82 @@ def validate(config: ConfigDict) -> None:
     for key, default in known.items():
         if key not in given:
             raise ConfigError(f"config.{key} is missing; start from timeldm_jax.config.base()")
-        value = given[key]
-        if default is None:
-            default = ""
-        right = isinstance(value, type(default)) and isinstance(value, bool) == isinstance(
-            default, bool
+        _check_leaf(key, given[key], "" if default is None else default)
+    _check_together(config)
+
+
+_Rule = tuple[Callable[[float], bool], str]
+_COUNT: _Rule = (lambda v: v >= 1, "at least 1")
+_FINITE: _Rule = (math.isfinite, "finite")
+
+# What a number must be, by the end of its key; others are counts or just finite.
+_RANGES: dict[str, _Rule] = {
+    "seed": (lambda v: 0 <= v < 2**32, "in [0, 2^32)"),
+    "model.blocks": (lambda v: v >= 0, "at least 0"),
+    "data.window": (lambda v: v >= 2, "at least 2"),
+    "sample.steps": (lambda v: v >= 2, "at least 2"),
+    "model.hidden": (lambda v: v >= 2 and v % 2 == 0, "even and at least 2"),
+    "optimizer.learning_rate": (lambda v: v > 0, "positive"),
+    "optimizer.b2": (lambda v: 0 <= v < 1, "in [0, 1)"),
+    "optimizer.plateau_factor": (lambda v: 0 < v < 1, "in (0, 1)"),
+    "optimizer.ema": (lambda v: 0 <= v < 1, "in [0, 1)"),
+    "beta.maximum": (lambda v: v >= 0, "at least 0"),
+    "beta.minimum": (lambda v: v >= 0, "at least 0"),
+    "beta.decay": (lambda v: 0 < v <= 1, "in (0, 1]"),
+    "noise.sigma_data": (lambda v: v > 0, "positive"),
+    "noise.log_std": (lambda v: v >= 0, "at least 0"),
+    "sample.churn": (lambda v: v >= 0, "at least 0"),
+    "sample.sigma_min": (lambda v: v > 0, "positive"),
+    "sample.rho": (lambda v: v > 0, "positive"),
+}
+
+
+def _check_leaf(key: str, value: Any, default: Any) -> None:
+    """Raises unless a value is of its default's type and in the range of its key."""
+    # A whole number may stand for a float; True may not stand for 1.
+    if type(value) is not type(default) and (type(value), type(default)) != (int, float):
+        raise ConfigError(
+            f"config.{key}={value!r} is of type {type(value).__name__}, "
+            f"expected {type(default).__name__}"
         )
-        if not right and not (isinstance(default, float) and type(value) is int):
+    if isinstance(default, bool | str):
+        return
+    fits, words = next(
+        (rule for end, rule in _RANGES.items() if key.endswith(end)),
+        _COUNT if isinstance(default, int) else _FINITE,
+    )
+    if not (math.isfinite(value) and fits(value)):
+        raise ConfigError(f"config.{key}={value} must be {words}")
+
+
+def _check_together(config: ConfigDict) -> None:
+    """Raises unless the values fit each other."""
+    if config.data.protocol not in PROTOCOLS:
+        raise ConfigError(
+            f"config.data.protocol={config.data.protocol!r} is not one of {', '.join(PROTOCOLS)}"
+        )
+    pairs = (("vae.beta.minimum", "vae.beta.maximum"), ("sample.sigma_min", "sample.sigma_max"))
+    values = dict(leaves(config))
+    for low, high in pairs:
+        if values[low] > values[high]:
             raise ConfigError(
-                f"config.{key}={value!r} is of type {type(value).__name__}, "
-                f"expected {type(default).__name__}"
+                f"config.{low}={values[low]} must not exceed config.{high}={values[high]}"
             )
-    positive = [k for k, v in known.items() if type(v) is int and not k.endswith(_MAY_BE_ZERO)]
-    for key in positive:
-        if given[key] < 1:
-            raise ConfigError(f"config.{key}={given[key]} must be at least 1")
     for stage in ("vae", "ldm"):
         section = config[stage]
-        if not 0 <= section.optimizer.ema < 1:
-            raise ConfigError(
-                f"config.{stage}.optimizer.ema={section.optimizer.ema} must be in [0, 1)"
-            )
         if section.eval_every % section.chunk:
             raise ConfigError(
                 f"config.{stage}.eval_every={section.eval_every} must be a multiple of "
                 f"config.{stage}.chunk={section.chunk}"
             )
-    if config.ldm.model.hidden % 2:
-        raise ConfigError(f"config.ldm.model.hidden={config.ldm.model.hidden} must be even")
-    if config.sample.steps < 2:
-        raise ConfigError(f"config.sample.steps={config.sample.steps} must be at least 2")
-
-
-_MAY_BE_ZERO = ("seed", "blocks")
+        try:
+            make_optimizer(optimizer_config(section), section.steps)
+        except ValueError as error:
+            raise ConfigError(f"config.{stage}.optimizer.{error}") from error
+    try:
+        VAE(features=1, window=config.data.window, **config.vae.model)
+    except ValueError as error:
+        raise ConfigError(f"config.{error}") from error
 
 
 def closest(key: str, known: Any) -> str:

@@ -41,17 +41,17 @@ def table(scores: dict[str, Any]) -> str:
 
 def main(argv: list[str]) -> None:
     """Scores two files; flags as in `--help`."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
     try:
+        if len(argv) > 1:
+            raise DataError(f"unexpected arguments {argv[1:]}; see --help")
         real, columns = read_windows(epath.Path(_REAL.value))
         synthetic, _ = read_windows(epath.Path(_SYNTHETIC.value))
         names = columns or tuple(f"feature_{i}" for i in range(real.shape[-1]))
         scores = suite.score(real, synthetic, names)
-    except DataError as error:
+        write_scores(epath.Path(_OUT.value), scores)
+    except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    write_scores(epath.Path(_OUT.value), scores)
     print(table(scores))
 
 

@@ -10,6 +10,7 @@ import os
 import pathlib
 import signal
 import sys
+import traceback
 
 import jax
 from absl import app, flags
@@ -27,7 +28,9 @@ from timeldm_jax.training.loop import NonFiniteLossError, Preempted
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, path.py or path.py:variant; looked up here, then in the package."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, samples, report.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run: checkpoints, samples, scores, report.", required=True
+)
 _STAGES = flags.DEFINE_list(
     "stages", list(runs.STAGES), f"Stages to run, some of {','.join(runs.STAGES)}."
 )
@@ -52,7 +55,7 @@ USER_ERRORS = (ConfigError, DataError, CheckpointError, NonFiniteLossError)
 def main(argv: list[str]) -> None:
     """Runs the stages that the flags name."""
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+        _fail(ConfigError(f"unexpected arguments {argv[1:]}; see --help"))
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax says what it does at every save
     try:
         config = _CONFIG.value
@@ -66,7 +69,7 @@ def main(argv: list[str]) -> None:
                 num_processes=_NUM_PROCESSES.value,
                 process_id=_PROCESS_ID.value,
             )
-        runs.run_stages(config, epath.Path(os.path.abspath(_WORKDIR.value)), stages)
+        runs.run_stages(config, workdir_path(_WORKDIR.value), stages)
     except Preempted as stopped:
         print(f"stopped: {stopped}", file=sys.stderr)
         sys.exit(EXIT_PREEMPTED)
@@ -74,16 +77,24 @@ def main(argv: list[str]) -> None:
         _fail(error)
 
 
+def workdir_path(given: str) -> epath.Path:
+    """The work directory as an absolute path; an address such as gs://bucket/run is one."""
+    return epath.Path(given if "://" in given else os.path.abspath(given))
+
+
 def _check_stages(stages: list[str]) -> tuple[str, ...]:
+    known = ", ".join(runs.STAGES)
+    if not stages:
+        raise ConfigError(f"--stages names no stage; known: {known}")
     for stage in stages:
         if stage not in runs.STAGES:
-            raise ConfigError(f"--stages: unknown stage {stage!r}; known: {', '.join(runs.STAGES)}")
+            raise ConfigError(f"--stages: unknown stage {stage!r}; known: {known}")
     return tuple(stages)
 
 
 def _use_compilation_cache() -> None:
     """Keeps compiled programs between runs, unless the user has said where."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         from timeldm_jax.data.builders import default_cache_dir
 
         jax.config.update(
@@ -106,23 +117,43 @@ def _find_configs(argv: list[str]) -> list[str]:
     """Resolves the path in `--config=path.py:variant` against the package too."""
     resolved = list(argv)
     for i, argument in enumerate(resolved):
-        for prefix in ("--config=", "-config="):
-            if argument.startswith(prefix):
-                path, separator, variant = argument[len(prefix) :].partition(".py:")
-                file = configuration.find_config_file(path + (".py" if separator else ""))
-                resolved[i] = f"{prefix}{file}{':' if separator else ''}{variant}"
+        if argument in ("--config", "-config") and i + 1 < len(resolved):
+            resolved[i + 1] = _find_config(resolved[i + 1])
+        elif argument.startswith(("--config=", "-config=")):
+            name, _, value = argument.partition("=")
+            resolved[i] = f"{name}={_find_config(value)}"
     return resolved
 
 
+def _find_config(value: str) -> str:
+    path, separator, variant = value.partition(".py:")
+    if not separator:
+        return configuration.find_config_file(path)
+    return f"{configuration.find_config_file(path + '.py')}:{variant}"
+
+
 def _explain(argv: list[str], error: Exception) -> ConfigError:
-    """One line for an override that did not parse, naming the closest key."""
+    """One line for flags that did not parse, naming the closest key to one that is unknown."""
     known = dict(configuration.leaves(configuration.base()))
     for argument in argv[1:]:
         name = argument.lstrip("-").partition("=")[0]
         key = name.removeprefix("config.")
-        if name.startswith("config.") and key not in known:
-            return ConfigError(f"unknown key --{name}{configuration.closest(key, known)}")
-    return ConfigError(str(error).strip("'\"").splitlines()[0])
+        if not name.startswith("config.") or key in known:
+            continue
+        if any(leaf.startswith(f"{key}.") for leaf in known):
+            return ConfigError(f"--{name} is a group of keys; set one of them, as in --{name}.key=")
+        return ConfigError(f"unknown key --{name}{configuration.closest(key, known)}")
+    text = str(error) or type(error).__name__
+    # What a config file raises comes wrapped, the traceback in its text: find where it arose.
+    inner: BaseException | None = error
+    while inner is not None:
+        for frame in traceback.extract_tb(inner.__traceback__):
+            if any(frame.filename in argument for argument in _find_configs(argv)[1:]):
+                text = f"{frame.filename}, line {frame.lineno}: {type(inner).__name__}: {inner}"
+        if isinstance(inner, ConfigError):
+            text = str(inner)
+        inner = inner.__context__
+    return ConfigError(text.splitlines()[0])
 
 
 def _fail(error: Exception) -> None:
@@ -132,7 +163,7 @@ def _fail(error: Exception) -> None:
 
 def run() -> None:
     """Entry point of the command."""
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
     # Our own lines, not those of every library underneath.
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))

@@ -5,6 +5,7 @@ or skipped once finished.
 """
 
 import dataclasses
+import functools
 import json
 import logging
 import platform
@@ -63,6 +64,18 @@ def build_models(config: ConfigDict, features: int) -> Models:
     )
 
 
+def make_batch(config: ConfigDict, stage: str) -> steps.Batch:
+    """The global batch of a stage over every device of every process.
+
+    Raises:
+      ConfigError: the devices do not divide it.
+    """
+    try:
+        return parallel.make_batch(config[stage].batch, config[stage].get("microbatch"))
+    except ValueError as error:
+        raise configuration.ConfigError(f"config.{stage}.batch: {error}") from error
+
+
 def init_vae_state(config: ConfigDict, models: Models) -> TrainState:
     """The VAE's state at step 0, a function of `config.seed`."""
     init_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0))
@@ -85,12 +98,13 @@ def init_ldm_state(config: ConfigDict, models: Models, stats: LatentStats) -> Tr
 
 def train_vae(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None:
     """Trains the VAE to `config.vae.steps`, or does nothing where that is done."""
-    if _finished(workdir / "vae", config.vae.steps):
+    meta = _meta(config, dataset)
+    if _finished(workdir / "vae", config.vae.steps, meta):
         _log.info("vae: finished before, skipped")
         return
     models = build_models(config, len(dataset.series.columns))
     optimizer_config = configuration.optimizer_config(config.vae)
-    batch = parallel.make_batch(config.vae.batch)
+    batch = make_batch(config, "vae")
     step = steps.vae_step(
         models.vae,
         steps.make_optimizer(optimizer_config, config.vae.steps),
@@ -108,7 +122,7 @@ def train_vae(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None
         _schedule(config.vae),
         workdir / "vae",
         loop.Journal(workdir),
-        _meta(config, dataset),
+        meta,
     )
 
 
@@ -116,19 +130,26 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None
     """Trains the latent diffusion to `config.ldm.steps`, or does nothing where that is done.
 
     Raises:
-      CheckpointError: there is no trained VAE.
+      CheckpointError: the VAE is not trained to its last step, or on other data.
     """
-    if _finished(workdir / "ldm", config.ldm.steps):
+    meta = _meta(config, dataset)
+    if _finished(workdir / "ldm", config.ldm.steps, meta):
         _log.info("ldm: finished before, skipped")
         return
+    if not _finished(workdir / "vae", config.vae.steps, meta):
+        # Latents of a VAE that changes afterwards would train a diffusion that fits no decoder.
+        raise checkpoint.CheckpointError(
+            f"the VAE in {workdir / 'vae'} is not trained to step {config.vae.steps}; "
+            "run the vae stage first"
+        )
     models = build_models(config, len(dataset.series.columns))
-    vae_params = load_vae(config, models, workdir)
+    vae_params = load_vae(config, models, workdir, share=True)
     values = dataset.scaled()
     posteriors = encode(models.vae, vae_params, values, dataset.series.train)
     valid = encode(models.vae, vae_params, values, _valid_sample(dataset.series.valid))
     optimizer_config = configuration.optimizer_config(config.ldm)
     noise_config = configuration.noise_config(config)
-    batch = parallel.make_batch(config.ldm.batch)
+    batch = make_batch(config, "ldm")
     step = steps.ldm_step(
         models.denoiser,
         steps.make_optimizer(optimizer_config, config.ldm.steps),
@@ -146,7 +167,7 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None
         _schedule(config.ldm),
         workdir / "ldm",
         loop.Journal(workdir),
-        _meta(config, dataset),
+        meta,
     )
 
 
@@ -230,20 +251,24 @@ class Generator:
         batch = min(self.config.sample.batch, max(count, 1))
         devices = jax.local_device_count()
         batch = -(-batch // devices) * devices
-        draw_batch = self._sampler(seed)
+        key = jax.random.key(seed)
         for first in range(0, count, batch):
             index = jnp.arange(first, first + batch)
-            scaled = np.asarray(draw_batch(self.vae_params, self.ldm_params, index))
+            drawn = self._draw(self.vae_params, self.ldm_params, self.stats, key, index)
+            scaled = np.asarray(drawn)
             yield self.scaler.unscale(scaled[: count - first])
 
-    def _sampler(self, seed: int) -> Any:
+    @functools.cached_property
+    def _draw(self) -> Any:
+        """The compiled draw of scaled windows by their numbers, over all devices of this host."""
         c = self.config.sample
         sigmas = samplers.karras_sigmas(c.steps, c.sigma_min, c.sigma_max, c.rho)
         vae, denoiser = self.models.vae, self.models.denoiser
         sigma_data = self.config.ldm.noise.sigma_data
-        key = jax.random.key(seed)
 
-        def sample_batch(vae_params: PyTree, ldm_params: PyTree, index: Array) -> Array:
+        def draw(
+            vae_params: PyTree, ldm_params: PyTree, stats: LatentStats, key: Array, index: Array
+        ) -> Array:
             network = steps.bind(denoiser, ldm_params)
 
             def noise(number: Array | int) -> Array:
@@ -256,25 +281,31 @@ class Generator:
                 churn=c.churn,
                 step_noise=noise,
             )
-            z = z * self.stats.scale + self.stats.mean
-            z = z.reshape(-1, vae.window, vae.latent)
+            z = (z * stats.scale + stats.mean).reshape(-1, vae.window, vae.latent)
             return vae.apply({"params": vae_params}, z, method="decode")
 
-        local = jax.local_devices()
-        mesh = jax.sharding.Mesh(np.array(local), ("sample",))
-        over = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("sample"))
+        mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("sample",))
+        shared = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("sample"))
         same = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        return jax.jit(sample_batch, in_shardings=(same, same, over), out_shardings=over)
+        return jax.jit(draw, in_shardings=(same, same, same, same, shared), out_shardings=shared)
 
 
-def load_vae(config: ConfigDict, models: Models, workdir: epath.Path) -> PyTree:
+def load_vae(
+    config: ConfigDict, models: Models, workdir: epath.Path, *, share: bool = False
+) -> PyTree:
     """Averaged weights of the best VAE checkpoint, numpy.
+
+    Args:
+      config: as trained.
+      models: the networks of `config`.
+      workdir: of the run.
+      share: whether every process calls this; see `checkpoint.restore_best`.
 
     Raises:
       CheckpointError: there is none, or all are damaged.
     """
     template = jax.eval_shape(lambda: init_vae_state(config, models))
-    restored, _ = checkpoint.restore_best(workdir / "vae", template)
+    restored, _ = checkpoint.restore_best(workdir / "vae", template, share=share)
     return restored.ema
 
 
@@ -285,12 +316,7 @@ def load_generator(workdir: epath.Path) -> Generator:
       CheckpointError: a part is missing or damaged.
     """
     config = read_config(workdir)
-    meta = checkpoint.read_meta(workdir / "ldm")
-    if meta is None:
-        raise checkpoint.CheckpointError(
-            f"no finished checkpoint in {workdir / 'ldm'}; run the vae and ldm stages first"
-        )
-    columns = tuple(meta["columns"])
+    columns = tuple(checkpoint.read_best_meta(workdir / "ldm")["columns"])
     models = build_models(config, len(columns))
 
     def ldm_template() -> TrainState:
@@ -334,8 +360,17 @@ def write_config(config: ConfigDict, workdir: epath.Path) -> None:
     parallel.barrier("config written")
 
 
-def _finished(folder: epath.Path, total: int) -> bool:
-    return bool(parallel.share_from_first(np.array(total in checkpoint.steps(folder))))
+def _finished(folder: epath.Path, total: int, meta: dict[str, Any]) -> bool:
+    """Whether a sound checkpoint of the last step stands in `folder`, the same on all processes.
+
+    Raises:
+      CheckpointError: it was trained on other data.
+    """
+    saved = checkpoint.share_meta(folder)
+    if saved is None:
+        return False
+    loop.check_fingerprint(folder, saved, meta)
+    return saved["step"] == total
 
 
 def _schedule(stage: ConfigDict) -> loop.Schedule:

@@ -1,7 +1,9 @@
 """A run: stages over a work directory, in order, each skipped where it is finished."""
 
+import contextlib
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,37 +15,15 @@ from timeldm_jax import config as configuration
 from timeldm_jax import evaluate, pipeline
 from timeldm_jax.config import ConfigError
 from timeldm_jax.data.load import Dataset, load_dataset
+from timeldm_jax.data.sources import DataError
 from timeldm_jax.metrics import suite
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.samples import read_windows, write_npz
-from timeldm_jax.training import loop, parallel
+from timeldm_jax.training import checkpoint, loop, parallel
 
 _log = logging.getLogger(__name__)
 
 STAGES = ("vae", "ldm", "sample", "evaluate", "report")
-
-
-def prepare(config: ConfigDict, workdir: epath.Path) -> None:
-    """Claims the work directory for this configuration.
-
-    Raises:
-      ConfigError: the directory was made with another configuration, or holds other things.
-    """
-    path = workdir / "config.json"
-    if path.exists():
-        try:
-            saved = json.loads(path.read_text())
-        except ValueError as error:
-            raise ConfigError(f"{path} is not readable JSON ({error}); use a new --workdir") from error
-        changed = configuration.difference(saved, config.to_dict())
-        if changed:
-            lines = "\n  ".join(changed)
-            raise ConfigError(
-                f"{workdir} was made with another configuration:\n  {lines}\n"
-                "use another --workdir, or run with the saved values"
-            )
-        return
-    pipeline.write_config(config, workdir)
 
 
 def run_stages(config: ConfigDict, workdir: epath.Path, stages: tuple[str, ...]) -> None:
@@ -53,8 +33,15 @@ def run_stages(config: ConfigDict, workdir: epath.Path, stages: tuple[str, ...])
       config: validated configuration.
       workdir: where everything of the run is kept.
       stages: some of `STAGES`.
+
+    Raises:
+      ConfigError: the directory was made with another configuration, a stage that these need has
+        not finished, or a batch does not divide over the devices. Nothing was written.
+      DataError: the data cannot be had, or is too little to score. Nothing was written.
     """
-    prepare(config, workdir)
+    refuse_if(lambda: conflict(config, workdir) or _missing_stage(config, workdir, stages))
+    for stage in ("vae", "ldm"):
+        pipeline.make_batch(config, stage)
     dataset = load_dataset(config)
     series = dataset.series
     _log.info(
@@ -66,19 +53,94 @@ def run_stages(config: ConfigDict, workdir: epath.Path, stages: tuple[str, ...])
         len(series.valid),
         len(series.test),
     )
+    fewest = min(len(series.test), config.sample.count)
+    if "evaluate" in stages and fewest < suite.FEWEST_WINDOWS:
+        raise DataError(
+            f"{len(series.test)} test windows and config.sample.count={config.sample.count}: the "
+            f"evaluate stage needs at least {suite.FEWEST_WINDOWS} of each"
+        )
+    claim(config, workdir)
     if "vae" in stages:
         pipeline.train_vae(config, dataset, workdir)
     if "ldm" in stages:
         pipeline.train_ldm(config, dataset, workdir)
     # What follows takes seconds and writes files: process 0 does it, on its own devices.
-    if jax.process_index() == 0:
-        if "sample" in stages:
-            sample(config, workdir)
-        if "evaluate" in stages:
-            evaluate_run(config, dataset, workdir)
-        if "report" in stages:
-            report(dataset, workdir)
-    parallel.barrier("stages done")
+    try:
+        if jax.process_index() == 0:
+            if "sample" in stages:
+                sample(config, workdir)
+            if "evaluate" in stages:
+                evaluate_run(config, dataset, workdir)
+            if "report" in stages:
+                report(dataset, workdir)
+    finally:
+        parallel.barrier("stages done")  # after an error too: the others wait here
+
+
+def claim(config: ConfigDict, workdir: epath.Path) -> None:
+    """Makes the work directory this configuration's, where it is not yet.
+
+    Raises:
+      ConfigError: it was made with another configuration.
+    """
+    refuse_if(lambda: conflict(config, workdir))
+    new = jax.process_index() == 0 and not (workdir / "config.json").exists()
+    if parallel.any_process(new):
+        pipeline.write_config(config, workdir)
+
+
+def conflict(config: ConfigDict, workdir: epath.Path) -> str:
+    """Why `workdir` cannot be used for this configuration, or ""."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return ""
+    try:
+        changed = configuration.difference(json.loads(path.read_text()), config.to_dict())
+    except (ValueError, TypeError, AttributeError) as error:
+        return f"{path} is not a configuration in JSON ({error}); use a new --workdir"
+    if not changed:
+        return ""
+    lines = "\n  ".join(changed)
+    return (
+        f"{workdir} was made with another configuration:\n  {lines}\n"
+        "use another --workdir, or run with the saved values"
+    )
+
+
+def refuse_if(find_problem: Callable[[], str]) -> None:
+    """Raises on every process the problem that process 0, which alone reads the disk, finds.
+
+    Raises:
+      ConfigError: there is one.
+    """
+    problem = find_problem() if jax.process_index() == 0 else ""
+    if parallel.any_process(bool(problem)):
+        raise ConfigError(problem or "process 0 cannot use the work directory; it says why")
+
+
+def _missing_stage(config: ConfigDict, workdir: epath.Path, stages: tuple[str, ...]) -> str:
+    """Which stage must run before `stages` can, or "".
+
+    A stage that is only half trained counts as missing: what is made from it would not fit what it
+    ends as.
+    """
+
+    def trained(stage: str) -> bool:
+        return config[stage].steps in checkpoint.steps(workdir / stage)
+
+    sampled = (workdir / "samples.npz").exists()
+    for stage, earlier, there in (
+        ("ldm", "vae", trained("vae")),
+        ("sample", "ldm", sampled or trained("ldm")),
+        ("evaluate", "sample", sampled),
+        ("report", "sample", sampled),
+    ):
+        if stage in stages and earlier not in stages and not there:
+            return (
+                f"stage {stage!r} needs stage {earlier!r}, which has not finished in {workdir}; "
+                f"use --stages={earlier},{stage}"
+            )
+    return ""
 
 
 def sample(config: ConfigDict, workdir: epath.Path) -> None:
@@ -140,14 +202,14 @@ def reconstruct(vae: VAE, params: Any, scaled: np.ndarray, starts: np.ndarray) -
 
 def report(dataset: Dataset, workdir: epath.Path) -> None:
     """Draws `report/*.png`: windows, loss curves, β."""
-    from timeldm_jax.report import figures
+    from timeldm_jax.report import figures  # Matplotlib takes a second to import
 
     series = dataset.series
     synthetic, columns = read_windows(workdir / "samples.npz")
     folder = workdir / "report"
     folder.mkdir(exist_ok=True)
     real = series.windows(series.test)
-    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    records = read_metrics(workdir)
     for name, figure in (
         ("windows", figures.windows_figure(real, synthetic, columns or series.columns)),
         ("losses", figures.loss_figure(records)),
@@ -155,3 +217,13 @@ def report(dataset: Dataset, workdir: epath.Path) -> None:
     ):
         figures.save(figure, folder / f"{name}.png")
         print(f"report: {folder / f'{name}.png'}")
+
+
+def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
+    """The records of `metrics.jsonl`, without a line that a kill cut; empty where there is none."""
+    path = workdir / "metrics.jsonl"
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
+    return records

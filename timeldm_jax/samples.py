@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -49,27 +50,36 @@ def read_windows(path: epath.Path) -> tuple[Windows, tuple[str, ...] | None]:
     An `.npz` with a single array may call it anything.
 
     Raises:
-      DataError: missing file, wrong format, or not real numbers.
+      DataError: missing file, wrong format, not real numbers, or not three axes.
     """
     if not path.exists():
         raise DataError(f"{path} does not exist")
     try:
         loaded = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            arrays = {"samples": loaded}
+            windows, names = loaded, None
         else:
-            arrays = {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            windows = loaded[_name_of_windows(path, loaded.files)]
+            names = loaded["columns"] if "columns" in loaded.files else None
+    except DataError:
+        raise
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is not a readable .npy or .npz file: {error}") from error
-    columns = arrays.pop("columns", None)
-    if "samples" not in arrays and len(arrays) == 1:
-        arrays = {"samples": next(iter(arrays.values()))}
-    if "samples" not in arrays:
-        raise DataError(f"{path} has arrays {sorted(arrays)}; expected one called 'samples'")
-    windows = arrays["samples"]
-    if not np.issubdtype(windows.dtype, np.floating) and not np.issubdtype(
-        windows.dtype, np.integer
-    ):
+    if windows.dtype.kind not in "fiu":
         raise DataError(f"{path} holds {windows.dtype}; expected real numbers")
-    names = None if columns is None else tuple(str(name) for name in columns)
-    return windows.astype(np.float64), names
+    if windows.ndim != 3:
+        raise DataError(
+            f"{path} holds an array of shape {windows.shape}; expected (windows, time, features)"
+        )
+    columns = None if names is None else tuple(str(name) for name in np.atleast_1d(names))
+    return windows.astype(np.float64), columns
+
+
+def _name_of_windows(path: epath.Path, names: list[str]) -> str:
+    """Which array of an `.npz` holds the windows."""
+    others = [name for name in names if name != "columns"]
+    if "samples" in others:
+        return "samples"
+    if len(others) != 1:
+        raise DataError(f"{path} has arrays {sorted(names)}; expected one called 'samples'")
+    return others[0]

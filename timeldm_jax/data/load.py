@@ -1,6 +1,7 @@
 """From a configuration to the split and scaled series that everything downstream reads."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -10,6 +11,8 @@ from timeldm_jax.data import builders
 from timeldm_jax.data.scaling import Scaler, fit_scaler
 from timeldm_jax.data.series import Series, join_trajectories, split_series
 from timeldm_jax.data.sources import DataError
+
+FEWEST_LEVELS = 1024  # float32 numbers that a column's range must at least hold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,7 @@ def load_dataset(config: ConfigDict) -> Dataset:
 
 
 def from_array(
-    array: Float[np.ndarray, "..."], window: int, protocol: str, columns: tuple[str, ...] | None
+    array: Float[np.ndarray, "..."], window: int, protocol: str, columns: Sequence[str] | None
 ) -> Dataset:
     """The data set of a user's own array.
 
@@ -71,27 +74,10 @@ def from_array(
       columns: names of the features, or None for `feature_0`, ….
 
     Raises:
-      DataError: wrong shape, NaN or infinite values, a constant column, too few rows, or names
-        that do not match the features.
+      DataError: wrong shape or dtype, NaN or infinite values, a constant column, too few rows, or
+        names that do not match the features.
     """
-    values = np.asarray(array)
-    if values.ndim not in (2, 3) or 0 in values.shape:
-        raise DataError(
-            f"data has shape {values.shape}; expected (rows, features) or (windows, time, features)"
-        )
-    if not np.issubdtype(values.dtype, np.number) or np.issubdtype(values.dtype, np.complexfloating):
-        raise DataError(f"data has dtype {values.dtype}; expected real numbers")
-    values = values.astype(np.float64)
-    names = columns or tuple(f"feature_{i}" for i in range(values.shape[-1]))
-    if len(names) != values.shape[-1]:
-        raise DataError(f"{len(names)} column names for {values.shape[-1]} features")
-    bad = np.argwhere(~np.isfinite(values))
-    if bad.size:
-        *where, feature = bad[0]
-        raise DataError(
-            f"column {names[feature]!r} has {values[tuple(bad[0])]} at index {[int(i) for i in where]}"
-            f" ({len(bad)} such values in all); fill or drop them first"
-        )
+    values, names = check_array(array, columns)
     if values.ndim == 2:
         return make_dataset(split_series(values, names, window, protocol))
     order = np.random.default_rng(0).permutation(len(values))
@@ -103,10 +89,63 @@ def from_array(
     if min(len(valid_part), len(train_part)) == 0:
         raise DataError(f"{len(values)} windows are too few; at least 10 are needed")
     return make_dataset(
-        join_trajectories(values[train_part], values[valid_part], values[test_part], names, protocol)
+        join_trajectories(
+            values[train_part], values[valid_part], values[test_part], names, protocol
+        )
     )
 
 
+def check_array(
+    array: Float[np.ndarray, "..."], columns: Sequence[str] | None
+) -> tuple[Float[np.ndarray, "..."], tuple[str, ...]]:
+    """A user's array as float64, and the names of its features.
+
+    Raises:
+      DataError: as for `from_array`, where one look at the array shows it.
+    """
+    values = np.asarray(array)
+    if values.ndim not in (2, 3) or 0 in values.shape:
+        raise DataError(
+            f"data has shape {values.shape}; expected (rows, features) or (windows, time, features)"
+        )
+    if values.dtype.kind not in "fiu":
+        raise DataError(f"data has dtype {values.dtype}; expected real numbers")
+    values = values.astype(np.float64)
+    features = values.shape[-1]
+    if columns is None:
+        names = tuple(f"feature_{i}" for i in range(features))
+    else:
+        names = tuple(str(name) for name in columns)
+    if len(names) != features:
+        raise DataError(f"{len(names)} column names for {features} features")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(f"two columns are called {twice[0]!r}; names must differ")
+    bad = np.argwhere(~np.isfinite(values))
+    if bad.size:
+        *where, feature = bad[0]
+        raise DataError(
+            f"column {names[feature]!r} has {values[tuple(bad[0])]} at index "
+            f"{[int(i) for i in where]} ({len(bad)} such values in all); fill or drop them first"
+        )
+    return values, names
+
+
 def make_dataset(series: Series) -> Dataset:
-    """Adds the scaler, fitted on the training part only."""
-    return Dataset(series, fit_scaler(series.training_rows(), series.columns))
+    """Adds the scaler, fitted on the training part only.
+
+    Raises:
+      DataError: a column that is constant there, or too fine for float32 samples.
+    """
+    scaler = fit_scaler(series.training_rows(), series.columns)
+    low, high = np.array(scaler.low), np.array(scaler.high)
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32: NaN, which is not fine
+        grain = np.spacing(np.maximum(abs(low), abs(high)).astype(np.float32))
+    coarse = np.flatnonzero(~(grain < (high - low) / FEWEST_LEVELS))
+    if coarse.size:
+        i = int(coarse[0])
+        raise DataError(
+            f"column {series.columns[i]!r} runs from {low[i]:.9g} to {high[i]:.9g}: samples are "
+            f"float32, whose steps there are {grain[i]:.2g}; subtract an offset, or change the unit"
+        )
+    return Dataset(series, scaler)

@@ -20,7 +20,9 @@ class Scaler:
     low: tuple[float, ...]
     high: tuple[float, ...]
 
-    def scale(self, values: Float[np.ndarray, "*lead feature"]) -> Float[np.ndarray, "*lead feature"]:
+    def scale(
+        self, values: Float[np.ndarray, "*lead feature"]
+    ) -> Float[np.ndarray, "*lead feature"]:
         """Values in their own units to [0, 1] (training range), float32."""
         low, high = np.array(self.low), np.array(self.high)
         return ((values - low) / (high - low)).astype(np.float32)

@@ -10,11 +10,12 @@ def cross_correlations(windows: Float[Array, "n time feature"]) -> Float[Array, 
     """Lag-0 cross-correlation of every pair of features, the lower triangle with the diagonal.
 
     Features are standardised over windows and time with the sample standard deviation, so the
-    diagonal is just under 1.
+    diagonal is just under 1. A constant feature correlates with nothing, itself included: all 0.
     """
     flat = windows.reshape(-1, windows.shape[-1])
     centred = flat - flat.mean(axis=0)
-    standard = centred / jnp.std(flat, axis=0, ddof=1)
+    deviation = jnp.std(flat, axis=0, ddof=1)
+    standard = jnp.where(jnp.ptp(flat, axis=0) > 0, centred / deviation, 0)
     matrix = jnp.matmul(standard.T, standard, precision="highest") / len(flat)
     return matrix[np.tril_indices(windows.shape[-1])]
 
@@ -47,7 +48,6 @@ def correlational_runs(
     Returns:
       One score a repeat, `(repeats,)`.
     """
-
     counts = draws or fifths(real, synthetic)
 
     @jax.jit

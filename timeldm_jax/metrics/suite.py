@@ -13,10 +13,14 @@ from timeldm_jax.metrics.wasserstein import feature_distances
 
 SCHEMA = 1
 REPEATS = 5
+FEWEST_WINDOWS = 10
+LARGEST = 1e12  # scaled values whose squares still sum up in float32
 Windows = Float[np.ndarray, "n time feature"]
 
 
-def score(real: Windows, synthetic: Windows, columns: tuple[str, ...], seed: int = 0) -> dict[str, Any]:
+def score(
+    real: Windows, synthetic: Windows, columns: tuple[str, ...], seed: int = 0
+) -> dict[str, Any]:
     """Scores in the scale of the real windows, min-max per feature.
 
     The floor of a score is what real windows get against real windows: two random halves, with as
@@ -32,11 +36,19 @@ def score(real: Windows, synthetic: Windows, columns: tuple[str, ...], seed: int
       A dictionary that JSON can hold.
 
     Raises:
-      DataError: shapes that do not match, non-finite values, or a constant feature.
+      DataError: shapes that do not match, too few windows, non-finite values, a constant real
+        feature, or synthetic values that dwarf the real ones.
     """
     check(real, synthetic, columns)
     scaler = fit_scaler(real.reshape(-1, real.shape[-1]), columns)
-    real, synthetic = scaler.scale(real), scaler.scale(synthetic)
+    with np.errstate(over="ignore"):
+        real, synthetic = scaler.scale(real), scaler.scale(synthetic)
+    largest = float(np.abs(synthetic).max())
+    if not largest < LARGEST:
+        raise DataError(
+            f"synthetic windows reach {largest:.1e} times the range of the real ones: are they "
+            "in the same units?"
+        )
     order = np.random.default_rng(seed).permutation(len(real))
     first, second = np.array_split(real[order], 2)
     correlational = correlational_runs(real, synthetic, repeats=REPEATS, seed=seed)
@@ -48,8 +60,7 @@ def score(real: Windows, synthetic: Windows, columns: tuple[str, ...], seed: int
     return {
         "schema": SCHEMA,
         "windows": {"real": len(real), "synthetic": len(synthetic)},
-        "correlational": summary(correlational)
-        | {"floor": summary(correlational_floor)},
+        "correlational": summary(correlational) | {"floor": summary(correlational_floor)},
         "wasserstein": {
             "mean": float(distances.mean()),
             "features": dict(zip(columns, distances.tolist(), strict=True)),
@@ -86,8 +97,10 @@ def check(real: Windows, synthetic: Windows, columns: tuple[str, ...]) -> None:
             raise DataError(
                 f"{name} windows have shape {windows.shape}; expected (windows, time, features)"
             )
-        if len(windows) < 10:
-            raise DataError(f"{len(windows)} {name} windows are too few to score; at least 10")
+        if len(windows) < FEWEST_WINDOWS:
+            raise DataError(
+                f"{len(windows)} {name} windows are too few to score; at least {FEWEST_WINDOWS}"
+            )
         bad = np.argwhere(~np.isfinite(windows))
         if bad.size:
             i, t, f = bad[0]

@@ -8,28 +8,36 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 REAL, SYNTHETIC = "#1f77b4", "#d95f02"
-SHOWN = 40
+SHOWN = 40  # windows a panel
+ROWS = 12  # features drawn: a taller picture is hard to read and to keep
+LABEL = 24  # characters of a column's name
 Windows = Float[np.ndarray, "n time feature"]
 
 
 def windows_figure(
     real: Windows, synthetic: Windows, columns: tuple[str, ...], seed: int = 0
 ) -> Figure:
-    """Real beside synthetic windows, one row a feature, the same axes for both."""
+    """Real beside synthetic windows, one row a feature, the same axes for both.
+
+    At most `SHOWN` windows of the first `ROWS` features, in the features' own units.
+    """
     random = np.random.default_rng(seed)
-    parts = [w[random.permutation(len(w))[:SHOWN]] for w in (real, synthetic)]
-    rows = len(columns)
+    rows = min(len(columns), ROWS)
     figure = Figure(figsize=(9, 1.5 * rows + 0.8), layout="constrained")
     axes = figure.subplots(rows, 2, sharex=True, sharey="row", squeeze=False)
-    for row, column in enumerate(columns):
-        for side, (windows, colour) in enumerate(zip(parts, (REAL, SYNTHETIC), strict=True)):
-            axes[row, side].plot(windows[:, :, row].T, color=colour, alpha=0.35, linewidth=0.8)
+    sets = (("real", real, REAL), ("synthetic", synthetic, SYNTHETIC))
+    for side, (name, windows, colour) in enumerate(sets):
+        shown = windows[random.permutation(len(windows))[:SHOWN]]
+        for row in range(rows):
+            axes[row, side].plot(shown[:, :, row].T, color=colour, alpha=0.35, linewidth=0.8)
+        axes[0, side].set_title(f"{name} ({len(shown)} of {len(windows):,} windows)", loc="left")
+        axes[-1, side].set_xlabel("time step")
+    for axis, column in zip(axes[:, 0], columns, strict=False):
         # Names come from data: "$" must not start a formula.
-        axes[row, 0].set_ylabel(column.replace("$", r"\$"), rotation=0, ha="right", va="center")
-    axes[0, 0].set_title(f"real ({SHOWN} of {len(real):,})", loc="left")
-    axes[0, 1].set_title(f"synthetic ({SHOWN} of {len(synthetic):,})", loc="left")
-    for axis in axes[-1]:
-        axis.set_xlabel("time step")
+        label = column if len(column) <= LABEL else f"{column[: LABEL - 1]}…"
+        axis.set_ylabel(label, rotation=0, ha="right", va="center", parse_math=False)
+    if rows < len(columns):
+        figure.suptitle(f"the first {rows} of {len(columns)} features", ha="left", x=0.01)
     return _without_frames(figure)
 
 
@@ -47,9 +55,13 @@ def loss_figure(records: list[dict[str, Any]]) -> Figure:
             ("valid_loss", "validation, averaged weights", SYNTHETIC),
         ):
             steps, values = _curve(records, stage, key)
-            axis.plot(steps, values, label=label, color=colour, linewidth=1.1)
+            if steps:
+                axis.plot(steps, values, label=label, color=colour, linewidth=1.1)
         axis.set(title=name, xlabel="step", ylabel="loss", yscale="log")
-        axis.legend(frameon=False)
+        if axis.lines:
+            axis.legend(frameon=False)
+        else:
+            axis.text(0.5, 0.5, "not trained yet", transform=axis.transAxes, ha="center")
     return _without_frames(figure)
 
 

@@ -2,16 +2,17 @@
 
 A step's folder counts once `checksums.json` stands in it, written last: a kill before that leaves a
 folder that is ignored. Orbax restores a flipped byte in array data without a word, so each file's
-SHA-256 is checked before anything is read, and the step before is used when one is damaged.
+SHA-256 is checked before anything is read, and the step before is used when one is damaged. The
+list of checksums carries its own.
 
-Only process 0 touches the disk; the others receive its arrays.
+In training only process 0 touches the disk; the others receive its arrays.
 """
 
 import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -59,10 +60,11 @@ def save(
                     meta=ocp.args.JsonSave(meta | {"step": step, "loss": loss}),
                 ),
             )
-        _write_json(target / CHECKSUMS, _checksums(target))
-        finished = steps(folder)
-        best = min(finished, key=lambda s: _loss(folder / str(s)))
-        for old in finished[:-keep]:
+        sums = _checksums(target)
+        _write_json(target / CHECKSUMS, sums | {CHECKSUMS: _digest_of(sums)})
+        losses = {s: loss for s, loss in _losses(folder).items() if loss > -math.inf}
+        best = min(losses, key=lambda s: (losses[s], s), default=None)
+        for old in steps(folder)[:-keep]:
             if old != best:
                 # Without its checksums a half-deleted folder is no checkpoint.
                 (folder / str(old) / CHECKSUMS).unlink()
@@ -84,8 +86,9 @@ def steps(folder: epath.Path) -> list[int]:
 def restore_latest(folder: epath.Path, template: Any) -> tuple[Any, dict[str, Any]] | None:
     """The newest undamaged checkpoint, or None where none was ever finished.
 
-    A damaged one is deleted after a warning that names the bad file, so that training resumed
-    from the one before can write it anew.
+    A damaged one is passed over with a warning that names the bad file, and deleted once a sound
+    one is found, so that training resumed from that can write it anew. What killed saves left is
+    deleted too.
 
     Args:
       folder: the stage's folder.
@@ -95,39 +98,31 @@ def restore_latest(folder: epath.Path, template: Any) -> tuple[Any, dict[str, An
       The pytree of numpy arrays and the metadata.
 
     Raises:
-      CheckpointError: checkpoints exist and every one is damaged.
+      CheckpointError: checkpoints exist and every one is damaged, or Orbax cannot read one into
+        `template`.
     """
-    found = None
-    failure = None
-    if jax.process_index() == 0:
-        for leftover in folder.glob("*orbax-checkpoint-tmp*"):  # of a killed save
-            leftover.rmtree()
-        try:
-            found = _first_sound(folder, steps(folder)[::-1], template, delete_damaged=True)
-        except CheckpointError as error:
-            failure = error
-    return _share(found, failure, template)
+    return _share(lambda: _read_latest(folder, template), template)
 
 
-def restore_best(folder: epath.Path, template: Any) -> tuple[Any, dict[str, Any]]:
+def restore_best(
+    folder: epath.Path, template: Any, *, share: bool = False
+) -> tuple[Any, dict[str, Any]]:
     """The undamaged checkpoint with the lowest validation loss.
 
+    Args:
+      folder: the stage's folder.
+      template: as for `restore_latest`.
+      share: whether every process calls this, to receive what process 0 reads; otherwise the
+        calling process reads for itself.
+
     Raises:
-      CheckpointError: there is none.
+      CheckpointError: there is none, or Orbax cannot read it into `template`.
     """
-    found = None
-    failure = None
-    if jax.process_index() == 0:
-        try:
-            ranked = sorted(steps(folder), key=lambda step: _loss(folder / str(step)))
-            found = _first_sound(folder, ranked, template, delete_damaged=False)
-            if found is None:
-                raise CheckpointError(
-                    f"no finished checkpoint in {folder}; run the {folder.name} stage first"
-                )
-        except CheckpointError as error:
-            failure = error
-    restored = _share(found, failure, template)
+
+    def read() -> tuple[Any, dict[str, Any]]:
+        return _read(folder / str(best_step(folder)), template)
+
+    restored = _share(read, template) if share else read()
     assert restored is not None
     return restored
 
@@ -135,47 +130,105 @@ def restore_best(folder: epath.Path, template: Any) -> tuple[Any, dict[str, Any]
 def best_step(folder: epath.Path) -> int:
     """Step of the undamaged checkpoint with the lowest validation loss.
 
+    Damaged ones are passed over with a warning.
+
     Raises:
       CheckpointError: there is none.
     """
-    for step in sorted(steps(folder), key=lambda step: _loss(folder / str(step))):
-        if _damage(folder / str(step)) is None:
-            return step
-    raise CheckpointError(f"no undamaged checkpoint in {folder}")
+    losses = _losses(folder)
+    step = _first_sound(folder, sorted(losses, key=lambda s: (losses[s], s)))
+    if step is None:
+        raise CheckpointError(
+            f"no finished checkpoint in {folder}; run the {folder.name} stage first"
+        )
+    return step
+
+
+def read_best_meta(folder: epath.Path) -> dict[str, Any]:
+    """Metadata of `best_step`.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    return json.loads(_meta_file(folder / str(best_step(folder))).read_text())
 
 
 def read_meta(folder: epath.Path) -> dict[str, Any] | None:
-    """Metadata of the newest finished checkpoint whose JSON can be read, or None."""
+    """Metadata of the newest undamaged checkpoint, or None."""
     for step in steps(folder)[::-1]:
         if _damage(folder / str(step)) is None:
-            return json.loads((folder / str(step) / "meta" / "metadata").read_text())
+            return json.loads(_meta_file(folder / str(step)).read_text())
     return None
 
 
+def share_meta(folder: epath.Path) -> dict[str, Any] | None:
+    """`read_meta` by process 0, on every process."""
+    meta = read_meta(folder) if jax.process_index() == 0 else None
+    return json.loads(parallel.share_text_from_first(json.dumps(meta)))
+
+
 def _checkpointer() -> ocp.Checkpointer:
-    """An Orbax checkpointer that waits for no other process."""
-    return ocp.Checkpointer(
-        ocp.CompositeCheckpointHandler(),
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
-            primary_host=0, active_processes={0}
-        ),
+    """An Orbax checkpointer that waits for no other process, in none of its layers."""
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=str(process)
     )
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+        meta=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
-def _first_sound(
-    folder: epath.Path, candidates: list[int], template: Any, *, delete_damaged: bool
-) -> tuple[Any, dict[str, Any]] | None:
-    """Restores the first candidate whose files match their checksums."""
+def _read_latest(folder: epath.Path, template: Any) -> tuple[Any, dict[str, Any]] | None:
+    for leftover in folder.glob("*orbax-checkpoint-tmp*"):  # of a killed save
+        leftover.rmtree()
+    finished = steps(folder)
+    unfinished = _unfinished(folder)
+    for path in unfinished:
+        _log.warning("%s is missing: the save was cut short and does not count", path / CHECKSUMS)
+    step = _first_sound(folder, finished[::-1])
+    if step is None:
+        return None  # what is unfinished is overwritten when training gets there
+    restored = _read(folder / str(step), template)
+    newer = [folder / str(s) for s in finished if s > step]
+    for path in newer + unfinished:
+        path.rmtree()
+    return restored
+
+
+def _unfinished(folder: epath.Path) -> list[epath.Path]:
+    """Folders of steps whose save, or whose deletion, was cut short."""
+    if not folder.exists():
+        return []
+    finished = {str(step) for step in steps(folder)}
+    return [c for c in folder.iterdir() if c.name.isdigit() and c.name not in finished]
+
+
+def _losses(folder: epath.Path) -> dict[int, float]:
+    """Validation losses of the finished steps that were validated.
+
+    Minus infinity where the metadata cannot be read: first in the ranking, so that the search for
+    the best comes across the damage and says so.
+    """
+    losses = {step: _loss(folder / str(step)) for step in steps(folder)}
+    return {step: loss for step, loss in losses.items() if loss is not None}
+
+
+def _first_sound(folder: epath.Path, candidates: list[int]) -> int | None:
+    """The first candidate whose files match their checksums, or None without candidates.
+
+    Raises:
+      CheckpointError: every candidate is damaged.
+    """
     damaged = []
     for step in candidates:
-        path = folder / str(step)
-        damage = _damage(path)
+        damage = _damage(folder / str(step))
         if damage is None:
-            return _read(path, template)
+            return step
         damaged.append(damage)
-        _log.warning("%s; using another checkpoint", damage)
-        if delete_damaged:
-            path.rmtree()
+        _log.warning("%s; trying another checkpoint", damage)
     if damaged:
         raise CheckpointError(
             "every checkpoint is damaged: " + "; ".join(damaged) + f". Delete {folder} to train "
@@ -186,32 +239,39 @@ def _first_sound(
 
 def _read(path: epath.Path, template: Any) -> tuple[Any, dict[str, Any]]:
     abstract = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), template)
-    with _checkpointer() as checkpointer:
-        restored = checkpointer.restore(
-            path,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
-            ),
-        )
+    try:
+        with _checkpointer() as checkpointer:
+            restored = checkpointer.restore(
+                path,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
+                ),
+            )
+    except Exception as error:  # of many kinds: ValueError, KeyError, FileNotFoundError, ...
+        raise CheckpointError(
+            f"{path} is undamaged but cannot be read as this configuration's training state "
+            f"({type(error).__name__}: {error}); was it written by another version?"
+        ) from error
     return restored.state, restored.meta
 
 
 def _share(
-    found: tuple[Any, dict[str, Any]] | None, failure: CheckpointError | None, template: Any
+    read: Callable[[], tuple[Any, dict[str, Any]] | None], template: Any
 ) -> tuple[Any, dict[str, Any]] | None:
-    """Gives process 0's outcome to every process."""
+    """What `read` gives on process 0, or the CheckpointError it raises, on every process."""
     if jax.process_count() == 1:
-        if failure:
-            raise failure
-        return found
-    text = json.dumps(
-        {"failure": str(failure) if failure else None, "meta": found[1] if found else None}
-    ).encode()
-    length = int(parallel.share_from_first(np.int32(len(text))))
-    buffer = np.zeros(length, np.uint8)
+        return read()
+    found = failure = None
     if jax.process_index() == 0:
-        buffer[:] = np.frombuffer(text, np.uint8)
-    outcome = json.loads(bytes(np.asarray(parallel.share_from_first(buffer))).decode())
+        try:
+            found = read()
+        except CheckpointError as error:
+            failure = str(error)
+    outcome = json.loads(
+        parallel.share_text_from_first(
+            json.dumps({"failure": failure, "meta": found[1] if found else None})
+        )
+    )
     if outcome["failure"]:
         raise CheckpointError(outcome["failure"])
     if outcome["meta"] is None:
@@ -233,12 +293,18 @@ def _checksums(path: epath.Path) -> dict[str, str]:
     return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in _files(path)}
 
 
+def _digest_of(sums: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+
+
 def _damage(path: epath.Path) -> str | None:
     """What is wrong with a checkpoint's files, or None."""
     try:
-        expected = json.loads((path / CHECKSUMS).read_text())
-    except ValueError:
+        expected = dict(json.loads((path / CHECKSUMS).read_text()))
+    except (ValueError, TypeError):
         return f"{path / CHECKSUMS} is not readable JSON"
+    if expected.pop(CHECKSUMS, None) != _digest_of(expected):
+        return f"{path / CHECKSUMS} is damaged (its entries do not match their own checksum)"
     found = _checksums(path)
     for name, digest in expected.items():
         if name not in found:
@@ -248,12 +314,18 @@ def _damage(path: epath.Path) -> str | None:
     return None
 
 
-def _loss(path: epath.Path) -> float:
+def _meta_file(path: epath.Path) -> epath.Path:
+    """Where Orbax's JsonSave puts the item `meta`."""
+    return path / "meta" / "metadata"
+
+
+def _loss(path: epath.Path) -> float | None:
+    """The validation loss; None where there was no validation, −∞ where it cannot be read."""
     try:
-        loss = json.loads((path / "meta" / "metadata").read_text())["loss"]
-    except (OSError, ValueError, KeyError):
-        return math.inf  # damaged; the checksum says so when its turn comes
-    return math.inf if loss is None else float(loss)
+        loss = json.loads(_meta_file(path).read_text())["loss"]
+        return None if loss is None else float(loss)
+    except (OSError, ValueError, KeyError, TypeError):
+        return -math.inf
 
 
 def _write_json(path: epath.Path, content: Any) -> None:

@@ -144,12 +144,7 @@ def train(
     restored = checkpoint.restore_latest(folder, state)
     if restored is not None:
         state, saved_meta = restored
-        if saved_meta["fingerprint"] != meta["fingerprint"]:
-            raise checkpoint.CheckpointError(
-                f"the data changed since {folder} was trained (fingerprint "
-                f"{saved_meta['fingerprint'][:12]}…, now {meta['fingerprint'][:12]}…); use another "
-                "--workdir, or put the data back"
-            )
+        check_fingerprint(folder, saved_meta, meta)
         _log.info("%s: resuming at step %d", stage, int(state.step))
     step = int(state.step)
     journal.rewind(stage, step)
@@ -166,41 +161,85 @@ def train(
                 chunks[length] = compile_chunk(length)
             state, metrics = chunks[length](state, data)
             metrics = parallel.to_host(metrics)
-            _check_finite(stage, step, metrics, folder)
+            _check_chunk(stage, step, metrics, folder)
             step = target
             record = {"step": step, **{k: float(v.mean()) for k, v in metrics.items()}}
             stop = parallel.any_process(stop_requested.is_set())
+            host_state: TrainState | None = None
+            loss: float | None = None  # an interruption must not offer a "best" that a whole run never had
             if schedule.validates_at(step):
                 host_state = parallel.to_host(state)
                 valid = validate(host_state.ema)
                 record |= {f"valid_{name}": value for name, value in valid.items()}
-                _check_finite(stage, step - 1, {"loss": np.array([valid["loss"]])}, folder)
-                checkpoint.save(folder, step, host_state, meta, loss=valid["loss"])
+                loss = valid["loss"]
+                _check_validation(stage, step, valid, folder)
             elif stop:
-                # No loss: an interruption must not offer a "best" that a whole run never had.
-                checkpoint.save(folder, step, parallel.to_host(state), meta, loss=None)
+                host_state = parallel.to_host(state)
+            if host_state is not None:
+                _check_weights(stage, step, host_state, record, folder)
+            # Before the checkpoint: what a kill leaves in the journal beyond the last checkpoint is
+            # written again, but a finished stage never is.
             journal.write(stage, [record], events)
+            if host_state is not None:
+                checkpoint.save(folder, step, host_state, meta, loss=loss)
             report(step, record)
-            if stop and step < schedule.steps:
-                raise Preempted(
-                    f"stopped by a signal in stage {stage}; step {step} is saved, and the same "
-                    "command resumes there"
-                )
+            if stop:
+                break
+        # Asked once more: a signal that came during the last save has no later chunk to see it.
+        if parallel.any_process(stop_requested.is_set()):
+            raise Preempted(
+                f"stopped by a signal in stage {stage}; step {step} is saved, and the same "
+                "command resumes there"
+            )
     return state
 
 
-def _check_finite(
+def check_fingerprint(folder: epath.Path, saved: dict[str, Any], meta: dict[str, Any]) -> None:
+    """Raises CheckpointError unless a checkpoint's metadata is of the data in `meta`."""
+    if saved["fingerprint"] != meta["fingerprint"]:
+        raise checkpoint.CheckpointError(
+            f"the data changed since {folder} was trained (fingerprint "
+            f"{saved['fingerprint'][:12]}…, now {meta['fingerprint'][:12]}…); use another "
+            "--workdir, or put the data back"
+        )
+
+
+def _check_chunk(
     stage: str, step: int, metrics: dict[str, np.ndarray], folder: epath.Path
 ) -> None:
-    loss = metrics["loss"]
-    if np.isfinite(loss).all():
-        return
-    bad = int(np.argmin(np.isfinite(loss)))
-    terms = ", ".join(f"{name}={values[bad]:.4g}" for name, values in metrics.items())
+    """Raises NonFiniteLossError unless every loss of the chunk that began at `step` is finite."""
+    finite = np.isfinite(metrics["loss"])
+    if not finite.all():
+        bad = int(np.argmin(finite))
+        terms = {name: float(values[bad]) for name, values in metrics.items()}
+        raise _non_finite(stage, "loss is", step + bad + 1, terms, folder)
+
+
+def _check_validation(
+    stage: str, step: int, valid: dict[str, float], folder: epath.Path
+) -> None:
+    if not math.isfinite(valid["loss"]):
+        raise _non_finite(stage, "validation loss is", step, valid, folder)
+
+
+def _check_weights(
+    stage: str, step: int, state: TrainState, record: dict[str, float], folder: epath.Path
+) -> None:
+    """A finite loss can have an infinite gradient, and its step would be saved unseen."""
+    leaves = jax.tree.leaves((state.params, state.ema))
+    if not all(np.isfinite(leaf).all() for leaf in leaves):
+        raise _non_finite(stage, "weights are", step, record, folder)
+
+
+def _non_finite(
+    stage: str, what: str, step: int, terms: dict[str, float], folder: epath.Path
+) -> NonFiniteLossError:
+    ordered = {"loss": terms["loss"]} | terms
+    shown = ", ".join(f"{name}={value:.4g}" for name, value in ordered.items() if name != "step")
     good = checkpoint.steps(folder)
     last = f"the last good checkpoint is {folder / str(good[-1])}" if good else "none is saved yet"
-    raise NonFiniteLossError(
-        f"the {stage} loss is not finite at step {step + bad + 1}: {terms}; {last}. "
+    return NonFiniteLossError(
+        f"the {stage} {what} not finite at step {step}: {shown}; {last}. "
         f"A smaller config.{stage}.optimizer.learning_rate usually mends it"
     )
 

@@ -1,0 +1,306 @@
+"""`TimeLDM` on arrays: the same samples every time, in the data's units, and clear errors."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from timeldm_jax import TimeLDM
+from timeldm_jax import config as c
+from timeldm_jax.config import ConfigError
+from timeldm_jax.data.sources import DataError
+from timeldm_jax.training.checkpoint import CheckpointError
+
+WINDOW = 8
+NAMES = ("<script>", "a$b", "plain name")
+# One column of large numbers, one with an offset, one small.
+SCALE, OFFSET = np.array([1e6, 1.0, 1e-3]), np.array([0.0, 5e3, -1.0])
+
+
+def tiny(window=WINDOW, steps=20):
+    """A recipe of seconds. Fits that share it and the shape of the data share what compiles."""
+    config = c.base()
+    config.data.name = "array"
+    config.data.window = window
+    config.vae.model.update({"latent": 6, "width": 8, "encoder_layers": 1, "decoder_layers": 1})
+    config.ldm.model.update({"hidden": 16, "blocks": 1})
+    for stage in (config.vae, config.ldm):
+        stage.update({"steps": steps, "chunk": 10, "eval_every": 10, "batch": 16})
+        stage.optimizer.ema = 0.5
+    config.sample.update({"steps": 3, "batch": 16})
+    return config
+
+
+def rows(count=120):
+    """A series `(count, 3)` of sine waves with a little noise, in units of very different size."""
+    time = np.arange(count)[:, None]
+    noise = np.random.default_rng(0).normal(scale=0.05, size=(count, 3))
+    return (np.sin(0.3 * time + np.arange(3)) + noise) * SCALE + OFFSET
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Compiling is most of a tiny fit: do it quickly, and once for fits of one shape.
+
+    The cache on disk is in a folder of this module's own.
+    """
+    settings = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    for values in (settings, before):
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if values is settings:
+            yield
+
+
+@pytest.fixture(scope="module")
+def model():
+    return TimeLDM(config=tiny()).fit(rows(), columns=NAMES)
+
+
+@pytest.fixture(scope="module")
+def saved(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("api") / "new" / "model"
+    model.save(str(folder))
+    return folder
+
+
+def test_samples_are_windows_in_the_datas_own_units(model):
+    samples = model.sample(200)
+    assert (samples.shape, samples.dtype) == ((200, WINDOW, 3), np.float32)
+    assert model.columns == NAMES
+    data = rows()
+    low, high = data.min(axis=0), data.max(axis=0)
+    # Twenty steps teach little but the unit, and the columns' units differ a thousandfold.
+    span = high - low
+    inside = (samples > low - 3 * span) & (samples < high + 3 * span)
+    assert inside.mean(axis=(0, 1)).min() > 0.95
+    assert (samples.std(axis=(0, 1)) > 0.01 * span).all()
+
+
+def test_a_sample_is_a_function_of_the_seed(model):
+    np.testing.assert_array_equal(model.sample(20, seed=3), model.sample(20, seed=3))
+    other = model.sample(20, seed=4)
+    assert (np.abs(model.sample(20, seed=3) - other).max(axis=(1, 2)) > 0).all()
+
+
+def test_window_i_does_not_depend_on_count_or_batch(model, saved):
+    # 16 a batch: 40 windows are three batches, the last one cut.
+    forty = model.sample(40)
+    span = np.ptp(rows(), axis=0)
+    assert len(np.unique(forty[:, 0, 0])) == 40
+    for count in (1, 17):
+        np.testing.assert_allclose(
+            model.sample(count) / span, forty[:count] / span, rtol=0, atol=2e-4
+        )
+    other = TimeLDM.load(str(saved))
+    other._generator.config.sample.batch = 7
+    np.testing.assert_allclose(other.sample(40) / span, forty / span, rtol=0, atol=2e-4)
+
+
+def test_load_gives_the_same_samples_bit_for_bit(model, saved):
+    loaded = TimeLDM.load(str(saved))
+    assert loaded.columns == NAMES
+    np.testing.assert_array_equal(loaded.sample(20, seed=5), model.sample(20, seed=5))
+
+
+def test_a_loaded_model_can_be_saved_again(saved, tmp_path):
+    TimeLDM.load(str(saved)).save(str(tmp_path / "copy"))
+    assert files(tmp_path / "copy") == files(saved)
+
+
+def files(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_saved_model_is_small_and_holds_no_pickle(saved):
+    assert sorted(p.name for p in saved.iterdir()) == ["config.json", "ldm", "vae"]
+    for stage in ("vae", "ldm"):
+        assert len(list((saved / stage).iterdir())) == 1  # the best checkpoint only
+    # "\x80\x04" opens a pickle of the protocol that Python writes.
+    assert not any(
+        content.startswith((b"\x80\x04", b"\x80\x05")) for content in files(saved).values()
+    )
+    config = json.loads((saved / "config.json").read_text())
+    assert config["ldm"]["model"]["hidden"] == 16
+
+
+def test_saving_overwrites_nothing(model, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name in ("full", "file"):
+        with pytest.raises(FileExistsError, match=f"{name} is not an empty directory"):
+            model.save(str(tmp_path / name))
+    assert files(tmp_path) == {"full/notes.txt": b"mine", "file": b"mine"}
+    (tmp_path / "empty").mkdir()
+    model.save(str(tmp_path / "empty"))
+    assert TimeLDM.load(str(tmp_path / "empty")).columns == NAMES
+
+
+def damages(folder):
+    """Each kind of file of a saved model, with what loading must say once it is damaged."""
+    yield folder / "config.json", r"config\.json"
+    for stage in ("vae", "ldm"):
+        step = next((folder / stage).iterdir())
+        yield step / "meta" / "metadata", "metadata is damaged"
+        yield step / "checksums.json", r"checksums\.json"
+        largest = max((p for p in step.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+        yield largest, "is damaged"
+
+
+def flip(content):
+    """One bit of the middle byte, so that a digit becomes another digit."""
+    middle = len(content) // 2
+    digits = [i for i, byte in enumerate(content) if chr(byte).isdigit()]
+    place = min(digits, key=lambda i: abs(i - middle)) if digits else middle
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [flip, lambda content: content[: len(content) // 2]])
+def test_a_damaged_model_is_not_loaded(saved, tmp_path, damage):
+    for i in range(7):
+        copy = tmp_path / str(i)
+        shutil.copytree(saved, copy)
+        path, message = list(damages(copy))[i]
+        path.write_bytes(damage(path.read_bytes()))
+        with pytest.raises(CheckpointError, match=message):
+            TimeLDM.load(str(copy))
+
+
+def test_a_model_that_lacks_a_part_is_not_loaded(saved, tmp_path):
+    for name in ("config.json", "vae", "ldm"):
+        copy = tmp_path / name
+        shutil.copytree(saved, copy)
+        part = copy / name
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
+        with pytest.raises(CheckpointError, match=name):
+            TimeLDM.load(str(copy))
+    with pytest.raises(CheckpointError, match="nowhere"):
+        TimeLDM.load(str(tmp_path / "nowhere"))
+
+
+def test_fit_resumes_in_a_work_directory_and_load_opens_it(model, tmp_path):
+    folder = tmp_path / "run"
+    TimeLDM(config=tiny()).fit(rows(), workdir=str(folder))
+    expected = model.sample(5)
+    before = files(folder)
+    again = TimeLDM(config=tiny()).fit(rows(), workdir=str(folder))
+    assert files(folder) == before  # finished: nothing was trained or written
+    np.testing.assert_array_equal(again.sample(5), expected)
+    np.testing.assert_array_equal(TimeLDM.load(str(folder)).sample(5), expected)
+    with pytest.raises(ConfigError, match=r"config\.vae\.steps: 20 -> 30"):
+        TimeLDM(config=tiny(steps=30)).fit(rows(), workdir=str(folder))
+    with pytest.raises(CheckpointError, match="the data changed"):
+        TimeLDM(config=tiny()).fit(rows() + 1, workdir=str(folder))
+
+
+def test_windows_of_ones_own_set_the_length():
+    config = tiny(window=99)
+    windows = np.stack([rows()[i : i + WINDOW] for i in range(0, 110, 4)])
+    model = TimeLDM(config=config).fit(windows)
+    samples = model.sample(4)
+    assert samples.shape == (4, WINDOW, 3)
+    assert np.isfinite(samples).all()
+    assert model.columns == ("feature_0", "feature_1", "feature_2")
+    assert config.data.window == 99  # the caller's config is not changed
+
+
+def test_a_data_frame_brings_its_names_and_a_temporary_directory_goes_with_its_model(model):
+    frame = pd.DataFrame(rows(), columns=["x", "y", 3]).astype({"y": "Float64"})
+    framed = TimeLDM(config=tiny()).fit(frame)
+    assert framed.columns == ("x", "y", "3")
+    np.testing.assert_array_equal(framed.sample(3), model.sample(3))
+    folder = pathlib.Path(framed._workdir)
+    assert folder.exists()
+    del framed
+    assert not folder.exists()
+
+
+# What cannot be done.
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (np.zeros(30), r"shape \(30,\)"),
+        (np.zeros((2, 3, 4, 5)), r"shape \(2, 3, 4, 5\)"),
+        (np.float64(1), r"shape \(\)"),
+        (np.zeros((0, 3)), r"shape \(0, 3\)"),
+        (np.zeros((30, 0)), r"shape \(30, 0\)"),
+        ([], r"shape \(0,\)"),
+        ([["a", "b"]] * 30, "expected real numbers"),
+        (np.array([[1, None]] * 30), "dtype object; expected real numbers"),
+        (np.ones((30, 2)) + 1j, "dtype complex128"),
+        (np.where(rows() > 6e3, np.nan, rows()) * 0 + rows()[:, ::-1] * np.nan, "has nan at index"),
+        (np.full((30, 2), np.inf), "has inf at index"),
+        (rows() * np.array([1, 0, 1]), "column 'feature_1' is constant"),
+        (rows(7), "7 rows, fewer than one window of 8"),
+        (rows().reshape(8, 15, 3), "8 windows are too few"),
+        (pd.DataFrame({"day": ["mon", "tue"] * 20, "x": range(40)}), "column 'day' has dtype"),
+        (pd.DataFrame({"x": range(40), "ok": [True, False] * 20}), "column 'ok' has dtype bool"),
+        (pd.DataFrame({"x": pd.array([1, None] * 20, "Int64")}), "'x' has nan at index"),
+        (pd.DataFrame(), r"shape \(0, 0\)"),
+    ],
+)
+def test_data_that_cannot_be_used(data, message):
+    with pytest.raises(DataError, match=message):
+        TimeLDM(window=WINDOW).fit(data)
+
+
+def test_names_that_do_not_match():
+    with pytest.raises(DataError, match="2 column names for 3 features"):
+        TimeLDM(window=WINDOW).fit(rows(), columns=("a", "b"))
+    frame = pd.DataFrame(rows(), columns=["a", "b", "b"])
+    with pytest.raises(DataError, match="two columns are called 'b'"):
+        TimeLDM(window=WINDOW).fit(frame)
+
+
+def test_a_model_that_is_not_trained():
+    model = TimeLDM()
+    with pytest.raises(ValueError, match=r"not trained: call fit, or TimeLDM\.load"):
+        model.sample(1)
+    with pytest.raises(ValueError, match="not trained"):
+        model.save("never")
+    with pytest.raises(ValueError, match="not trained"):
+        _ = model.columns
+    assert not pathlib.Path("never").exists()
+
+
+def test_a_failed_fit_leaves_the_model_untrained(tmp_path):
+    model = TimeLDM(window=WINDOW)
+    with pytest.raises(DataError):
+        model.fit(rows(7), workdir=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match="not trained"):
+        model.sample(1)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("count", [0, -5])
+def test_a_count_below_one(model, count):
+    with pytest.raises(ValueError, match=f"count={count} must be at least 1"):
+        model.sample(count)
+
+
+def test_a_wrong_recipe_is_refused_at_once():
+    with pytest.raises(ConfigError, match=r"config\.data\.window=0 must be at least 2"):
+        TimeLDM(window=0).fit(rows())
+    config = tiny()
+    config.vae.model.heads = 3
+    with pytest.raises(ConfigError, match="heads=3 must divide width=8"):
+        TimeLDM(config=config)
+
+
+def test_the_default_latent_is_twice_the_features():
+    recipe = TimeLDM(window=WINDOW)._recipe(rows())
+    assert (recipe.vae.model.latent, recipe.data.window) == (6, WINDOW)

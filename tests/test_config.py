@@ -1,0 +1,347 @@
+"""Configurations: sizes as published, every key read, and a clear error for whatever is wrong."""
+
+import ast
+import copy
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from timeldm_jax import config as c
+from timeldm_jax import pipeline
+from timeldm_jax.config import ConfigError
+from timeldm_jax.data.builders import COLUMNS
+from timeldm_jax.data.sources import FILES
+
+PACKAGE = pathlib.Path(c.__file__).parent
+SETS = ("sines", "mujoco", "stocks", "etth", "fmri", "energy")
+VARIANTS = ("", "paper", "released", "quick")
+
+# DESIGN 2.5, in the order of SETS.
+FEATURES = (5, 14, 6, 7, 50, 28)
+WINDOWS = (10000, 10000, 3662, 17397, 9977, 19712)
+PAPER_LAYERS = ((1, 2), (1, 2), (2, 3), (2, 3), (1, 2))
+PAPER_BATCH_HIDDEN = ((1024, 1024), (1024, 4096), (512, 1024), (1024, 1024), (1024, 4096))
+RELEASED = (
+    (10, 1, 16, 2),
+    (14, 2, 32, 3),
+    (12, 2, 16, 3),
+    (14, 2, 16, 3),
+    (100, 1, 16, 2),
+    (56, 1, 16, 3),
+)
+RELEASED_BATCH_HIDDEN = (
+    (1024, 2048),
+    (1024, 1024),
+    (512, 1024),
+    (1024, 1024),
+    (1024, 4096),
+    (2048, 6144),
+)
+
+
+def load(name, variant=""):
+    return c.load(f"configs/{name}.py", variant)
+
+
+def columns(name):
+    return len(COLUMNS[name] if name in COLUMNS else FILES[name].columns)
+
+
+def shapes(tree):
+    return {
+        "/".join(str(key.key) for key in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def test_the_package_has_a_config_for_each_set():
+    assert c.config_names() == sorted(f"{name}.py" for name in SETS)
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_builds_networks_that_fit_each_other(name, variant):
+    config = load(name, variant)
+    features, window = FEATURES[SETS.index(name)], 24
+    assert (columns(name), config.data.window) == (features, window)
+    assert config.data.name == name
+    models = pipeline.build_models(config, features)
+    model = config.vae.model
+    vae = jax.eval_shape(lambda: pipeline.init_vae_state(config, models)).params
+    zeros = jnp.zeros(window * model.latent)
+    ldm = jax.eval_shape(
+        lambda: pipeline.init_ldm_state(config, models, pipeline.LatentStats(zeros, zeros))
+    ).params
+    vae, ldm = shapes(vae), shapes(ldm)
+    # The convolution reads 3 steps of D features; the decoder's reads 3 steps of m channels.
+    assert vae["embed/taps/kernel"] == (3 * features, model.width)
+    assert vae["embed_latent/taps/kernel"] == (3 * model.latent, model.width)
+    assert vae["encoder_positions_table"] == (window, model.width)
+    for stack, layers in (
+        ("mean_stack", model.encoder_layers),
+        ("log_variance_stack", model.encoder_layers),
+        ("decoder_stack", model.decoder_layers),
+    ):
+        blocks = {key.split("/")[1] for key in vae if key.startswith(f"{stack}/")}
+        assert blocks == {f"block_{i}" for i in range(layers)}
+        assert vae[f"{stack}/block_0/ff_in/kernel"] == (model.width, model.ff_factor * model.width)
+        heads, channels, head = vae[f"{stack}/block_0/self_attention/query_kernel"]
+        assert (heads, channels, heads * head) == (model.heads, model.width, model.width)
+    hidden = config.ldm.model.hidden
+    assert ldm["project/kernel"] == (window * model.latent, hidden)
+    assert ldm["out/kernel"] == (hidden, window * model.latent)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_paper_sizes(name):
+    config = load(name, "paper")
+    i = SETS.index(name)
+    model = config.vae.model
+    # 2 heads of 16, everywhere; the paper's table has no Energy.
+    assert (model.heads, model.width // model.heads, model.norm, model.head) == (
+        2,
+        16,
+        "post",
+        "conv",
+    )
+    if name != "energy":
+        assert (model.encoder_layers, model.decoder_layers) == PAPER_LAYERS[i]
+        batch, hidden = PAPER_BATCH_HIDDEN[i]
+        assert (config.vae.batch, config.ldm.batch) == (batch, batch)
+        assert config.ldm.model.hidden == hidden
+    assert config.vae.beta.restart
+    check_published(config, i)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_released_sizes(name):
+    config = load(name, "released")
+    i = SETS.index(name)
+    model = config.vae.model
+    latent, heads, factor, layers = RELEASED[i]
+    assert (model.latent, model.width, model.heads) == (latent, latent, heads)
+    assert (model.ff_factor, model.encoder_layers, model.decoder_layers) == (factor, layers, layers)
+    assert (model.norm, model.head) == ("pre", "none")
+    batch, hidden = RELEASED_BATCH_HIDDEN[i]
+    assert (config.vae.batch, config.ldm.batch, config.ldm.model.hidden) == (batch, batch, hidden)
+    assert not config.vae.beta.restart  # β falls once a plateau
+    check_published(config, i)
+
+
+def check_published(config, i):
+    """DESIGN 2.2 and 2.3: what "paper" and "released" share."""
+    epoch = math.ceil(WINDOWS[i] / config.vae.batch)
+    vae, ldm = config.vae, config.ldm
+    assert (vae.steps, ldm.steps) == (15_000 * epoch, 15_000 * epoch)
+    assert (vae.optimizer.learning_rate, vae.optimizer.b2) == (1e-3, 0.999)
+    assert (ldm.optimizer.learning_rate, ldm.optimizer.b2) == (1e-4, 0.96)
+    plateaus = [
+        (o.schedule, o.plateau_factor, o.plateau_patience, o.plateau_window)
+        for o in (vae.optimizer, ldm.optimizer)
+    ]
+    assert plateaus == [("plateau", 0.95, 10, epoch), ("plateau", 0.9, 20, epoch)]
+    assert (vae.optimizer.ema, ldm.optimizer.ema) == (0.0, 0.0)
+    assert (vae.beta.maximum, vae.beta.minimum, vae.beta.decay) == (1e-2, 1e-5, 0.7)
+    assert vae.beta.patience == 10 * epoch
+    assert (ldm.model.blocks, ldm.standardize) == (0, False)
+    assert ldm.noise.to_dict() == {"sigma_data": 0.5, "log_mean": -1.2, "log_std": 1.2}
+    sample = config.sample
+    assert (sample.steps, sample.churn, sample.rho) == (50, 1.0, 7.0)
+    assert (sample.sigma_min, sample.sigma_max) == (0.002, 80.0)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_as_many_samples_as_training_windows(name):
+    for variant in ("", "paper", "released"):
+        assert load(name, variant).sample.count == WINDOWS[SETS.index(name)]
+    if name in FILES:
+        assert FILES[name].rows - 24 + 1 == WINDOWS[SETS.index(name)]
+
+
+def test_quick_is_less_work_than_the_default():
+    for name in SETS:
+        full, quick = load(name), load(name, "quick")
+        assert quick.vae.steps <= full.vae.steps
+        assert quick.ldm.steps * quick.ldm.model.hidden < full.ldm.steps * full.ldm.model.hidden
+        assert quick.sample.steps < full.sample.steps
+
+
+def words_of(path):
+    """Attribute names, argument names, strings and annotated fields of a module's code.
+
+    Without config.py's `base()`, where every key stands by definition, and without docstrings.
+    """
+    tree = ast.parse(path.read_text())
+    if path.name == "config.py":
+        tree.body = [
+            node
+            for node in tree.body
+            if not (isinstance(node, ast.FunctionDef) and node.name in {"base", "_optimizer"})
+        ]
+        # Nor the tables of ranges: to check a value is not to use it.
+        tree.body = [node for node in tree.body if not isinstance(node, ast.Assign | ast.AnnAssign)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            yield node.attr
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
+        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+            yield node.slice.value
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "get":
+            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant))
+
+
+def test_every_key_is_read_somewhere():
+    sources = [p for p in PACKAGE.rglob("*.py") if p.parent.name != "configs"]
+    read = {word for path in sources for word in words_of(path)}
+    unread = [key for key, _ in c.leaves(c.base()) if key.rsplit(".")[-1] not in read]
+    assert unread == []
+
+
+def test_every_key_of_a_section_is_a_field_of_what_it_builds():
+    config = load("sines")
+    vae, denoiser = pipeline.build_models(config, 5).vae, pipeline.build_models(config, 5).denoiser
+    for section, built in (
+        (config.vae.model, vae),
+        (config.ldm.model, denoiser),
+        (config.vae.beta, c.beta_config(config)),
+        (config.vae.optimizer, c.optimizer_config(config.vae)),
+        (config.ldm.noise, c.noise_config(config)),
+    ):
+        assert {key: getattr(built, key) for key in section} == section.to_dict()
+
+
+# Errors.
+
+
+def set_value(config, key, value):
+    *sections, last = key.split(".")
+    for section in sections:
+        config = config[section]
+    with config.unlocked(), config.ignore_type():
+        config[last] = value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("vae.stpes", 5, "unknown key config.vae.stpes; did you mean config.vae.steps?"),
+        ("zzz", 5, "unknown key config.zzz"),
+        ("vae.steps", 5.5, "config.vae.steps=5.5 is of type float, expected int"),
+        ("vae.steps", True, "config.vae.steps=True is of type bool, expected int"),
+        ("ldm.standardize", 1, "config.ldm.standardize=1 is of type int, expected bool"),
+        ("sample.rho", "7", "config.sample.rho='7' is of type str, expected float"),
+        ("data.name", None, "config.data.name=None is of type NoneType, expected str"),
+        ("vae.steps", 0, "config.vae.steps=0 must be at least 1"),
+        ("sample.count", -3, "config.sample.count=-3 must be at least 1"),
+        ("seed", -1, "config.seed=-1 must be in [0, 2^32)"),
+        ("sample.seed", 2**32, "config.sample.seed=4294967296 must be in [0, 2^32)"),
+        ("ldm.model.blocks", -1, "config.ldm.model.blocks=-1 must be at least 0"),
+        ("data.window", 1, "config.data.window=1 must be at least 2"),
+        ("sample.steps", 1, "config.sample.steps=1 must be at least 2"),
+        ("ldm.model.hidden", 17, "config.ldm.model.hidden=17 must be even and at least 2"),
+        ("vae.optimizer.ema", 1.0, "config.vae.optimizer.ema=1.0 must be in [0, 1)"),
+        ("ldm.optimizer.b2", 1.5, "config.ldm.optimizer.b2=1.5 must be in [0, 1)"),
+        ("vae.optimizer.learning_rate", math.nan, "learning_rate=nan must be positive"),
+        ("vae.optimizer.learning_rate", math.inf, "learning_rate=inf must be positive"),
+        ("ldm.noise.log_mean", math.inf, "config.ldm.noise.log_mean=inf must be finite"),
+        ("vae.beta.decay", 0.0, "config.vae.beta.decay=0.0 must be in (0, 1]"),
+        ("vae.beta.minimum", 0.5, "config.vae.beta.minimum=0.5 must not exceed"),
+        ("sample.sigma_max", 0.001, "must not exceed config.sample.sigma_max=0.001"),
+        ("vae.chunk", 7, "config.vae.eval_every=500 must be a multiple of config.vae.chunk=7"),
+        ("data.protocol", "papre", "config.data.protocol='papre' is not one of paper, heldout"),
+        ("vae.model.heads", 3, "config.vae.model.heads=3 must divide width=32"),
+        (
+            "vae.model.head",
+            "none",
+            "config.vae.model.head='none' makes a stack's output the latent",
+        ),
+        ("vae.model.norm", "mid", "config.vae.model.norm='mid' is not one of ('pre', 'post')"),
+        ("ldm.optimizer.schedule", "warm", "config.ldm.optimizer.schedule='warm' is not 'cosine'"),
+    ],
+)
+def test_a_wrong_value_is_named(key, value, message):
+    config = load("sines")
+    # What messages quote, whatever the recipe.
+    config.vae.eval_every = 500
+    config.vae.model.update({"width": 32, "latent": 10, "heads": 2})
+    set_value(config, key, value)
+    with pytest.raises(ConfigError) as error:
+        c.validate(config)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("ldm.noise.log_mean", -1),  # a whole number stands for a float, below 1 too
+        ("sample.sigma_max", 80),
+        ("sample.churn", 0),
+        ("seed", 0),
+        ("ldm.model.blocks", 0),
+        ("vae.optimizer.ema", 0.0),
+    ],
+)
+def test_a_value_at_the_edge_is_accepted(key, value):
+    config = load("sines")
+    set_value(config, key, value)
+    c.validate(config)
+
+
+def test_a_missing_key_is_named():
+    config = load("sines")
+    del config.vae.beta["decay"]
+    with pytest.raises(ConfigError, match=r"config\.vae\.beta\.decay is missing; start from"):
+        c.validate(config)
+
+
+def test_unknown_variant():
+    with pytest.raises(ConfigError, match=r"unknown variant 'papre'.*: paper, quick, released"):
+        load("etth", "papre")
+
+
+def test_missing_file_lists_those_that_exist():
+    with pytest.raises(ConfigError, match=r"no such file.*energy\.py, etth\.py.*stocks\.py"):
+        c.find_config_file("configs/eth.py")
+
+
+def test_a_config_of_ones_own_is_found_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert pathlib.Path(c.find_config_file("configs/etth.py")) == PACKAGE / "configs/etth.py"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/etth.py").write_text(
+        "from timeldm_jax.configs import etth\n"
+        "def get_config(variant=''):\n"
+        "  config = etth.get_config(variant)\n"
+        "  config.vae.steps = 123\n"
+        "  return config\n"
+    )
+    assert c.load("configs/etth.py").vae.steps == 123
+
+
+def test_difference_names_each_leaf_that_changed():
+    old = load("sines").to_dict()
+    new = copy.deepcopy(old)
+    assert c.difference(old, new) == []
+    old["vae"]["steps"], new["vae"]["steps"] = 5000, 7
+    new["data"]["dir"] = "/x"
+    del new["sample"]["rho"]
+    new["more"] = 1
+    assert c.difference(old, new) == [
+        "config.data.dir: '' -> '/x'",
+        "config.more: '(absent)' -> 1",
+        "config.sample.rho: 7.0 -> '(absent)'",
+        "config.vae.steps: 5000 -> 7",
+    ]
+
+
+def test_base_gives_a_fresh_config_each_time():
+    first = c.base()
+    first.vae.steps = 1
+    assert c.base().vae.steps != 1
+    assert np.isfinite([v for _, v in c.leaves(c.base()) if isinstance(v, float)]).all()
