@@ -36,7 +36,7 @@ def test_transitions(config, value, best, count, loss, new_value, new_best, new_
     after = beta.update(state, jnp.float32(loss), config)
     np.testing.assert_allclose(after.beta, new_value, rtol=1e-6)
     assert float(after.best) == new_best
-    assert int(after.count) == new_count
+    assert int(after.waited) == new_count
 
 
 def plain_loop(losses, config):
@@ -71,6 +71,6 @@ def test_scan_equals_python_loop(losses, restart):
     expected = plain_loop(np.array(losses, np.float32), config)
     np.testing.assert_allclose(path.beta, [e[0] for e in expected], rtol=1e-6)
     np.testing.assert_array_equal(path.best, [e[1] for e in expected])
-    np.testing.assert_array_equal(path.count, [e[2] for e in expected])
+    np.testing.assert_array_equal(path.waited, [e[2] for e in expected])
     assert np.all(np.diff(path.beta) <= 0)
     assert path.beta.min() >= np.float32(config.minimum)

@@ -43,7 +43,7 @@ def test_noise_levels_are_log_normal():
 
 
 def test_denoising_loss_of_the_exact_denoiser():
-    """The loss of the ideal network is the weighted posterior variance, coordinate by coordinate."""
+    """The loss of the ideal network is the weighted posterior variance."""
     sigma_data, sigma = 0.7, 0.9
     n = 200_000
     keys = jax.random.split(jax.random.key(1))
@@ -150,7 +150,8 @@ def test_churn_raises_noise_as_published():
         slope = (z - gaussian_denoiser(z, np.full(8, raised))) / raised
         lower = z + (sigmas[i + 1] - raised) * slope
         if sigmas[i + 1] > 0:
-            corrected = (lower - gaussian_denoiser(lower, np.full(8, sigmas[i + 1]))) / sigmas[i + 1]
+            estimate = gaussian_denoiser(lower, np.full(8, sigmas[i + 1]))
+            corrected = (lower - estimate) / sigmas[i + 1]
             lower = z + (sigmas[i + 1] - raised) * 0.5 * (slope + corrected)
         z = lower
     with jax.enable_x64(True):

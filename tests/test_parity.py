@@ -57,7 +57,7 @@ def stack(golden, name, layers, cross):
     for i in range(layers):
         layer = f"{name}.layers.{i}"
         block = {
-            "self_attention": attention(golden, f"{layer}.{'attention1' if cross else 'attention'}"),
+            "self_attention": attention(golden, f"{layer}.attention{'1' if cross else ''}"),
             "ff_norm": norm(golden, f"{layer}.norm1"),
             "ff_in": dense(golden, f"{layer}.linear0"),
             "ff_out": dense(golden, f"{layer}.linear1"),
@@ -140,9 +140,7 @@ def test_loss_terms(golden):
     close(losses.fft_weight(24), golden["fft_weight"])
     close(losses.kl_divergence(golden["mu"], golden["logvar"]), golden["loss_kl"])
     total = sum(golden[f"loss_{name}"] for name in ("l1", "l2", "feature_mean"))
-    close(
-        losses.reconstruction_loss(terms, 24), total + golden["fft_weight"] * golden["loss_fft"]
-    )
+    close(losses.reconstruction_loss(terms, 24), total + golden["fft_weight"] * golden["loss_fft"])
 
 
 def test_denoiser_and_preconditioning(golden):

@@ -46,9 +46,7 @@ def test_epochs_and_seeds_differ_and_look_random():
 def test_shares_of_a_batch_join_to_the_whole():
     train = fresh(3, 17)
     whole = order(train, 32, 100)
-    shares = [
-        state.epoch_order(train, jnp.arange(8) + 8 * device, 32, 100) for device in range(4)
-    ]
+    shares = [state.epoch_order(train, jnp.arange(8) + 8 * device, 32, 100) for device in range(4)]
     np.testing.assert_array_equal(np.concatenate(shares), whole)
     key = state.step_key(train, state.NOISE)
     noise = state.normal(key, jnp.arange(32), (2, 3))
@@ -62,13 +60,14 @@ def test_order_far_into_a_run_does_not_overflow():
     places = step * batch + np.arange(batch)
     epoch = places // examples
     index = order(fresh(0, step), batch, examples)
-    assert ((0 <= index) & (index < examples)).all()
+    assert ((index >= 0) & (index < examples)).all()
     for e in np.unique(epoch):
         part = index[epoch == e]
         assert len(np.unique(part)) == len(part)
     # The epoch boundary falls where 64-bit arithmetic says: the part after it continues there.
     following = order(fresh(0, step + 1), batch, examples)
-    same_epoch = np.concatenate([index[epoch == epoch[-1]], following[: examples - places[-1] % examples - 1]])
+    left = examples - places[-1] % examples - 1
+    same_epoch = np.concatenate([index[epoch == epoch[-1]], following[:left]])
     assert len(np.unique(same_epoch)) == len(same_epoch)
 
 

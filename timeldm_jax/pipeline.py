@@ -183,7 +183,7 @@ def encode(
     @jax.jit
     def encode_batch(params: PyTree, data: DeviceWindows, index: Array) -> tuple[Array, Array]:
         x = gather(data, index, vae.window)
-        return vae.apply({"params": params}, x, method="encode")
+        return steps.bind(vae, params, "encode")(x)
 
     parts = []
     for first in range(0, len(starts), ENCODE_BATCH):
@@ -282,7 +282,7 @@ class Generator:
                 step_noise=noise,
             )
             z = (z * stats.scale + stats.mean).reshape(-1, vae.window, vae.latent)
-            return vae.apply({"params": vae_params}, z, method="decode")
+            return steps.bind(vae, vae_params, "decode")(z)
 
         mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("sample",))
         shared = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("sample"))
@@ -405,7 +405,7 @@ def _vae_validation(vae: VAE, data: DeviceWindows) -> Any:
 
     @jax.jit
     def evaluate(params: PyTree, x: Array, noise: Array) -> dict[str, Array]:
-        output = vae.apply({"params": params}, x, noise)
+        output = steps.bind(vae, params)(x, noise)
         terms = losses.reconstruction_terms(x, output.reconstruction)
         return {"loss": losses.reconstruction_loss(terms, vae.window), "l1": terms.l1}
 
@@ -431,6 +431,8 @@ def _ldm_validation(
     @jax.jit
     def evaluate(params: PyTree, fixed: TrainState, posteriors: Posteriors) -> Array:
         positions = jnp.arange(len(index))
-        return steps.latent_loss(denoiser, noise_config, fixed, posteriors, index, positions)(params)
+        return steps.latent_loss(denoiser, noise_config, fixed, posteriors, index, positions)(
+            params
+        )
 
     return lambda params: {"loss": float(evaluate(params, fixed, posteriors))}

@@ -19,7 +19,7 @@ from timeldm_jax.data.sources import DataError
 from timeldm_jax.metrics import suite
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.samples import read_windows, write_npz
-from timeldm_jax.training import checkpoint, loop, parallel
+from timeldm_jax.training import checkpoint, loop, parallel, steps
 
 _log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ def evaluate_run(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> N
 def reconstruct(vae: VAE, params: Any, scaled: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """The VAE's reconstruction of windows from their posterior means, `(n, time, feature)`."""
     means = pipeline.encode(vae, params, scaled, starts).mean
-    decode = jax.jit(lambda p, z: vae.apply({"params": p}, z, method="decode"))
+    decode = jax.jit(lambda p, z: steps.bind(vae, p, "decode")(z))
     parts = []
     for first in range(0, len(means), pipeline.ENCODE_BATCH):
         z = means[first : first + pipeline.ENCODE_BATCH]

@@ -1,0 +1,1 @@
+"""Data: sources, windows and splits, scaling."""

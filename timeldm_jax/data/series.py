@@ -68,8 +68,8 @@ class Series:
 class DeviceWindows(NamedTuple):
     """What a training step reads: scaled rows and the starts of the windows to draw from."""
 
-    values: Float[Array, "rows feature"]
-    starts: Int[Array, " windows"]
+    values: Float[Array | np.ndarray, "rows feature"]
+    starts: Int[Array | np.ndarray, " windows"]
 
 
 def gather(

@@ -24,7 +24,7 @@ def karras_sigmas(
 def heun(
     denoise: Denoise,
     unit_noise: FlatLatents,
-    sigmas: Float[Array, " levels"],
+    sigmas: Float[Array | np.ndarray, " levels"],
     *,
     churn: float = 0.0,
     step_noise: StepNoise | None = None,

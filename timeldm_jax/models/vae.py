@@ -1,5 +1,6 @@
 """The transformer β-VAE of TimeLDM (arXiv 2407.04211, Fig. 2 b and d)."""
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
@@ -76,6 +77,8 @@ class VAE(nn.Module):
                 raise ValueError(f"vae.model.{name}={value!r} is not one of {known}")
 
     def setup(self) -> None:
+        """Makes the submodules."""
+
         def stack(layers: int) -> Stack:
             return Stack(layers, self.width, self.heads, self.ff_factor, self.norm)
 
@@ -94,13 +97,13 @@ class VAE(nn.Module):
             if self.norm == "pre" and self.head != "none"
             else None
         )
-        outputs = (self.latent, self.latent, self.features)
-        if self.head == "conv":
-            self.last_maps = [TimeConv(n) for n in outputs]
-        elif self.head == "linear":
-            self.last_maps = [Linear(n) for n in outputs]
-        else:
-            self.last_maps = [None, None, Linear(self.features)]
+        make_map: dict[Head, Callable[[int], nn.Module]] = {"linear": Linear, "conv": TimeConv}
+        make_last = make_map.get(self.head)
+        self.last_maps = [
+            make_last(self.latent) if make_last else None,
+            make_last(self.latent) if make_last else None,
+            make_last(self.features) if make_last else Linear(self.features),
+        ]
 
     def encode(self, x: Windows) -> tuple[Latents, Latents]:
         """Posterior of `x` `(batch, time, feature)`: μ and log σ², each `(batch, time, latent)`."""

@@ -32,7 +32,7 @@ class BetaState(NamedTuple):
 
     beta: Float[Array, ""]
     best: Float[Array, ""]
-    count: Int[Array, ""]
+    waited: Int[Array, ""]
 
 
 def init(config: BetaConfig) -> BetaState:
@@ -46,9 +46,9 @@ def update(state: BetaState, loss: Float[Array, ""], config: BetaConfig) -> Beta
     Without branches, so that it lives inside `lax.scan`. A NaN loss is never a new best.
     """
     improved = loss < state.best
-    count = jnp.where(improved, 0, state.count + 1)
-    falls = count == config.patience
+    waited = jnp.where(improved, 0, state.waited + 1)
+    falls = waited == config.patience
     beta = jnp.where(falls, jnp.maximum(state.beta * config.decay, config.minimum), state.beta)
     if config.restart:
-        count = jnp.where(falls, 0, count)
-    return BetaState(beta, jnp.where(improved, loss, state.best), count)
+        waited = jnp.where(falls, 0, waited)
+    return BetaState(beta, jnp.where(improved, loss, state.best), waited)

@@ -32,7 +32,13 @@ class CheckpointError(RuntimeError):
 
 
 def save(
-    folder: epath.Path, step: int, tree: Any, meta: dict[str, Any], *, loss: float | None, keep: int = 2
+    folder: epath.Path,
+    step: int,
+    tree: Any,
+    meta: dict[str, Any],
+    *,
+    loss: float | None,
+    keep: int = 2,
 ) -> None:
     """Writes one checkpoint and prunes older ones; returns when it is safely on disk.
 
@@ -62,7 +68,7 @@ def save(
             )
         sums = _checksums(target)
         _write_json(target / CHECKSUMS, sums | {CHECKSUMS: _digest_of(sums)})
-        losses = {s: loss for s, loss in _losses(folder).items() if loss > -math.inf}
+        losses = {s: known for s, known in _losses(folder).items() if known > -math.inf}
         best = min(losses, key=lambda s: (losses[s], s), default=None)
         for old in steps(folder)[:-keep]:
             if old != best:
@@ -310,7 +316,9 @@ def _damage(path: epath.Path) -> str | None:
         if name not in found:
             return f"{path / name} is missing"
         if found[name] != digest:
-            return f"{path / name} is damaged (SHA-256 {found[name][:12]}…, saved as {digest[:12]}…)"
+            return (
+                f"{path / name} is damaged (SHA-256 {found[name][:12]}…, saved as {digest[:12]}…)"
+            )
     return None
 
 

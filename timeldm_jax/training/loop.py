@@ -166,7 +166,8 @@ def train(
             record = {"step": step, **{k: float(v.mean()) for k, v in metrics.items()}}
             stop = parallel.any_process(stop_requested.is_set())
             host_state: TrainState | None = None
-            loss: float | None = None  # an interruption must not offer a "best" that a whole run never had
+            # No loss: an interruption must not offer a "best" that a whole run never had.
+            loss: float | None = None
             if schedule.validates_at(step):
                 host_state = parallel.to_host(state)
                 valid = validate(host_state.ema)
@@ -204,9 +205,7 @@ def check_fingerprint(folder: epath.Path, saved: dict[str, Any], meta: dict[str,
         )
 
 
-def _check_chunk(
-    stage: str, step: int, metrics: dict[str, np.ndarray], folder: epath.Path
-) -> None:
+def _check_chunk(stage: str, step: int, metrics: dict[str, np.ndarray], folder: epath.Path) -> None:
     """Raises NonFiniteLossError unless every loss of the chunk that began at `step` is finite."""
     finite = np.isfinite(metrics["loss"])
     if not finite.all():
@@ -215,9 +214,7 @@ def _check_chunk(
         raise _non_finite(stage, "loss is", step + bad + 1, terms, folder)
 
 
-def _check_validation(
-    stage: str, step: int, valid: dict[str, float], folder: epath.Path
-) -> None:
+def _check_validation(stage: str, step: int, valid: dict[str, float], folder: epath.Path) -> None:
     if not math.isfinite(valid["loss"]):
         raise _non_finite(stage, "validation loss is", step, valid, folder)
 

@@ -63,12 +63,11 @@ def init(
 
 def step_key(state: TrainState, stream: int) -> PRNGKeyArray:
     """The key of one stream of randomness at this step."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), stream), state.step)
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), stream)
+    return jax.random.fold_in(key, state.step)
 
 
-def normal(
-    key: PRNGKeyArray, positions: Int[Array, " batch"], shape: tuple[int, ...]
-) -> Array:
+def normal(key: PRNGKeyArray, positions: Int[Array, " batch"], shape: tuple[int, ...]) -> Array:
     """Standard normal numbers `(batch, *shape)`, each row a function of its position alone."""
     return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape))(positions)
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -82,9 +83,7 @@ class OptimizerConfig:
     ema: float
 
 
-def make_optimizer(
-    config: OptimizerConfig, steps: int
-) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
     """Adam under the configured schedule. Its update takes the loss as `value`.
 
     Raises:
@@ -116,17 +115,20 @@ def vae_step(
     """The VAE's step over `DeviceWindows`: reconstruction terms + β·KL (DESIGN 2.2)."""
 
     def step(train: TrainState, data: DeviceWindows) -> tuple[TrainState, Metrics]:
+        beta = train.beta
+        assert isinstance(beta, adaptive_beta.BetaState)
+
         def loss_fn(params: Any, positions: Int[Array, " part"]) -> tuple[Array, Metrics]:
             index = state.epoch_order(train, positions, batch.size, data.starts.shape[0])
             x = gather(data, index, model.window)
             noise = state.normal(
                 state.step_key(train, state.POSTERIOR), positions, (model.window, model.latent)
             )
-            output = model.apply({"params": params}, x, noise)
+            output = bind(model, params)(x, noise)
             terms = losses.reconstruction_terms(x, output.reconstruction)
             reconstruction = losses.reconstruction_loss(terms, model.window)
             kl = losses.kl_divergence(output.mean, output.log_variance)
-            loss = reconstruction + train.beta.beta * kl
+            loss = reconstruction + beta.beta * kl
             return loss, {
                 "loss": loss,
                 "reconstruction": reconstruction,
@@ -135,8 +137,8 @@ def vae_step(
             }
 
         train, metrics = _descend(train, loss_fn, optimizer, config, batch)
-        new_beta = adaptive_beta.update(train.beta, metrics["reconstruction"], beta_config)
-        return train._replace(beta=new_beta), metrics | {"beta": train.beta.beta}
+        new_beta = adaptive_beta.update(beta, metrics["reconstruction"], beta_config)
+        return train._replace(beta=new_beta), metrics | {"beta": beta.beta}
 
     return step
 
@@ -144,15 +146,15 @@ def vae_step(
 class Posteriors(NamedTuple):
     """The posterior of every training window, flattened: what the latent diffusion trains on."""
 
-    mean: Float[Array, "windows flat"]
-    log_variance: Float[Array, "windows flat"]
+    mean: Float[Array | np.ndarray, "windows flat"]
+    log_variance: Float[Array | np.ndarray, "windows flat"]
 
 
 class LatentStats(NamedTuple):
     """Per-coordinate mean and scale that make latents standard, `(flat,)` each."""
 
-    mean: Float[Array, " flat"]
-    scale: Float[Array, " flat"]
+    mean: Float[Array | np.ndarray, " flat"]
+    scale: Float[Array | np.ndarray, " flat"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,9 +213,9 @@ def latent_loss(
     return loss_fn
 
 
-def bind(model: nn.Module, params: Any) -> Callable[..., Any]:
-    """The model as a function of its inputs."""
-    return lambda *inputs: model.apply({"params": params}, *inputs)
+def bind(model: nn.Module, params: Any, method: str = "__call__") -> Callable[..., Any]:
+    """A method of the model as a function of its inputs."""
+    return lambda *inputs: model.apply({"params": params}, *inputs, method=method)
 
 
 def _descend(
