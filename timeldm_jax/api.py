@@ -35,7 +35,8 @@ class TimeLDM:
         Args:
           window: time steps of a window; ignored if a config is given.
           config: the whole recipe, from `timeldm_jax.config`; default: the base recipe with the
-            latent twice the number of features.
+            latent twice the number of features, as far as the denoiser is wider than the
+            flattened latent.
 
         Raises:
           ConfigError: an invalid configuration.
@@ -158,8 +159,9 @@ class TimeLDM:
             config = self._config.copy_and_resolve_references()
         else:
             config = configuration.base()
-            config.data.window = self._window
-            config.vae.model.latent = 2 * array.shape[-1]
+            config.data.window = array.shape[1] if array.ndim == 3 else self._window
+            widest = config.ldm.model.hidden // config.data.window
+            config.vae.model.latent = min(2 * array.shape[-1], max(widest, 4))
         config.data.name = "array"
         if array.ndim == 3:
             config.data.window = array.shape[1]

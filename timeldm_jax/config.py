@@ -46,7 +46,7 @@ def base() -> ConfigDict:
             "chunk": 50,  # steps a call: one host synchronisation each
             "eval_every": 500,  # steps between validations and checkpoints
             "model": {
-                "latent": 28,
+                "latent": 14,  # keep window · latent below ldm.model.hidden
                 "width": 32,
                 "heads": 2,
                 "ff_factor": 2,
@@ -58,7 +58,7 @@ def base() -> ConfigDict:
             "optimizer": _optimizer(learning_rate=2e-3, b2=0.999, ema=0.99),
             "beta": {
                 "maximum": 1e-2,
-                "minimum": 1e-5,
+                "minimum": 3e-4,
                 "decay": 0.7,
                 "patience": 30,
                 "restart": True,
@@ -125,6 +125,7 @@ def apply_published(config: ConfigDict, *, epoch_steps: int, epochs: int = 15_00
     config.vae.optimizer.learning_rate = 1e-3
     config.vae.optimizer.plateau_factor = 0.95
     config.vae.optimizer.plateau_patience = 10
+    config.vae.beta.minimum = 1e-5
     config.vae.beta.patience = 10 * epoch_steps
     config.ldm.optimizer.learning_rate = 1e-4
     config.ldm.optimizer.b2 = 0.96
@@ -216,11 +217,10 @@ def apply_released(
 
 
 def apply_quick(config: ConfigDict) -> None:
-    """Minutes on two CPU cores: shorter runs, a smaller denoiser, fewer sampler steps."""
-    config.vae.steps = 3_000
-    config.ldm.steps = 4_000
+    """Minutes on two CPU cores: shorter runs and fewer sampler steps."""
+    config.vae.steps = 3_500
+    config.ldm.steps = 3_000
     config.ldm.eval_every = 500
-    config.ldm.model.hidden = 384
     config.ldm.optimizer.ema = 0.995
     config.sample.count = 4_000
     config.sample.steps = 18

@@ -11,8 +11,9 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe for this set; `variant` is "", "paper", "released" or "quick"."""
     config = c.base()
     config.data.name = "energy"
-    config.vae.model.latent = 56
+    config.vae.model.latent = 28
     config.vae.model.width = 64
+    config.ldm.model.hidden = 1_024
     config.sample.count = WINDOWS
     return c.choose_variant(
         config, variant, {"paper": paper, "released": released, "quick": c.apply_quick}

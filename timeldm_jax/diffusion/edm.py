@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-PerExample = Float[Array, " batch"]
+PerExample = Float[Array, " #batch"]  # (batch,), or (1,) where all share one noise level
 FlatLatents = Float[Array, "batch flat"]
 Network = Callable[[FlatLatents, PerExample], FlatLatents]
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 FlatLatents = Float[Array, "batch flat"]
-Denoise = Callable[[FlatLatents, Float[Array, " batch"]], FlatLatents]
+Denoise = Callable[[FlatLatents, Float[Array, " 1"]], FlatLatents]
 StepNoise = Callable[[Int[Array, ""]], FlatLatents]
 
 
@@ -36,7 +36,8 @@ def heun(
     S_min = 0, S_max = ∞, S_noise = 1). The network is called `2·steps − 1` times.
 
     Args:
-      denoise: `D(z; σ)` over `(batch, flat)` and `(batch,)`.
+      denoise: `D(z; σ)` over `(batch, flat)` and `(1,)`: one noise level for the whole batch, so
+        that what depends on it alone is computed once.
       unit_noise: standard normal start, `(batch, flat)`.
       sigmas: falling noise levels ending in 0, `(steps + 1,)`.
       churn: S_churn; 0 is the deterministic sampler.
@@ -55,7 +56,7 @@ def heun(
     gamma = min(churn / steps, 2**0.5 - 1)
 
     def slope(z: FlatLatents, sigma: Array) -> FlatLatents:
-        return (z - denoise(z, jnp.full(z.shape[:1], sigma))) / sigma
+        return (z - denoise(z, sigma[None])) / sigma
 
     def raise_noise(z: FlatLatents, i: Array) -> tuple[FlatLatents, Array]:
         sigma = sigmas[i]

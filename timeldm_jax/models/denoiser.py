@@ -39,8 +39,8 @@ class Denoiser(nn.Module):
     blocks: int
 
     @nn.compact
-    def __call__(self, z: FlatLatents, noise_label: Float[Array, " batch"]) -> FlatLatents:
-        """Maps scaled latents `(batch, T·m)` and labels `(batch,)` to `(batch, T·m)`."""
+    def __call__(self, z: FlatLatents, noise_label: Float[Array, " #batch"]) -> FlatLatents:
+        """Maps scaled latents `(batch, T·m)` and labels `(batch,)` or `(1,)` to `(batch, T·m)`."""
         embedding = noise_sinusoids(noise_label, self.hidden)
         embedding = nn.silu(nn.Dense(self.hidden, name="embed_in")(embedding))
         embedding = nn.Dense(self.hidden, name="embed_out")(embedding)

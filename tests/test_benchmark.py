@@ -1,0 +1,66 @@
+"""The benchmark compares like with like: the PyTorch version computes what ours computes.
+
+PyTorch is no dependency of the project; without it these tests are skipped, and say so.
+"""
+
+import importlib
+import pathlib
+
+import pytest
+
+from timeldm_jax import config as configuration
+
+BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
+FEATURES = 3
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Imports a module of benchmarks/, which finds its neighbours as when run as a script."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module
+
+
+def small_config(**vae):
+    config = configuration.base()
+    config.data.window = 9
+    sizes = {"latent": 8, "width": 8, "ff_factor": 3, "encoder_layers": 1}
+    config.vae.model.update({**sizes, **vae})
+    config.ldm.model.update({"hidden": 16, "blocks": 0})
+    return config
+
+
+@pytest.mark.parametrize(
+    "vae",
+    [
+        {"norm": "post", "head": "conv", "heads": 2, "latent": 6},
+        {"norm": "pre", "head": "none", "heads": 1},
+        {"norm": "pre", "head": "linear", "heads": 4, "encoder_layers": 2},
+    ],
+    ids=lambda vae: f"{vae['norm']}-{vae['head']}",
+)
+def test_pytorch_computes_the_same(load, vae):
+    pytest.importorskip("torch", reason="PyTorch is not installed: the benchmark is not checked")
+    problem = load("problems").make_problem(small_config(**vae), FEATURES, windows=20)
+    found = load("parity").check(problem)
+    assert len(found) == 7
+
+
+def test_a_difference_is_noticed(load, monkeypatch):
+    pytest.importorskip("torch", reason="PyTorch is not installed: the benchmark is not checked")
+    parity = load("parity")
+    problem = load("problems").make_problem(small_config(), FEATURES, windows=20)
+    monkeypatch.setattr(parity.losses, "fft_weight", lambda window: 0.9)
+    with pytest.raises(AssertionError, match="VAE loss"):
+        parity.check(problem)
+
+
+@pytest.mark.parametrize("stage", ["vae", "ldm"])
+def test_flops_are_those_of_the_program(load, stage):
+    config = small_config(width=64, latent=64, ff_factor=8)
+    config.ldm.model.hidden = 512
+    problem = load("problems").make_problem(config, FEATURES, windows=20)
+    flops = load("flops")
+    ratio = flops.xla_step_flops(problem, stage) / flops.step_flops(problem, stage)
+    # XLA counts elementwise work and the norms' products too.
+    assert 1.0 <= ratio < 1.15
