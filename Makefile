@@ -8,7 +8,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?=
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist loadfile
 LOCK_ARGS ?=
 
 PY := $(VENV)/bin/python

@@ -1,0 +1,103 @@
+"""What the tests share: a compilation cache, a tiny configuration, and a server that forks runs.
+
+Everything here is made once a session, and under `pytest -n` once a worker, in folders of its own.
+"""
+
+import os
+import pathlib
+import textwrap
+
+# The tests are about the CPU, on every machine; in force only before JAX is imported.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+from launch_in_fork import ForkServer
+
+from timeldm_jax import config as configuration
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Keeps compiled programs for this session and its subprocesses.
+
+    TIMELDM_TEST_CACHE names a folder to keep them in from one session to the next.
+    """
+    folder = os.environ.get("TIMELDM_TEST_CACHE") or tmp_path_factory.mktemp("xla")
+    for name, value in (
+        ("jax_compilation_cache_dir", str(folder)),
+        ("jax_persistent_cache_min_compile_time_secs", 0),
+        ("jax_persistent_cache_min_entry_size_bytes", -1),
+    ):
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)  # for subprocesses
+    return folder
+
+
+# Sizes at which a step takes microseconds; two validations between the ends of each stage at least.
+TINY = """
+from timeldm_jax import config as base_config
+
+def get_config(variant=""):
+    config = base_config.base()
+    config.data.name = "sines"
+    config.data.window = 8
+    config.data.count = 40
+    config.vae.steps = config.ldm.steps = 240
+    config.vae.batch = config.ldm.batch = 16
+    config.vae.chunk = config.ldm.chunk = 5
+    config.vae.eval_every = config.ldm.eval_every = 20
+    config.vae.model.latent = 4
+    config.vae.model.width = 8
+    config.vae.model.encoder_layers = 1
+    config.vae.model.decoder_layers = 1
+    config.vae.beta.patience = 3  # so that β falls within the run
+    config.ldm.model.hidden = 16
+    config.ldm.model.blocks = 1
+    config.sample.count = 32
+    config.sample.batch = 16
+    config.sample.steps = 3
+    return config
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_config_file(tmp_path_factory):
+    """A config file for the command, of a model and data as small as they can be."""
+    path = tmp_path_factory.mktemp("config") / "tiny.py"
+    path.write_text(textwrap.dedent(TINY))
+    return path
+
+
+@pytest.fixture
+def tiny_config(tiny_config_file):
+    """The same configuration as an object, a fresh copy for each test."""
+    return configuration.load(str(tiny_config_file))
+
+
+@pytest.fixture(scope="session")
+def data_cache(tmp_path_factory) -> pathlib.Path:
+    """Where prepared data goes: prepared once a session."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def server(compilation_cache):
+    """Starts runs of the command without importing it again."""
+    with ForkServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def launch_flags(tiny_config_file, data_cache):
+    """The command's flags for the tiny configuration, all but `--workdir`."""
+    return (f"--config={tiny_config_file}", f"--config.data.cache_dir={data_cache}")
+
+
+@pytest.fixture(scope="session")
+def reference_run(server, launch_flags, tmp_path_factory):
+    """The work directory of a run of the tiny configuration that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("reference") / "run"
+    child = server.run(*launch_flags, f"--workdir={workdir}", log=f"{workdir}.log")
+    assert child.code == 0, child.output
+    return workdir

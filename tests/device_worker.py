@@ -1,0 +1,173 @@
+"""What test_devices.py runs with a number of fake devices: both stages, their randomness, sampling.
+
+A child of `launch_in_fork`: `jax_num_cpu_devices` is set before `run()`, and no device is started.
+
+Arguments: `train OUT.npz` writes everything that the test compares; `train-without-mean OUT.npz`
+the same with gradients that are not averaged; `launch FLAGS...` is the command with an impatient
+`jax.distributed`.
+"""
+
+import functools
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+STEPS, CHUNK, BATCH = 20, 5, 16
+
+
+def run():
+    """Does what the arguments say."""
+    what, *rest = sys.argv[1:]
+    if what == "launch":
+        from timeldm_jax import launch
+
+        sys.argv[1:] = rest
+        jax.distributed.initialize = functools.partial(
+            jax.distributed.initialize, initialization_timeout=2
+        )
+        launch.run()
+        return
+    from timeldm_jax.training import steps
+
+    if what == "train-without-mean":
+        steps.Batch.mean = lambda self, tree: tree
+    np.savez(rest[0], **figures())
+
+
+def figures():
+    """Everything to compare, by name."""
+    from timeldm_jax import config as configuration
+    from timeldm_jax import pipeline
+    from timeldm_jax.data.series import DeviceWindows
+    from timeldm_jax.training import parallel, steps
+
+    config = configuration.base()
+    config.data.window = 8
+    config.vae.steps = config.ldm.steps = STEPS
+    config.vae.model.update(latent=4, width=8, encoder_layers=1, decoder_layers=1)
+    config.ldm.model.update(hidden=16, blocks=1)
+    config.sample.update(steps=3, batch=10)
+    models = pipeline.build_models(config, 3)
+    random = np.random.default_rng(0)
+    found = {}
+
+    batch = parallel.make_batch(BATCH)
+    vae_config, ldm_config = map(configuration.optimizer_config, (config.vae, config.ldm))
+    vae_step = steps.vae_step(
+        models.vae,
+        steps.make_optimizer(vae_config, STEPS),
+        vae_config,
+        configuration.beta_config(config),
+        batch,
+    )
+    ldm_step = steps.ldm_step(
+        models.denoiser,
+        steps.make_optimizer(ldm_config, STEPS),
+        ldm_config,
+        configuration.noise_config(config),
+        batch,
+    )
+    rows = np.cumsum(random.normal(size=(47, 3)), axis=0).astype(np.float32)
+    windows = DeviceWindows(jnp.asarray(rows), jnp.arange(40))
+    posteriors = steps.Posteriors(
+        jnp.asarray(random.normal(size=(40, models.flat)), jnp.float32),
+        jnp.asarray(random.normal(size=(40, models.flat)) - 3, jnp.float32),
+    )
+    stats = steps.LatentStats(np.zeros(models.flat, np.float32), np.ones(models.flat, np.float32))
+    vae_state = pipeline.init_vae_state(config, models)
+    ldm_state = pipeline.init_ldm_state(config, models, stats)
+    for name, train in (("vae", vae_state), ("ldm", ldm_state)):
+        found |= {f"{name}/random/{k}": v for k, v in draws(train, batch).items()}
+    found |= sampled(config, models, stats, vae_state.params, ldm_state.params)
+    found |= trained("vae", vae_state, windows, vae_step, batch)
+    found |= trained("ldm", ldm_state, posteriors, ldm_step, batch)
+    return found
+
+
+def draws(train, batch):
+    """Batch order and noise of a few steps, the devices' shares put together."""
+    from timeldm_jax.training import parallel, state
+
+    def share(train, _):
+        positions = batch.positions().reshape(-1)
+        return {
+            "positions": positions,
+            "order": state.epoch_order(train, positions, batch.size, 40),
+            "noise": state.normal(state.step_key(train, state.NOISE), positions, (3,)),
+        }
+
+    if batch.axis is None:
+        mapped = jax.jit(share)
+    else:
+        mapped = jax.pmap(share, axis_name=parallel.AXIS, in_axes=(None, 0))
+    found = {}
+    for step in (0, 1, 7):
+        parts = mapped(train._replace(step=jnp.int32(step)), np.zeros(batch.devices))
+        for name, values in parts.items():
+            shape = (-1, 3) if name == "noise" else (-1,)
+            found[f"{name} {step}"] = np.asarray(values).reshape(shape)
+    return found
+
+
+def trained(name, train, data, step, batch):
+    """The state after STEPS steps, and every device's copy of it and of the metrics."""
+    from timeldm_jax.training import parallel
+
+    every_device = []
+    pmap = jax.pmap
+
+    def recording(*arguments, **options):
+        mapped = pmap(*arguments, **options)
+
+        def call(*inputs):
+            outputs = mapped(*inputs)
+            every_device.append({k: np.asarray(v) for k, v in outputs[1].items()})
+            return outputs
+
+        return call
+
+    jax.pmap = recording
+    chunk = parallel.chunk_runner(step, batch)(CHUNK)
+    jax.pmap = pmap
+    losses = []
+    for _ in range(STEPS // CHUNK):
+        train, metrics = chunk(train, data)
+        losses.append(np.asarray(metrics["loss"]))
+    found = {f"{name}/loss": np.concatenate(losses)}
+    for part in ("params", "ema"):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(getattr(train, part)):
+            key = f"{name}/{part}{jax.tree_util.keystr(path)}"
+            found[key] = np.asarray(leaf)
+            copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+            found[f"copies/{key}"] = np.stack(copies)
+    for metric in every_device[0] if every_device else ():
+        parts = [metrics[metric] for metrics in every_device]
+        found[f"copies/{name}/{metric}"] = np.concatenate(parts, axis=1)
+    return found
+
+
+def sampled(config, models, stats, vae_params, ldm_params):
+    """Windows of a generator whose weights are noise: as initialised, it would ignore its input."""
+    from timeldm_jax import pipeline
+    from timeldm_jax.data.scaling import Scaler
+
+    random = np.random.default_rng(1)
+
+    def noisy(params):
+        return jax.tree.map(
+            lambda a: np.asarray(a) + 0.1 * random.normal(size=a.shape).astype(np.float32), params
+        )
+
+    generator = pipeline.Generator(
+        config=config,
+        models=models,
+        vae_params=noisy(vae_params),
+        ldm_params=noisy(ldm_params),
+        stats=stats,
+        scaler=Scaler((0.0,) * 3, (1.0,) * 3),
+        columns=("a", "b", "c"),
+        meta={},
+    )
+    return {"samples": np.concatenate(list(generator.sample(23, seed=5)))}

@@ -1,0 +1,293 @@
+"""Many devices and many processes give what one gives.
+
+Every run is a process of its own, with fake CPU devices.
+"""
+
+import shutil
+import signal
+import socket
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from test_resume import lines, records, wait_until
+
+from timeldm_jax import pipeline
+from timeldm_jax.training import checkpoint, parallel
+
+WORKER = "device_worker"
+STAGES = ("vae", "ldm")
+
+# Devices add up a gradient in another order, so that its last digits differ, and Adam passes on a
+# relative error as it is: RTOL is generous. ATOL, a thousandth of a learning rate, is for entries
+# that have come from far to near zero.
+RTOL, ATOL = 1e-4, 1e-6
+
+# A bias of keys shifts all logits of a softmax alike, so its gradient is zero but for rounding, and
+# Adam, which divides by the gradient's own size, makes that a full step in a random direction. It
+# has no effect on anything else.
+WITHOUT_GRADIENT = "key_bias"
+
+
+@pytest.fixture(scope="module")
+def runs(server, tmp_path_factory):
+    """Figures of the worker on one device, on four, and on four without a mean of gradients."""
+    folder = tmp_path_factory.mktemp("devices")
+    children = {}
+    for name, devices, what in (
+        ("one", 1, "train"),
+        ("four", 4, "train"),
+        ("unaveraged", 4, "train-without-mean"),
+    ):
+        children[name] = server.start(
+            what, folder / f"{name}.npz", log=folder / name, module=WORKER, devices=devices
+        )
+    figures = {}
+    for name, child in children.items():
+        assert child.wait() == 0, child.output
+        with np.load(folder / f"{name}.npz") as arrays:
+            figures[name] = dict(arrays)
+    return figures
+
+
+def compared(figures, stage):
+    """Names of the figures of a stage that two ways of training must agree on."""
+    names = [
+        name
+        for name in figures
+        if name.startswith((f"{stage}/loss", f"{stage}/params", f"{stage}/ema"))
+        and WITHOUT_GRADIENT not in name
+    ]
+    assert len(names) > 20
+    return names
+
+
+def worst(one, other, stage):
+    """The largest difference in units of what is tolerated."""
+    return max(
+        np.max(np.abs(one[name] - other[name]) / (ATOL + RTOL * np.abs(one[name])))
+        for name in compared(one, stage)
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_four_devices_draw_the_numbers_of_one(runs, stage):
+    one, four = runs["one"], runs["four"]
+    names = [name for name in one if name.startswith(f"{stage}/random")]
+    assert len(names) == 9
+    for name in names:
+        np.testing.assert_array_equal(one[name], four[name], name)
+    np.testing.assert_array_equal(one[f"{stage}/random/positions 0"], np.arange(16))
+    assert len(set(one[f"{stage}/random/order 0"])) == 16
+    assert not np.array_equal(one[f"{stage}/random/order 0"], one[f"{stage}/random/order 1"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_four_devices_train_as_one(runs, stage):
+    assert worst(runs["one"], runs["four"], stage) < 1
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_that_test_sees_a_gradient_that_is_not_averaged(runs, stage):
+    """pmap does not: with `out_axes=None` it returns one device's state."""
+    assert worst(runs["one"], runs["unaveraged"], stage) > 10
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_devices_agree_with_each_other(runs, stage):
+    def apart(figures):
+        copies = {n: a for n, a in figures.items() if n.startswith(f"copies/{stage}/")}
+        assert f"copies/{stage}/loss" in copies
+        assert {len(a) for a in copies.values()} == {4}
+        return [name for name, a in copies.items() if (a != a[0]).any()]
+
+    assert apart(runs["four"]) == []
+    assert f"copies/{stage}/loss" in apart(runs["unaveraged"])
+
+
+def test_four_devices_sample_as_one(runs):
+    one, four = runs["one"]["samples"], runs["four"]["samples"]
+    assert one.shape == (23, 8, 3)
+    assert one.std() > 0.01
+    # Window i is a function of (seed, i), and a share of another size only rounds differently. But
+    # it starts from noise of size 80, whose last digit is 1e-5, and the weights here are random.
+    np.testing.assert_allclose(four, one, rtol=0, atol=1e-3)
+    assert np.abs(one[1:] - one[:-1]).max(axis=(1, 2)).min() > 0.1
+
+
+def test_a_batch_that_does_not_divide_is_an_error(server, launch_flags, tmp_path):
+    for stage in STAGES:  # both at the start: not one after hours of the other
+        child = server.run(
+            *launch_flags,
+            f"--workdir={tmp_path / 'run'}",
+            f"--config.{stage}.batch=18",
+            log=tmp_path / "log",
+            devices=4,
+        )
+        assert child.code == 2
+        assert f"config.{stage}.batch: a batch of 18 does not divide over 4" in child.output
+        assert "use a multiple of 4, such as 16" in child.output
+        assert "Traceback" not in child.output
+    assert not (tmp_path / "run").exists()
+
+
+# Two processes of one device each.
+
+SHORT = tuple(
+    f"--config.{stage}.{key}" for stage in STAGES for key in ("steps=40", "eval_every=10")
+)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def pair(server, launch_flags, tmp_path):
+    """Starts the command as two processes."""
+
+    def start(*flags):
+        port = free_port()
+        return [
+            server.start(
+                *launch_flags,
+                *flags,
+                f"--workdir={tmp_path / 'run'}",
+                "--distributed",
+                f"--coordinator_address=127.0.0.1:{port}",
+                "--num_processes=2",
+                f"--process_id={number}",
+                log=tmp_path / f"process {number}, {port}.log",
+            )
+            for number in range(2)
+        ]
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def single(server, launch_flags, tmp_path_factory):
+    """The work directory of one process with one device."""
+    workdir = tmp_path_factory.mktemp("single") / "run"
+    child = server.run(*launch_flags, *SHORT, f"--workdir={workdir}", log=f"{workdir}.log")
+    assert child.code == 0, child.output
+    return workdir
+
+
+def final_figures(workdir):
+    """Weights at the end of both stages by name, and the training losses."""
+    config = pipeline.read_config(epath.Path(workdir))
+    models = pipeline.build_models(config, 5)
+    zeros = jnp.zeros(models.flat)
+    stats = pipeline.LatentStats(zeros, zeros)
+    templates = {
+        "vae": lambda: pipeline.init_vae_state(config, models),
+        "ldm": lambda: pipeline.init_ldm_state(config, models, stats),
+    }
+    found = {}
+    for stage, template in templates.items():
+        state, meta = checkpoint.restore_latest(
+            epath.Path(workdir) / stage, jax.eval_shape(template)
+        )
+        assert meta["step"] == 40
+        for part in ("params", "ema"):
+            for path, leaf in jax.tree_util.tree_leaves_with_path(getattr(state, part)):
+                found[f"{stage}/{part}{jax.tree_util.keystr(path)}"] = leaf
+        found[f"{stage}/loss"] = np.array(
+            [record["loss"] for record in records(workdir) if record["stage"] == stage]
+        )
+    return found
+
+
+def assert_same_as_single(workdir, single):
+    one, two = final_figures(single), final_figures(workdir)
+    for stage in STAGES:
+        assert worst(one, two, stage) < 1
+    assert [(r["stage"], r["step"]) for r in records(workdir)] == [
+        (r["stage"], r["step"]) for r in records(single)
+    ]
+    with np.load(single / "samples.npz") as expected, np.load(workdir / "samples.npz") as found:
+        np.testing.assert_allclose(found["samples"], expected["samples"], rtol=1e-3, atol=1e-4)
+    assert (workdir / "scores.json").exists()
+
+
+def test_two_processes_train_as_one(pair, single, tmp_path):
+    children = pair(*SHORT)
+    for child in children:
+        assert child.wait() == 0, children[0].output + children[1].output
+    assert_same_as_single(tmp_path / "run", single)
+    names = {path.relative_to(tmp_path / "run").parts[0] for path in (tmp_path / "run").rglob("*")}
+    assert names == {path.relative_to(single).parts[0] for path in single.rglob("*")}
+    # Process 0 alone writes and reports.
+    assert "vae: step 40/40" in children[0].output
+    assert "step" not in children[1].output
+    for stage in STAGES:
+        assert len(list((tmp_path / "run" / "tensorboard" / stage).iterdir())) == 1
+
+
+def test_two_processes_that_were_stopped_and_killed_resume(pair, single, tmp_path):
+    workdir = tmp_path / "run"
+    children = pair(*SHORT)
+    assert wait_until(lambda: lines(workdir) >= 1, children[0]), children[0].output
+    children[1].signal(signal.SIGTERM)  # to one of them: both save and stop
+    for child in children:
+        assert child.wait() == 143, child.output
+        assert "the same command resumes there" in child.output
+    stopped_at = checkpoint.steps(epath.Path(workdir / "vae"))[-1]
+
+    children = pair(*SHORT)
+    there = workdir / "ldm" / "20" / "checksums.json"
+    assert wait_until(there.exists, children[0]), children[0].output
+    for child in children:
+        child.kill()
+        assert child.code == -signal.SIGKILL
+    for child in children:
+        assert (f"vae: resuming at step {stopped_at}" in child.output) == (stopped_at < 40)
+
+    children = pair(*SHORT)
+    for child in children:
+        assert child.wait() == 0, children[0].output + children[1].output
+        assert "ldm: resuming at step" in child.output
+    assert_same_as_single(workdir, single)
+
+
+def test_an_error_of_process_0_ends_both(pair, single, tmp_path):
+    """Here in a stage that process 0 does alone, while the other waits for it."""
+    workdir = tmp_path / "run"
+    shutil.copytree(single, workdir)
+    (workdir / "samples.npz").write_bytes(b"damaged")
+    (workdir / "scores.json").unlink()
+    children = pair(*SHORT, "--stages=evaluate")
+    for child in children:
+        child.wait()
+    assert children[0].code == 2, children[0].output
+    assert "samples.npz is not a readable" in children[0].output
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_process_that_finds_no_other_does_not_train_alone(server, launch_flags, tmp_path, number):
+    child = server.run(
+        "launch",
+        *launch_flags,
+        f"--workdir={tmp_path / 'run'}",
+        "--distributed",
+        f"--coordinator_address=127.0.0.1:{free_port()}",
+        "--num_processes=2",
+        f"--process_id={number}",
+        log=tmp_path / "log",
+        module=WORKER,
+    )
+    assert child.code not in (0, None), child.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_make_batch_names_the_next_smaller_batch(monkeypatch):
+    monkeypatch.setattr(parallel.jax, "device_count", lambda: 8)
+    assert parallel.make_batch(16).devices == 8
+    for size, better in ((17, 16), (15, 8), (3, 8)):
+        with pytest.raises(ValueError, match=f"a batch of {size} does not .* such as {better}$"):
+            parallel.make_batch(size)

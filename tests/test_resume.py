@@ -1,0 +1,487 @@
+"""A run that is stopped, killed or repeated ends as one that nothing disturbed, bit for bit."""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+import random
+import shutil
+import signal
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from timeldm_jax import pipeline
+from timeldm_jax.data.load import from_array
+from timeldm_jax.training import checkpoint, loop, parallel
+from timeldm_jax.training.checkpoint import CheckpointError
+from timeldm_jax.training.loop import NonFiniteLossError, Preempted
+
+STAGES = ("vae", "ldm")
+KILLS = 21
+
+
+# What a run leaves, and when two runs left the same.
+
+
+def final_states(workdir):
+    """Leaves of the last checkpoint of each stage, as bytes by path in the tree, and its meta."""
+    config = pipeline.read_config(epath.Path(workdir))
+    meta = checkpoint.read_meta(epath.Path(workdir) / "vae")
+    models = pipeline.build_models(config, len(meta["columns"]))
+    zeros = jnp.zeros(models.flat)
+    templates = {
+        "vae": lambda: pipeline.init_vae_state(config, models),
+        "ldm": lambda: pipeline.init_ldm_state(config, models, pipeline.LatentStats(zeros, zeros)),
+    }
+    found = {}
+    for stage, template in templates.items():
+        folder = epath.Path(workdir) / stage
+        if folder.exists():
+            state, meta = checkpoint.restore_latest(folder, jax.eval_shape(template))
+            for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+                found[stage + jax.tree_util.keystr(path)] = leaf.tobytes()
+            found[f"{stage} meta"] = meta
+            with contextlib.suppress(CheckpointError):  # a stage that was not validated yet
+                found[f"{stage} best"] = checkpoint.best_step(folder)
+    return found
+
+
+def records(workdir):
+    """The lines of `metrics.jsonl`; a broken one is an error."""
+    lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def assert_same_run(workdir, reference):
+    assert final_states(workdir) == final_states(reference)
+    found = records(workdir)
+    counts = collections.Counter((record["stage"], record["step"]) for record in found)
+    assert max(counts.values()) == 1
+    assert found == records(reference)
+    with np.load(workdir / "samples.npz") as one, np.load(reference / "samples.npz") as other:
+        assert one["samples"].tobytes() == other["samples"].tobytes()
+        assert one["columns"].tolist() == other["columns"].tolist()
+    assert (workdir / "scores.json").read_text() == (reference / "scores.json").read_text()
+
+
+# In this process: the loop itself, stopped where the test says.
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    values = np.cumsum(np.random.default_rng(0).normal(size=(120, 3)), axis=0)
+    return from_array(values, 8, "paper", None)
+
+
+@pytest.fixture
+def config(tiny_config):
+    for stage in STAGES:
+        tiny_config[stage].steps = 50  # a last chunk that is whole, a last evaluation that is not
+    return tiny_config
+
+
+TRAIN = {"vae": pipeline.train_vae, "ldm": pipeline.train_ldm}
+
+
+class Chunks:
+    """Stands between the loop and its compiled chunks, compiled once for all tests.
+
+    Attributes:
+      before: called with the chunk's number and the state, which it may replace.
+      stop: the event that the loop takes for the arrival of a signal.
+    """
+
+    def __init__(self):
+        self.before = lambda number, state: state
+        self.stop = threading.Event()
+        self.number = 0
+        self._compiled = {}
+
+    def runner(self, real_runner, step, batch):
+        key = step.__qualname__
+        runner = self._compiled.setdefault(key, functools.cache(real_runner(step, batch)))
+
+        def compile_chunk(length):
+            def chunk(state, data):
+                state = self.before(self.number, state)
+                self.number += 1
+                return runner(length)(state, data)
+
+            return chunk
+
+        return compile_chunk
+
+    def stop_before(self, *numbers):
+        """A signal during these chunks, counted over all calls of `train`."""
+
+        def before(number, state):
+            if number in numbers:
+                self.stop.set()
+            return state
+
+        self.before = before
+
+
+@pytest.fixture(scope="module")
+def compiled_chunks():
+    return Chunks()
+
+
+@pytest.fixture
+def chunks(compiled_chunks, monkeypatch):
+    compiled_chunks.__dict__.update(number=0, before=lambda number, state: state)
+    real = parallel.chunk_runner
+    monkeypatch.setattr(parallel, "chunk_runner", functools.partial(compiled_chunks.runner, real))
+
+    @contextlib.contextmanager
+    def stop_signal():
+        compiled_chunks.stop = threading.Event()
+        yield compiled_chunks.stop
+
+    monkeypatch.setattr(loop, "_stop_signal", stop_signal)
+    return compiled_chunks
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return epath.Path(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def trained_vae(tmp_path_factory):
+    return tmp_path_factory.mktemp("trained") / "run"
+
+
+def start(config, dataset, workdir, trained_vae, stage):
+    """A work directory at the start of a stage."""
+    if stage == "ldm" and trained_vae.exists():
+        shutil.copytree(trained_vae, workdir)
+    pipeline.write_config(config, workdir)
+    if stage == "ldm" and not trained_vae.exists():
+        pipeline.train_vae(config, dataset, workdir)
+        shutil.copytree(workdir, trained_vae)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_training_in_parts_is_training_at_once(
+    config, dataset, tmp_path, trained_vae, chunks, stage
+):
+    whole, parts = epath.Path(tmp_path / "whole"), epath.Path(tmp_path / "parts")
+    for workdir in (whole, parts):
+        start(config, dataset, workdir, trained_vae, stage)
+    train = TRAIN[stage]
+    chunks.number = 0
+    train(config, dataset, whole)
+
+    # Chunks are of 5 steps and evaluations at 20, 40 and 50: the stops are at a chunk's end that
+    # is no evaluation, at an evaluation, and at another chunk's end.
+    chunks.number = 0
+    chunks.stop_before(1, 3, 6)
+    for step in (10, 20, 35):
+        with pytest.raises(Preempted, match=f"stage {stage}; step {step} is saved"):
+            train(config, dataset, parts)
+        assert checkpoint.steps(parts / stage)[-1] == step
+    train(config, dataset, parts)
+    assert chunks.number == 10  # no chunk was trained twice
+    states = final_states(parts)
+    assert states == final_states(whole)
+    assert any(name.startswith(f"{stage}.ema") for name in states)
+    assert records(parts) == records(whole)
+
+
+def test_a_signal_in_the_last_chunk_is_not_lost(config, dataset, workdir, chunks):
+    pipeline.write_config(config, workdir)
+    chunks.stop_before(9)
+    with pytest.raises(Preempted, match="step 50 is saved"):
+        pipeline.train_vae(config, dataset, workdir)
+    pipeline.train_vae(config, dataset, workdir)
+    assert chunks.number == 10
+
+
+def test_a_signal_in_the_last_save_is_not_lost(config, dataset, workdir, chunks, monkeypatch):
+    pipeline.write_config(config, workdir)
+    save = checkpoint.save
+
+    def save_and_stop(folder, step, *rest, **options):
+        save(folder, step, *rest, **options)
+        if step == 50:
+            chunks.stop.set()
+
+    monkeypatch.setattr(checkpoint, "save", save_and_stop)
+    with pytest.raises(Preempted, match="step 50 is saved"):
+        pipeline.train_vae(config, dataset, workdir)
+
+
+def test_a_damaged_last_checkpoint_is_trained_again(config, dataset, tmp_path, trained_vae, chunks):
+    whole, again = epath.Path(tmp_path / "whole"), epath.Path(tmp_path / "again")
+    start(config, dataset, whole, trained_vae, "ldm")
+    pipeline.train_ldm(config, dataset, whole)
+    shutil.copytree(whole, again)
+    (again / "vae" / "50" / "state" / "_METADATA").write_text("")
+    shutil.rmtree(again / "ldm" / "50")
+    with pytest.raises(CheckpointError, match="run the vae stage first"):
+        pipeline.train_ldm(config, dataset, again)
+    pipeline.train_vae(config, dataset, again)
+    pipeline.train_ldm(config, dataset, again)
+    assert final_states(again) == final_states(whole)
+
+
+def test_a_diffusion_waits_for_a_finished_vae(config, dataset, workdir, chunks):
+    pipeline.write_config(config, workdir)
+    with pytest.raises(CheckpointError, match="run the vae stage first"):
+        pipeline.train_ldm(config, dataset, workdir)
+    chunks.stop_before(5)
+    with pytest.raises(Preempted):
+        pipeline.train_vae(config, dataset, workdir)
+    with pytest.raises(CheckpointError, match="not trained to step 50; run the vae stage first"):
+        pipeline.train_ldm(config, dataset, workdir)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("stage", STAGES)
+def test_other_data_is_an_error(config, dataset, workdir, trained_vae, chunks, stage, finished):
+    start(config, dataset, workdir, trained_vae, stage)
+    chunks.number = 0
+    if finished:
+        TRAIN[stage](config, dataset, workdir)
+    else:
+        chunks.stop_before(2)
+        with pytest.raises(Preempted):
+            TRAIN[stage](config, dataset, workdir)
+    values = dataset.series.values.copy()
+    values[3, 1] += 1e-9
+    changed = dataclasses.replace(
+        dataset, series=dataclasses.replace(dataset.series, values=values)
+    )
+    before = final_states(workdir)
+    with pytest.raises(CheckpointError, match=r"the data changed since .*put the data back"):
+        TRAIN[stage](config, changed, workdir)
+    assert final_states(workdir) == before
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_loss_that_is_not_finite_names_where_and_the_last_good(
+    config, dataset, workdir, trained_vae, chunks, stage
+):
+    start(config, dataset, workdir, trained_vae, stage)
+
+    def poison(number, state):
+        if number != 5:  # the chunk of steps 26 to 30
+            return state
+        return state._replace(params=jax.tree.map(lambda a: a * jnp.nan, state.params))
+
+    chunks.number = 0
+    chunks.before = poison
+    with pytest.raises(NonFiniteLossError) as failure:
+        TRAIN[stage](config, dataset, workdir)
+    message = str(failure.value)
+    assert f"the {stage} loss is not finite at step 26: loss=nan" in message
+    assert ("reconstruction=nan" in message and "kl=nan" in message) == (stage == "vae")
+    assert f"the last good checkpoint is {workdir / stage / '20'}" in message
+    assert f"config.{stage}.optimizer.learning_rate" in message
+    assert checkpoint.steps(workdir / stage) == [20]
+    chunks.before = lambda number, state: state
+    TRAIN[stage](config, dataset, workdir)  # the fault was passing: the run goes on
+
+
+@pytest.mark.parametrize("chunk", [3, 4])  # which ends in a validation, and which in none
+def test_weights_that_are_not_finite_are_never_saved(config, dataset, workdir, chunks, chunk):
+    """A step with a finite loss and an infinite gradient is seen only in the weights."""
+    pipeline.write_config(config, workdir)
+    real_to_host = parallel.to_host
+
+    def to_host(tree):
+        tree = real_to_host(tree)
+        if isinstance(tree, loop.TrainState) and chunks.number > chunk:
+            tree = tree._replace(params=jax.tree.map(lambda a: a * np.inf, tree.params))
+        return tree
+
+    chunks.stop_before(chunk)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "to_host", to_host)
+        with np.errstate(invalid="ignore"), pytest.raises(NonFiniteLossError) as failure:
+            pipeline.train_vae(config, dataset, workdir)
+    assert f"the vae weights are not finite at step {5 * chunk + 5}" in str(failure.value)
+    assert checkpoint.steps(workdir / "vae") == ([] if chunk == 3 else [20])
+
+
+# As processes: the command itself.
+
+
+@pytest.fixture
+def launch(server, launch_flags, tmp_path):
+    """Starts the command on `tmp_path/run`; each start has a log of its own."""
+
+    def start_command(*flags):
+        number = len(list(tmp_path.glob("*.log")))
+        return server.start(
+            *launch_flags, f"--workdir={tmp_path / 'run'}", *flags, log=tmp_path / f"{number}.log"
+        )
+
+    return start_command
+
+
+def lines(workdir):
+    path = workdir / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_until(condition, child, timeout=200):
+    """Waits for `condition()`; False if the child ends first."""
+    limit = time.monotonic() + timeout
+    while not condition():
+        if child.ended():
+            return False
+        assert time.monotonic() < limit, child.output
+        time.sleep(0.001)
+    return True
+
+
+def unfinished(workdir):
+    """The step folders, and Orbax's temporary ones, of saves and deletions that are not over."""
+    found = set()
+    for folder in (workdir / stage for stage in STAGES):
+        with contextlib.suppress(OSError):  # a folder that was renamed or deleted meanwhile
+            for path in folder.iterdir():
+                cut = path.name.isdigit() and not (path / "checksums.json").exists()
+                if cut or "orbax-checkpoint-tmp" in path.name:
+                    found.add(path)
+    return found
+
+
+def test_kill_at_any_moment_and_the_same_command_finishes_the_same_run(
+    launch, reference_run, tmp_path
+):
+    workdir = tmp_path / "run"
+    choice = random.Random(0)
+    # When to kill: seconds after the start; once the journal has grown by some lines; seconds into
+    # a save; and as soon as a file stands that ends a stage.
+    moments = [("start", choice.uniform(0.05, 1.5)) for _ in range(5)]
+    moments += [("lines", choice.randint(1, 5)) for _ in range(8)]
+    moments += [("save", choice.uniform(0, 0.02)) for _ in range(6)]
+    choice.shuffle(moments)
+    moments.insert(len(moments) // 2, ("file", "vae/240/checksums.json"))
+    moments += [("file", "samples.npz"), ("file", "scores.json")]
+    in_saves = 0
+    for kind, value in moments:
+        already = unfinished(workdir)
+        child = launch()
+        if kind == "start":
+            time.sleep(value)
+        elif kind == "lines":
+            fewest = lines(workdir)
+
+            def grown(by=value):
+                nonlocal fewest  # a resumed run first drops what it will write again
+                fewest = min(fewest, lines(workdir))
+                return lines(workdir) >= fewest + by
+
+            wait_until(grown, child)
+            time.sleep(choice.uniform(0, 0.02))
+        elif kind == "save":
+            wait_until(lambda old=already: unfinished(workdir) - old, child)
+            time.sleep(value)
+        else:
+            wait_until(lambda name=value: (workdir / name).exists(), child)
+        child.kill()
+        assert child.code == -signal.SIGKILL, f"{kind} {value}: {child.code}\n{child.output}"
+        in_saves += bool(unfinished(workdir) - already)
+    assert len(moments) >= KILLS
+    assert in_saves >= 3
+    child = launch()
+    assert child.wait() == 0, child.output
+    assert_same_run(workdir, reference_run)
+
+
+def test_sigterm_saves_and_the_same_command_finishes_the_same_run(launch, reference_run, tmp_path):
+    workdir = tmp_path / "run"
+    for stage in STAGES:
+        child = launch()
+        assert wait_until(lambda s=stage: (workdir / s / "40" / "checksums.json").exists(), child)
+        child.signal(signal.SIGTERM)
+        assert child.wait() == 143, child.output
+        saved = checkpoint.steps(epath.Path(workdir) / stage)[-1]
+        assert f"stopped by a signal in stage {stage}; step {saved} is saved" in child.output
+        assert "the same command resumes there" in child.output
+        assert "Traceback" not in child.output
+        assert max(r["step"] for r in records(workdir) if r["stage"] == stage) == saved
+    child = launch()
+    assert child.wait() == 0, child.output
+    assert f"ldm: resuming at step {saved}" in child.output
+    assert_same_run(workdir, reference_run)
+
+
+def test_stages_one_by_one_are_the_run_at_once(launch, reference_run, tmp_path):
+    child = launch("--stages=ldm")
+    assert child.wait() == 2
+    assert "stage 'ldm' needs stage 'vae'" in child.output
+    child = launch("--stages=vae")
+    assert child.wait() == 0, child.output
+    assert not (tmp_path / "run" / "ldm").exists()
+    child = launch("--stages=ldm,sample,evaluate,report")
+    assert child.wait() == 0, child.output
+    assert_same_run(tmp_path / "run", reference_run)
+
+
+@pytest.fixture
+def finished_run(reference_run, tmp_path):
+    """A copy of the undisturbed run, where `launch` finds it."""
+    shutil.copytree(reference_run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_finished_run_is_left_alone(launch, finished_run):
+    def times():
+        return {
+            path: path.stat().st_mtime_ns
+            for path in finished_run.rglob("*")
+            if path.is_file() and not path.name.endswith(".png")
+        }
+
+    before = times()
+    child = launch("--stages=vae,ldm,sample,evaluate")
+    assert child.wait() == 0, child.output
+    assert child.output.count("finished before, skipped") == 4
+    assert times() == before
+
+
+def test_another_configuration_is_an_error_that_shows_the_difference(launch, finished_run):
+    before = final_states(finished_run)
+    child = launch("--config.vae.batch=32", "--config.seed=5", "--config.data.protocol=heldout")
+    assert child.wait() == 2
+    assert "config.vae.batch: 16 -> 32" in child.output
+    assert "config.seed: 0 -> 5" in child.output
+    assert "config.data.protocol: 'paper' -> 'heldout'" in child.output
+    assert "use another --workdir" in child.output
+    assert "Traceback" not in child.output
+    assert final_states(finished_run) == before
+
+
+def test_damage_is_an_error_not_a_traceback(launch, finished_run):
+    for number in checkpoint.steps(epath.Path(finished_run) / "ldm"):
+        (finished_run / "ldm" / str(number) / "state" / "manifest.ocdbt").write_bytes(b"")
+    (finished_run / "samples.npz").unlink()
+    for stages in ("--stages=ldm", "--stages=sample"):
+        child = launch(stages)
+        assert child.wait() == 2
+        assert "manifest.ocdbt" in child.output
+        assert "Traceback" not in child.output
+
+
+def test_an_absurd_learning_rate_is_an_error_that_names_stage_step_and_terms(launch, tmp_path):
+    child = launch("--config.vae.optimizer.learning_rate=1e30")
+    assert child.wait() == 2
+    assert "the vae loss is not finite at step " in child.output
+    assert "reconstruction=" in child.output
+    assert "kl=" in child.output
+    assert "none is saved yet" in child.output
+    assert "Traceback" not in child.output
+    assert not (tmp_path / "run" / "vae").exists()
