@@ -476,6 +476,16 @@ def test_damage_is_an_error_not_a_traceback(launch, finished_run):
         assert "Traceback" not in child.output
 
 
+def test_samples_need_the_vae_that_the_diffusion_was_trained_on(launch, finished_run):
+    best = checkpoint.best_step(epath.Path(finished_run) / "vae")
+    (finished_run / "vae" / str(best) / "state" / "_METADATA").write_text("")
+    (finished_run / "samples.npz").unlink()
+    child = launch("--stages=sample")
+    assert child.wait() == 2
+    assert f"was trained on the VAE of step {best}, which is damaged or gone" in child.output
+    assert not (finished_run / "samples.npz").exists()
+
+
 def test_an_absurd_learning_rate_is_an_error_that_names_stage_step_and_terms(launch, tmp_path):
     child = launch("--config.vae.optimizer.learning_rate=1e30")
     assert child.wait() == 2

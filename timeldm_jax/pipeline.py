@@ -143,7 +143,7 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None
             "run the vae stage first"
         )
     models = build_models(config, len(dataset.series.columns))
-    vae_params = load_vae(config, models, workdir, share=True)
+    vae_params, vae_step = load_vae(config, models, workdir, share=True)
     values = dataset.scaled()
     posteriors = encode(models.vae, vae_params, values, dataset.series.train)
     valid = encode(models.vae, vae_params, values, _valid_sample(dataset.series.valid))
@@ -167,7 +167,7 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None
         _schedule(config.ldm),
         workdir / "ldm",
         loop.Journal(workdir),
-        meta,
+        meta | {"vae_step": vae_step},
     )
 
 
@@ -292,8 +292,10 @@ class Generator:
 
 def load_vae(
     config: ConfigDict, models: Models, workdir: epath.Path, *, share: bool = False
-) -> PyTree:
-    """Averaged weights of the best VAE checkpoint, numpy.
+) -> tuple[PyTree, int]:
+    """Averaged weights of the best VAE checkpoint, numpy, and its step.
+
+    Where a diffusion model has been trained, it must be the VAE whose latents it learnt.
 
     Args:
       config: as trained.
@@ -302,11 +304,19 @@ def load_vae(
       share: whether every process calls this; see `checkpoint.restore_best`.
 
     Raises:
-      CheckpointError: there is none, or all are damaged.
+      CheckpointError: there is none, all are damaged, or the one that fits the diffusion is.
     """
     template = jax.eval_shape(lambda: init_vae_state(config, models))
-    restored, _ = checkpoint.restore_best(workdir / "vae", template, share=share)
-    return restored.ema
+    restored, meta = checkpoint.restore_best(workdir / "vae", template, share=share)
+    read_meta = checkpoint.share_meta if share else checkpoint.read_meta
+    ldm_meta = read_meta(workdir / "ldm")
+    if ldm_meta is not None and ldm_meta["vae_step"] != meta["step"]:
+        raise checkpoint.CheckpointError(
+            f"the diffusion in {workdir / 'ldm'} was trained on the VAE of step "
+            f"{ldm_meta['vae_step']}, which is damaged or gone; delete {workdir / 'ldm'} to train "
+            f"it again on the VAE of step {meta['step']}"
+        )
+    return restored.ema, meta["step"]
 
 
 def load_generator(workdir: epath.Path) -> Generator:
@@ -324,10 +334,11 @@ def load_generator(workdir: epath.Path) -> Generator:
         return init_ldm_state(config, models, LatentStats(zeros, zeros))
 
     restored, meta = checkpoint.restore_best(workdir / "ldm", jax.eval_shape(ldm_template))
+    vae_params, _ = load_vae(config, models, workdir)
     return Generator(
         config=config,
         models=models,
-        vae_params=load_vae(config, models, workdir),
+        vae_params=vae_params,
         ldm_params=restored.ema,
         stats=LatentStats(*restored.latent_stats),
         scaler=Scaler(tuple(meta["scaler"]["low"]), tuple(meta["scaler"]["high"])),

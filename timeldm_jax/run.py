@@ -176,7 +176,7 @@ def evaluate_run(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> N
     real = series.windows(series.test)
     scores = suite.score(real, synthetic, series.columns, seed=config.seed)
     models = pipeline.build_models(config, len(series.columns))
-    vae_params = pipeline.load_vae(config, models, workdir)
+    vae_params, _ = pipeline.load_vae(config, models, workdir)
     scaled = dataset.scaled()
     reconstructed = reconstruct(models.vae, vae_params, scaled, series.test)
     scores["reconstruction"] = suite.reconstruction_error(
