@@ -1,0 +1,187 @@
+"""One step of each stage: gradients, parts of a batch, the average, latents."""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from timeldm_jax import pipeline
+from timeldm_jax.data.series import DeviceWindows
+from timeldm_jax.models import transformer
+from timeldm_jax.models.denoiser import Denoiser
+from timeldm_jax.models.vae import VAE
+from timeldm_jax.training import beta, parallel, state, steps
+
+BETA = beta.BetaConfig(maximum=1e-2, minimum=1e-5, decay=0.7, patience=3, restart=True)
+OPTIMIZER = steps.OptimizerConfig(1e-3, 0.999, "cosine", 0.9, 2, 3, ema=0.9)
+SMALL_VAE = VAE(
+    features=3,
+    window=8,
+    latent=2,
+    width=8,
+    heads=2,
+    ff_factor=2,
+    encoder_layers=1,
+    decoder_layers=1,
+    norm="pre",
+    head="linear",
+)
+DENOISER = Denoiser(hidden=16, blocks=1)
+NOISE = steps.NoiseConfig(sigma_data=1.0, log_mean=-0.5, log_std=1.2)
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.mark.parametrize(("channels", "features"), [(3, 7), (7, 3), (4, 4)])
+def test_linear_has_the_gradients_of_a_matrix_product(channels, features):
+    x, kernel = normal(0, 50, channels), normal(1, channels, features)
+    weight = normal(2, 50, features)
+    ours = jax.grad(lambda *a: jnp.sum(transformer.linear(*a) * weight), (0, 1))(x, kernel)
+    plain = jax.grad(lambda x, k: jnp.sum((x @ k) * weight), (0, 1))(x, kernel)
+    # Sums of 50 products near 1, in another order: rounding of a few 1e-6.
+    chex.assert_trees_all_close(ours, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_layer_norm_is_flax_layer_norm():
+    x = 3 + 2 * normal(0, 40, 8)
+    params = {"scale": normal(1, 8), "bias": normal(2, 8)}
+    weight = normal(3, 40, 8)
+
+    def loss(module):
+        return lambda params, x: jnp.sum(module.apply({"params": params}, x) * weight)
+
+    flax = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
+    for value in (loss, lambda module: jax.grad(loss(module), (0, 1))):
+        chex.assert_trees_all_close(
+            value(transformer.LayerNorm())(params, x), value(flax)(params, x), rtol=2e-5, atol=2e-5
+        )
+
+
+def vae_problem(micro=None):
+    batch = steps.Batch(16, micro=micro)
+    optimizer = steps.make_optimizer(OPTIMIZER, 10)
+    step = steps.vae_step(SMALL_VAE, optimizer, OPTIMIZER, BETA, batch)
+    params = SMALL_VAE.init(jax.random.key(0), jnp.zeros((1, 8, 3)), jnp.zeros((1, 8, 2)))["params"]
+    train = state.init(params, optimizer, jax.random.key(1), beta=beta.init(BETA))
+    data = DeviceWindows(normal(4, 60, 3), jnp.arange(53))
+    return step, batch, train, data
+
+
+def ldm_problem():
+    batch = steps.Batch(16)
+    optimizer = steps.make_optimizer(OPTIMIZER, 10)
+    step = steps.ldm_step(DENOISER, optimizer, OPTIMIZER, NOISE, batch)
+    posteriors = steps.Posteriors(normal(5, 53, 6), normal(6, 53, 6) - 3)
+    host = jax.tree.map(np.asarray, posteriors)
+    stats = pipeline.latent_stats(host, standardize=True)
+    params = DENOISER.init(jax.random.key(0), jnp.zeros((1, 6)), jnp.zeros(1))["params"]
+    train = state.init(params, optimizer, jax.random.key(1), latent_stats=stats)
+    return step, batch, train, posteriors
+
+
+def test_parts_of_a_batch_add_up_to_the_whole():
+    results = []
+    for micro in (None, 4, 5):  # 5 does not divide 16: the next number of equal parts does
+        step, batch, train, data = vae_problem(micro)
+        assert batch.positions().shape == {None: (1, 16), 4: (4, 4), 5: (4, 4)}[micro]
+        results.append(parallel.chunk_runner(step, batch)(5)(train, data))
+    for other in results[1:]:
+        # Only the order of sums differs. Adam divides by the root of a squared gradient, which
+        # makes rounding of near-zero gradients visible: learning rate 1e-3 x 5 steps x 1e-2.
+        chex.assert_trees_all_close(results[0][1], other[1], rtol=1e-4)
+        chex.assert_trees_all_close(
+            without_key_bias(results[0][0].params), without_key_bias(other[0].params), atol=5e-5
+        )
+
+
+def without_key_bias(params):
+    """A key bias shifts all logits of a query alike: its gradient is zero but for rounding."""
+    return {
+        "/".join(str(k.key) for k in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if "key_bias" not in str(path)
+    }
+
+
+@pytest.mark.parametrize("problem", [vae_problem, ldm_problem])
+def test_a_chunk_is_traced_once_and_the_average_follows_the_weights(problem):
+    step, batch, train, data = problem()
+    traced = chex.assert_max_traces(step, n=1)
+    run = parallel.chunk_runner(traced, batch)(1)
+    average = jax.tree.map(np.array, train.ema)  # a copy: the state is donated
+    for i in range(4):
+        train, metrics = run(train, data)
+        average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * np.array(p), average, train.params)
+        chex.assert_trees_all_close(train.ema, average, rtol=1e-5, atol=1e-7)
+        chex.assert_tree_all_finite(metrics)
+        assert int(train.step) == i + 1
+
+
+@pytest.mark.parametrize("problem", [vae_problem, ldm_problem])
+def test_gradient_is_of_the_loss_that_is_reported(problem):
+    """A tiny step of plain descent lowers the reported loss by its squared gradient."""
+    step, _, train, data = problem()
+    after, _ = step(train, data)
+    # Adam's first moment after one step from zero is (1 - b1) times the gradient.
+    moments = next(s for s in jax.tree.leaves(after.opt_state, is_leaf=is_adam) if is_adam(s))
+    gradient = jax.tree.map(lambda mu: mu / 0.1, moments.mu)
+    size = 1e-3 / float(optax.tree.norm(gradient))
+    losses = []
+    for sign in (-1, 1):
+        moved = jax.tree.map(lambda p, g, s=sign: p + s * size * g, train.params, gradient)
+        losses.append(float(step(train._replace(params=moved), data)[1]["loss"]))
+    slope = (losses[1] - losses[0]) / (2 * size)
+    # A central difference in float32: rounding of the loss (1e-7) over the change (1e-3 x norm).
+    np.testing.assert_allclose(slope, optax.tree.norm(gradient, squared=True), rtol=0.02)
+
+
+def is_adam(node):
+    return isinstance(node, optax.ScaleByAdamState)
+
+
+def test_a_window_gets_a_fresh_posterior_draw_at_each_visit():
+    _, _, train, posteriors = ldm_problem()
+    index = positions = jnp.arange(16)
+
+    def loss(step_number):
+        moved = train._replace(step=jnp.int32(step_number))
+        return steps.latent_loss(DENOISER, NOISE, moved, posteriors, index, positions)(train.params)
+
+    assert float(loss(0)) == float(loss(0))
+    assert len({float(loss(i)) for i in range(4)}) == 4
+
+
+def test_standardised_draws_have_mean_zero_and_variance_one():
+    rng = np.random.default_rng(0)
+    mean = rng.normal(size=(20_000, 3)) * [0.1, 1.0, 5.0] + [1.0, -2.0, 0.0]
+    log_variance = np.log([0.04, 1.0, 0.01]) + np.zeros((20_000, 3))
+    posteriors = steps.Posteriors(mean.astype(np.float32), log_variance.astype(np.float32))
+    stats = pipeline.latent_stats(posteriors, standardize=True)
+    draws = mean + np.exp(log_variance / 2) * rng.normal(size=mean.shape)
+    standard = (draws - stats.mean) / stats.scale
+    # Standard errors at n = 2e4: 0.007 of the mean, 0.005 of the deviation; 4 of each.
+    np.testing.assert_allclose(standard.mean(axis=0), 0, atol=0.028)
+    np.testing.assert_allclose(standard.std(axis=0), 1, atol=0.02)
+    raw = pipeline.latent_stats(posteriors, standardize=False)
+    chex.assert_trees_all_equal(raw.mean, np.zeros(3, np.float32))
+    chex.assert_trees_all_equal(raw.scale, np.ones(3, np.float32))
+
+
+def test_plateau_schedule_cuts_the_rate_once_a_plateau_lasts():
+    config = steps.OptimizerConfig(1e-3, 0.999, "plateau", 0.5, 2, 3, ema=0.0)
+    optimizer = steps.make_optimizer(config, 100)
+    params = jnp.zeros(())
+    opt_state = optimizer.init(params)
+    sizes = []
+    for _ in range(14):
+        update, opt_state = optimizer.update(jnp.ones(()), opt_state, params, value=jnp.ones(()))
+        sizes.append(-float(update))
+    # Constant gradient: Adam's step is the rate. Three losses make a judgement; the first is the
+    # best, the next two no better: the rate halves with the ninth.
+    np.testing.assert_allclose(sizes[:8], 1e-3, rtol=1e-4)
+    np.testing.assert_allclose(sizes[9:], 5e-4, rtol=1e-4)
