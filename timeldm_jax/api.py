@@ -160,7 +160,7 @@ class TimeLDM:
         else:
             config = configuration.base()
             config.data.window = array.shape[1] if array.ndim == 3 else self._window
-            widest = config.ldm.model.hidden // config.data.window
+            widest = config.ldm.model.hidden // max(config.data.window, 1)
             config.vae.model.latent = min(2 * array.shape[-1], max(widest, 4))
         config.data.name = "array"
         if array.ndim == 3:
