@@ -3,7 +3,7 @@
 #   PYTHON       the Python that the virtual environment is made from
 #   VENV         where the virtual environment is, without spaces
 #   EXTRAS       optional dependencies of pyproject.toml to add, as in EXTRAS=cuda12
-#   PYTEST_ARGS  as in PYTEST_ARGS='-n 2 -m slow' or PYTEST_ARGS=tests/test_launchers.py
+#   PYTEST_ARGS  as in PYTEST_ARGS=tests/test_launchers.py
 #   LOCK_ARGS    for uv pip compile, as in LOCK_ARGS=--upgrade or LOCK_ARGS='-P jax -P jaxlib'
 PYTHON ?= python3
 VENV ?= .venv

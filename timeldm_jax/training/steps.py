@@ -231,11 +231,12 @@ def _descend(
     if len(positions) == 1:
         sums = gradient(train.params, positions[0])
     else:
-        parts = lambda part: gradient(train.params, part)  # noqa: E731
-        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(parts, positions[0]))
-        sums, _ = jax.lax.scan(
-            lambda total, part: (jax.tree.map(jnp.add, total, parts(part)), None), zeros, positions
-        )
+
+        def add_part(total: Any, part: Int[Array, " part"]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradient(train.params, part)), None
+
+        shapes = jax.eval_shape(gradient, train.params, positions[0])
+        sums, _ = jax.lax.scan(add_part, jax.tree.map(jnp.zeros_like, shapes), positions)
     grads, metrics = batch.mean(jax.tree.map(lambda total: total / len(positions), sums))
     updates, opt_state = optimizer.update(
         grads, train.opt_state, train.params, value=metrics["loss"]
