@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,9 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
-from timeldm_jax import pipeline
+from timeldm_jax import evaluate, pipeline
 from timeldm_jax import run as runs
-from timeldm_jax.data.load import check_array, from_array
+from timeldm_jax.data.load import Dataset, check_array, from_array
 from timeldm_jax.data.sources import DataError
 from timeldm_jax.training import checkpoint
 from timeldm_jax.training.checkpoint import CheckpointError
@@ -45,6 +46,7 @@ class TimeLDM:
         self._window = window
         self._workdir: epath.Path | None = None
         self._generator: pipeline.Generator | None = None
+        self._dataset: Dataset | None = None
         if config is not None:
             configuration.validate(config)
 
@@ -85,6 +87,7 @@ class TimeLDM:
         pipeline.train_ldm(config, dataset, path)
         self._generator = pipeline.load_generator(path)
         self._workdir = path
+        self._dataset = dataset
         return self
 
     def sample(self, count: int, seed: int = 0) -> Float[np.ndarray, "count window feature"]:
@@ -98,6 +101,84 @@ class TimeLDM:
         if count < 1:
             raise ValueError(f"count={count} must be at least 1")
         return np.concatenate(list(self._trained().sample(count, seed)))
+
+    def evaluate(
+        self,
+        real: Float[np.ndarray, "n window feature"] | None = None,
+        *,
+        count: int | None = None,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """All scores of fresh samples, as in `scores.json`.
+
+        Args:
+          real: windows to score against, `(n, window, features)` in the data's own units. Default:
+            the test windows of what was fitted, which a model that was loaded does not have.
+          count: how many samples; default: as many as real windows, at most 10,000.
+          seed: of the samples and the evaluators.
+
+        Raises:
+          DataError: windows that cannot be compared.
+          ValueError: a model that is not trained, or a loaded one and no `real`.
+        """
+        return self._score(real, count, seed)[0]
+
+    def report(
+        self,
+        path: str,
+        real: Float[np.ndarray, "n window feature"] | None = None,
+        *,
+        count: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Scores fresh samples and writes an HTML page that opens offline, and PNGs beside it.
+
+        Args:
+          path: of the page; figures go to a folder of its name.
+          real: as for `evaluate`.
+          count: as for `evaluate`.
+          seed: as for `evaluate`.
+
+        Raises:
+          DataError: windows that cannot be compared.
+          ValueError: a model that is not trained, or a loaded one and no `real`.
+        """
+        from timeldm_jax.report.page import write_report  # plotting takes seconds to import
+
+        scores, windows, synthetic, training = self._score(real, count, seed)
+        generator = self._trained()
+        target = epath.Path(pathlib.Path(path).absolute())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        assert self._workdir is not None
+        write_report(
+            target,
+            scores,
+            windows,
+            synthetic,
+            generator.columns,
+            training=training,
+            records=runs.read_metrics(self._workdir),
+            config=generator.config.to_dict(),
+            seed=seed,
+        )
+
+    def _score(
+        self, real: np.ndarray | None, count: int | None, seed: int
+    ) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray]:
+        """Scores, and the real, synthetic and training windows that they are of."""
+        generator = self._trained()
+        if real is None and self._dataset is None:
+            raise ValueError("a loaded model has no data: give `real`, (windows, time, features)")
+        if real is not None:
+            real = np.asarray(real, np.float64)
+            synthetic = self.sample(count or min(len(real), 10_000), seed)
+            scores = evaluate.evaluate(real, synthetic, generator.columns, seed=seed)
+            return scores, real, synthetic, real
+        assert self._dataset is not None
+        series = self._dataset.series
+        synthetic = self.sample(count or min(len(series.test), 10_000), seed)
+        scores = runs.evaluate_samples(generator.config, self._dataset, synthetic)
+        return scores, series.windows(series.test), synthetic, series.windows(series.train)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@
 not here, and every key here is read.
 """
 
+import dataclasses
 import difflib
 import importlib.util
 import math
@@ -15,6 +16,7 @@ import ml_collections
 from ml_collections import ConfigDict
 
 from timeldm_jax.data.series import PROTOCOLS
+from timeldm_jax.metrics.suite import Evaluators
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.training.beta import BetaConfig
 from timeldm_jax.training.steps import NoiseConfig, OptimizerConfig, make_optimizer
@@ -89,6 +91,7 @@ def base() -> ConfigDict:
             "rho": 7.0,
         }
     )
+    config.evaluate = ConfigDict(dataclasses.asdict(Evaluators()))  # the published protocol
     return config
 
 
@@ -317,6 +320,8 @@ _RANGES: dict[str, _Rule] = {
     "beta.decay": (lambda v: 0 < v <= 1, "in (0, 1]"),
     "noise.sigma_data": (lambda v: v > 0, "positive"),
     "noise.log_std": (lambda v: v >= 0, "at least 0"),
+    "evaluate.repeats": (lambda v: 2 <= v <= 10, "from 2 to 10"),
+    "evaluate.context_fid_steps": (lambda v: v >= 0, "at least 0"),
     "sample.churn": (lambda v: v >= 0, "at least 0"),
     "sample.sigma_min": (lambda v: v > 0, "positive"),
     "sample.rho": (lambda v: v > 0, "positive"),

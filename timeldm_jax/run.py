@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
@@ -72,7 +73,7 @@ def run_stages(config: ConfigDict, workdir: epath.Path, stages: tuple[str, ...])
             if "evaluate" in stages:
                 evaluate_run(config, dataset, workdir)
             if "report" in stages:
-                report(dataset, workdir)
+                report(config, dataset, workdir)
     finally:
         parallel.barrier("stages done")  # after an error too: the others wait here
 
@@ -134,6 +135,7 @@ def _missing_stage(config: ConfigDict, workdir: epath.Path, stages: tuple[str, .
         ("sample", "ldm", sampled or trained("ldm")),
         ("evaluate", "sample", sampled),
         ("report", "sample", sampled),
+        ("report", "evaluate", (workdir / "scores.json").exists()),
     ):
         if stage in stages and earlier not in stages and not there:
             return (
@@ -171,21 +173,44 @@ def evaluate_run(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> N
         _log.info("evaluate: finished before, skipped")
         print(evaluate.table(json.loads(path.read_text())))
         return
-    series = dataset.series
     synthetic, _ = read_windows(workdir / "samples.npz")
-    real = series.windows(series.test)
-    scores = suite.score(real, synthetic, series.columns, seed=config.seed)
-    models = pipeline.build_models(config, len(series.columns))
+    scores = evaluate_samples(config, dataset, synthetic)
+    models = pipeline.build_models(config, len(dataset.series.columns))
     vae_params, _ = pipeline.load_vae(config, models, workdir)
-    scaled = dataset.scaled()
-    reconstructed = reconstruct(models.vae, vae_params, scaled, series.test)
+    scaled, test = dataset.scaled(), dataset.series.test
     scores["reconstruction"] = suite.reconstruction_error(
-        dataset.scaler.scale(real), reconstructed, series.columns
+        dataset.scaler.scale(dataset.series.windows(test)),
+        reconstruct(models.vae, vae_params, scaled, test),
+        dataset.series.columns,
     )
-    scores["protocol"] = config.data.protocol
-    scores["fingerprint"] = series.fingerprint()
     evaluate.write_scores(path, scores)
     print(evaluate.table(scores))
+
+
+def evaluate_samples(
+    config: ConfigDict, dataset: Dataset, synthetic: Float[np.ndarray, "n window feature"]
+) -> dict[str, Any]:
+    """Scores of samples against the test windows, with the floor that the split allows."""
+    series = dataset.series
+    real, training = series.windows(series.test), series.windows(series.train)
+    if config.data.protocol == "paper":  # the test windows are the training windows
+        fresh = series.windows(series.fresh) if len(series.fresh) else None
+        parts: dict[str, Any] = {"fresh": fresh}
+    else:
+        parts = {"training": training}
+    if not series.simulated():
+        parts |= {"training_starts": series.train, "real_starts": series.test}
+    scores = evaluate.evaluate(
+        real,
+        synthetic,
+        series.columns,
+        protocol=config.data.protocol,
+        seed=config.seed,
+        evaluators=suite.Evaluators(**config.evaluate),
+        **parts,
+    )
+    scores["fingerprint"] = series.fingerprint()
+    return scores
 
 
 def reconstruct(vae: VAE, params: Any, scaled: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -200,23 +225,24 @@ def reconstruct(vae: VAE, params: Any, scaled: np.ndarray, starts: np.ndarray) -
     return np.concatenate(parts)
 
 
-def report(dataset: Dataset, workdir: epath.Path) -> None:
-    """Draws `report/*.png`: windows, loss curves, β."""
-    from timeldm_jax.report import figures  # Matplotlib takes a second to import
+def report(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None:
+    """Writes `report.html`, and its figures as `report/*.png`."""
+    from timeldm_jax.report.page import write_report  # plotting takes seconds to import
 
     series = dataset.series
     synthetic, columns = read_windows(workdir / "samples.npz")
-    folder = workdir / "report"
-    folder.mkdir(exist_ok=True)
-    real = series.windows(series.test)
-    records = read_metrics(workdir)
-    for name, figure in (
-        ("windows", figures.windows_figure(real, synthetic, columns or series.columns)),
-        ("losses", figures.loss_figure(records)),
-        ("beta", figures.beta_figure(records)),
-    ):
-        figures.save(figure, folder / f"{name}.png")
-        print(f"report: {folder / f'{name}.png'}")
+    written = write_report(
+        workdir / "report.html",
+        json.loads((workdir / "scores.json").read_text()),
+        series.windows(series.test),
+        synthetic,
+        columns or series.columns,
+        training=series.windows(series.train),
+        records=read_metrics(workdir),
+        config=config.to_dict(),
+        seed=config.seed,
+    )
+    print(f"report: {written[0]}")
 
 
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:

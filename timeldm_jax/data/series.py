@@ -35,6 +35,7 @@ class Series:
       train: starts of the training windows, int32.
       valid: starts of the windows that choose the best weights.
       test: starts of the windows that scores compare with.
+      fresh: starts of further draws of a simulator, where `test` is the training windows.
     """
 
     values: Float[np.ndarray, "rows feature"]
@@ -43,6 +44,14 @@ class Series:
     train: Int[np.ndarray, " train"]
     valid: Int[np.ndarray, " valid"]
     test: Int[np.ndarray, " test"]
+    fresh: Int[np.ndarray, " fresh"] = dataclasses.field(
+        default_factory=lambda: np.zeros(0, np.int32)
+    )
+
+    def simulated(self) -> bool:
+        """Whether windows are separate trajectories rather than cut from one series."""
+        starts = np.concatenate([self.train, self.valid, self.test])
+        return bool((starts % self.window == 0).all())
 
     def windows(self, starts: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n window feature"]:
         """The windows at `starts`, `(n, window, features)`, on the host."""
@@ -169,8 +178,16 @@ def join_trajectories(
     values = np.concatenate([train, valid, test]).reshape(-1, train.shape[2])
     starts = np.arange(len(values) // window, dtype=np.int32) * window
     first, second = len(train), len(train) + len(valid)
-    held_out = starts[second:] if protocol == "heldout" else starts[:first]
-    return Series(values, columns, window, starts[:first], starts[first:second], held_out)
+    paper = protocol == "paper"
+    return Series(
+        values,
+        columns,
+        window,
+        train=starts[:first],
+        valid=starts[first:second],
+        test=starts[:first] if paper else starts[second:],
+        fresh=starts[second:] if paper else starts[:0],
+    )
 
 
 def check_protocol(protocol: str) -> None:

@@ -45,6 +45,7 @@ class Dilated(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch time channel"]) -> Float[Array, "batch time out"]:
+        """Convolves `(batch, time, channel)`."""
         time, channels = x.shape[1:]
         reaches = self.dilation < time
         start = _uniform(3 * channels)
@@ -71,6 +72,8 @@ class Encoder(nn.Module):
         inside: Bool[Array, "batch time"] | None = None,
         kept: Bool[Array, "batch time"] | None = None,
     ) -> Float[Array, "batch time out"]:
+        """Encodes each time step."""
+
         def within(x: Array) -> Array:
             return x if inside is None else jnp.where(inside[..., None], x, 0)
 
@@ -94,6 +97,11 @@ class Encoder(nn.Module):
         return x
 
 
+def _apply(params: Any, *inputs: Array) -> Array:
+    z: Any = Encoder().apply(params, *inputs)
+    return z
+
+
 class Representations(NamedTuple):
     """Mean and covariance of the representations of a set, float64.
 
@@ -107,7 +115,11 @@ class Representations(NamedTuple):
 
 
 def fit(
-    windows: Float[Array, "n time feature"], *, repeats: int, seed: int = 0, steps: int | None = None
+    windows: Float[Array | np.ndarray, "n time feature"],
+    *,
+    repeats: int,
+    seed: int = 0,
+    steps: int | None = None,
 ) -> Any:
     """Encoders fitted on windows, one a repeat, stacked: averages of the weights of all steps.
 
@@ -120,9 +132,10 @@ def fit(
     Returns:
       Parameters of `Encoder` with a leading axis of repeats.
     """
-    steps = steps or (FEW_STEPS if math.prod(windows.shape) <= FEW_VALUES else STEPS)
+    if steps is None:
+        steps = FEW_STEPS if math.prod(windows.shape) <= FEW_VALUES else STEPS
     keys = jax.random.split(jax.random.key(seed), repeats)
-    return _fit(keys, windows, steps)
+    return _fit(keys, jnp.asarray(windows), steps)
 
 
 @partial(jax.jit, static_argnames="steps")
@@ -193,7 +206,7 @@ def _loss(
     x = jnp.concatenate([first, second])
     inside = jnp.concatenate([first_inside, second_inside])
     kept = jax.random.bernoulli(keys[5], 0.5, inside.shape)
-    z = Encoder().apply(params, x, inside, kept)
+    z = _apply(params, x, inside, kept)
     z = jnp.where(jax.random.bernoulli(keys[7], 1 - DROPOUT, z.shape), z / (1 - DROPOUT), 0)
     # The overlap: the end of the first crop, the start of the second.
     overlap = jnp.clip(place + left - outer_left, 0, crop - 1)
@@ -265,14 +278,16 @@ def encode(params: Any, windows: Float[np.ndarray, "n time feature"]) -> Float[n
     for first in range(0, len(windows), span):
         part = np.asarray(windows[first : first + span], np.float32)
         rows = -(-len(part) // ENCODE_BATCH) * ENCODE_BATCH
-        batches = np.resize(part, (rows, *part.shape[1:])).reshape(-1, ENCODE_BATCH, *part.shape[1:])
+        batches = np.resize(part, (rows, *part.shape[1:])).reshape(
+            -1, ENCODE_BATCH, *part.shape[1:]
+        )
         parts.append(np.asarray(_encode(params, batches)).reshape(rows, -1)[: len(part)])
     return np.concatenate(parts)
 
 
 @jax.jit
 def _encode(params: Any, batches: Float[Array, "k batch time feature"]) -> Array:
-    return jax.lax.map(lambda x: Encoder().apply(params, x).max(axis=1), batches)
+    return jax.lax.map(lambda x: _apply(params, x).max(axis=1), batches)
 
 
 def describe(representations: Float[np.ndarray, "n out"]) -> Representations:

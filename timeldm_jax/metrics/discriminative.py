@@ -18,7 +18,7 @@ Comparison = tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]
 
 
 def discriminative_runs(
-    pool: Float[Array, "pool time feature"],
+    pool: Float[Array | np.ndarray, "pool time feature"],
     comparisons: Sequence[Comparison],
     *,
     seed: int = 0,
@@ -26,10 +26,10 @@ def discriminative_runs(
 ) -> Float[np.ndarray, " runs"]:
     """`|0.5 - accuracy|` on windows kept from training (Yoon et al. 2019, TimeGAN).
 
-    Each comparison trains a GRU of ⌊D/2⌋ units (at least 1) on four fifths of both sets, 128 windows
-    of each a step, and is tested on the rest. All of them run in one `vmap`. Sets of different size
-    are cut to the smaller one, at random: with the larger whole, always answering its name would
-    score.
+    Each comparison trains a GRU of ⌊D/2⌋ units (at least 1) on four fifths of both sets, 128
+    windows of each a step, and is tested on the rest. All of them run in one `vmap`. Sets of
+    different size are cut to the smaller one, at random: with the larger whole, always answering
+    its name would score.
 
     Args:
       pool: windows in [0, 1], `(pool, time, feature)` float32, that comparisons number.
@@ -50,7 +50,7 @@ def discriminative_runs(
         test.append([windows[cut:] for windows in shuffled])
     subsets = [recurrent.stack(side) for part in (train, test) for side in zip(*part, strict=True)]
     keys = jax.random.split(jax.random.key(seed), len(comparisons))
-    return np.asarray(_runs(keys, pool, *subsets, steps=steps))
+    return np.asarray(_runs(keys, jnp.asarray(pool), *subsets, steps=steps))
 
 
 @partial(jax.jit, static_argnames="steps")

@@ -16,7 +16,7 @@ Transfer = tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]
 
 
 def predictive_runs(
-    pool: Float[Array, "pool time feature"],
+    pool: Float[Array | np.ndarray, "pool time feature"],
     transfers: Sequence[Transfer],
     *,
     seed: int = 0,
@@ -41,7 +41,7 @@ def predictive_runs(
     train = recurrent.stack([random.permutation(source) for source, _ in transfers])
     test = recurrent.stack([target for _, target in transfers])
     keys = jax.random.split(jax.random.key(seed), len(transfers))
-    return np.asarray(_runs(keys, pool, train, test, steps=steps))
+    return np.asarray(_runs(keys, jnp.asarray(pool), train, test, steps=steps))
 
 
 @partial(jax.jit, static_argnames="steps")

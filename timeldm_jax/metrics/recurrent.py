@@ -3,7 +3,7 @@
 The cell is TensorFlow 1's `GRUCell`: the reset gate multiplies the state before its matrix
 product, gate biases start at 1, kernels are Glorot-uniform over input and state together. A GRU of
 2 units is a few thousand numbers a step, so what costs is the number of operations, not their size:
-all runs of a score are one `vmap`, and the batch is the last axis, along which processors vectorise.
+all runs of a score are one `vmap`, and the batch is the last axis, where processors vectorise.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,19 +45,20 @@ class Subset(NamedTuple):
     """Rows of a pool of windows, padded so that subsets of several runs stack.
 
     Attributes:
-      index: `(n,)` int32, of which the first `count` are meant.
-      count: int32.
+      rows: `(n,)` int32, of which the first `size` are meant.
+      size: int32.
     """
 
-    index: Int[np.ndarray | Array, " n"]
-    count: Int[np.ndarray | Array, ""]
+    rows: Int[Array, " n"]
+    size: Int[Array, ""]
 
 
 def stack(subsets: Sequence[Int[np.ndarray, " n"]]) -> Subset:
     """Subsets of different sizes as one pytree with a leading axis."""
     longest = max(len(subset) for subset in subsets)
-    index = np.stack([np.resize(subset, longest) for subset in subsets]).astype(np.int32)
-    return Subset(index, np.array([len(subset) for subset in subsets], np.int32))
+    rows = np.stack([np.resize(subset, longest) for subset in subsets])
+    sizes = [len(subset) for subset in subsets]
+    return Subset(jnp.asarray(rows, jnp.int32), jnp.asarray(sizes, jnp.int32))
 
 
 def init(key: PRNGKeyArray, inputs: int, hidden: int) -> Network:
@@ -107,9 +108,7 @@ def _product(
     return total
 
 
-def outputs(
-    network: Network, x: Float[Array, "time inputs batch"]
-) -> Float[Array, "time batch"]:
+def outputs(network: Network, x: Float[Array, "time inputs batch"]) -> Float[Array, "time batch"]:
     """The head's number after each step."""
     return jnp.einsum("thb,h->tb", states(network, x), network.head) + network.head_bias
 
@@ -117,13 +116,19 @@ def outputs(
 def draw(
     key: PRNGKeyArray, pool: Float[Array, "pool time feature"], subset: Subset
 ) -> Float[Array, "time feature batch"]:
-    """A batch of windows, none of them twice: one from each of `BATCH` equal parts of the subset.
+    """A batch of windows, each as likely as another and none of them twice.
 
-    The subset's order must be random. With fewer windows than `BATCH`, each comes about as often.
+    One from each of `BATCH` parts of the subset, whose order must be random; the parts' borders move
+    with each batch, as they are not quite alike. With fewer windows than `BATCH`, all come, some
+    more than once.
     """
-    place = (jnp.arange(BATCH) + jax.random.uniform(key, (BATCH,))) * (subset.count / BATCH)
-    place = jnp.minimum(place.astype(jnp.int32), subset.count - 1)
-    return pool[subset.index[place]].transpose(1, 2, 0)
+    part_key, shift_key = jax.random.split(key)
+    borders = (jnp.arange(BATCH + 1) * (subset.size / BATCH)).astype(jnp.int32)
+    width = jnp.maximum(jnp.diff(borders), 1)
+    within = (jax.random.uniform(part_key, (BATCH,)) * width).astype(jnp.int32)
+    shift = jax.random.randint(shift_key, (), 0, subset.size)
+    place = (borders[:-1] + jnp.minimum(within, width - 1) + shift) % subset.size
+    return pool[subset.rows[place]].transpose(1, 2, 0)
 
 
 def train(
@@ -148,12 +153,12 @@ def mean_over(
     figure: Callable[[Float[Array, "time feature batch"]], Float[Array, " batch"]],
 ) -> Float[Array, ""]:
     """The mean of a figure of each window of a subset, `CHUNK` windows at a time."""
-    size = len(subset.index)
-    chunk = min(CHUNK, size)
-    places = jnp.arange(-(-size // chunk) * chunk).reshape(-1, chunk)
+    longest = len(subset.rows)
+    chunk = min(CHUNK, longest)
+    places = jnp.arange(-(-longest // chunk) * chunk).reshape(-1, chunk)
 
     def add(total: Array, place: Array) -> tuple[Array, None]:
-        windows = pool[subset.index[jnp.minimum(place, size - 1)]].transpose(1, 2, 0)
-        return total + jnp.sum(jnp.where(place < subset.count, figure(windows), 0)), None
+        windows = pool[subset.rows[jnp.minimum(place, longest - 1)]].transpose(1, 2, 0)
+        return total + jnp.sum(jnp.where(place < subset.size, figure(windows), 0)), None
 
-    return jax.lax.scan(add, jnp.zeros(()), places)[0] / subset.count
+    return jax.lax.scan(add, jnp.zeros(()), places)[0] / subset.size

@@ -264,10 +264,11 @@ def _stop_signal() -> Iterator[threading.Event]:
 @contextlib.contextmanager
 def progress(
     stage: str, total: int, start: int = 0, unit: str = "step"
-) -> Iterator[Callable[[int, dict[str, float]], None]]:
+) -> Iterator[Callable[[int, dict[str, Any]], None]]:
     """A progress bar with loss and time left on a terminal, plain lines otherwise.
 
-    Yields a function of the count so far and the numbers to show (`loss` and `valid_loss`).
+    Yields a function of the count so far and the numbers to show (`loss` and `valid_loss`), or what
+    is under way (`now`).
     """
     if jax.process_index() != 0:
         yield lambda done, numbers: None
@@ -275,7 +276,7 @@ def progress(
     if sys.stderr.isatty():
         with tqdm(total=total, initial=start, desc=stage, unit=unit, dynamic_ncols=True) as bar:
 
-            def show(done: int, numbers: dict[str, float]) -> None:
+            def show(done: int, numbers: dict[str, Any]) -> None:
                 bar.update(done - bar.n)
                 bar.set_postfix_str(_summary(numbers))
 
@@ -284,9 +285,9 @@ def progress(
     began = time.monotonic()
     last_line = [-math.inf]
 
-    def print_line(done: int, numbers: dict[str, float]) -> None:
+    def print_line(done: int, numbers: dict[str, Any]) -> None:
         now = time.monotonic()
-        if now - last_line[0] < 10 and done < total and "valid_loss" not in numbers:
+        if now - last_line[0] < 10 and done < total and not {"valid_loss", "now"} & numbers.keys():
             return
         last_line[0] = now
         left = (now - began) / max(done - start, 1) * (total - done)
@@ -300,6 +301,7 @@ def progress(
     yield print_line
 
 
-def _summary(numbers: dict[str, float]) -> str:
+def _summary(numbers: dict[str, Any]) -> str:
     shown = ("loss", "valid_loss", "beta")
-    return "".join(f"{name} {numbers[name]:.4g}, " for name in shown if name in numbers)
+    text = "".join(f"{name} {numbers[name]:.4g}, " for name in shown if name in numbers)
+    return text + (f"{numbers['now']}, " if "now" in numbers else "")
