@@ -46,8 +46,9 @@ format: $(SETUP) ## repair formatting and what lint can repair itself
 
 # Any source of packages that pip is configured with can offer a CPU build of PyTorch (a version that
 # ends in +cpu) and wins over the default build, which on Linux carries several GB of CUDA.
-bench: $(SETUP) $(VENV)/.extra-bench ## the benchmark table, against PyTorch (installs it)
+bench: $(SETUP) $(VENV)/.extra-bench ## the benchmark tables, against PyTorch (installs it)
 	@$(PY) benchmarks/throughput.py
+	@$(PY) benchmarks/scores.py
 
 lock: | $(VENV)/bin/pip ## renew requirements.lock from pyproject.toml (LOCK_ARGS=--upgrade: newest versions)
 	@$(PIP) install uv

@@ -57,6 +57,10 @@ def get_config(variant=""):
     config.sample.count = 32
     config.sample.batch = 16
     config.sample.steps = 3
+    config.evaluate.repeats = 2
+    config.evaluate.discriminative_steps = 5
+    config.evaluate.predictive_steps = 5
+    config.evaluate.context_fid_steps = 2
     return config
 """
 

@@ -124,7 +124,7 @@ if __name__ == "__main__":
     from jax._src import xla_bridge
 
     # The command, and what it imports on its way.
-    for name in (LAUNCH, "matplotlib.figure", "tensorboardX"):
+    for name in (LAUNCH, "timeldm_jax.report.page", "tensorboardX"):
         importlib.import_module(name)
     assert not xla_bridge.backends_are_initialized(), "a backend does not survive a fork"
     if command := serve():

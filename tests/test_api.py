@@ -1,5 +1,6 @@
 """`TimeLDM` on arrays: the same samples every time, in the data's units, and clear errors."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -14,6 +15,7 @@ from timeldm_jax import TimeLDM
 from timeldm_jax import config as c
 from timeldm_jax.config import ConfigError
 from timeldm_jax.data.sources import DataError
+from timeldm_jax.metrics import suite
 from timeldm_jax.training.checkpoint import CheckpointError
 
 WINDOW = 8
@@ -33,6 +35,7 @@ def tiny(window=WINDOW, steps=20):
         stage.update({"steps": steps, "chunk": 10, "eval_every": 10, "batch": 16})
         stage.optimizer.ema = 0.5
     config.sample.update({"steps": 3, "batch": 16})
+    config.evaluate = dataclasses.asdict(suite.Evaluators(2, 5, 5, 2))
     return config
 
 

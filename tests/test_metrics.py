@@ -1,5 +1,6 @@
 """Scores against closed forms, a second implementation, and the original evaluators' figures."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -21,7 +22,6 @@ from timeldm_jax.metrics.correlational import (
     cross_correlations,
     fifths,
 )
-from timeldm_jax.metrics.wasserstein import feature_distances
 from timeldm_jax.samples import read_windows, write_npz
 
 TESTS = pathlib.Path(__file__).resolve().parent
@@ -138,35 +138,33 @@ def test_draws_are_a_fifth_of_each_set_unless_given():
     assert 5 < few.mean() / many.mean() < 20
 
 
-# Wasserstein.
-
-
-def test_a_shift_is_the_distance():
-    real = windows()
-    shift = np.array([0.0, 2.5, -4.0])
-    np.testing.assert_allclose(feature_distances(real, real + shift), np.abs(shift), atol=1e-12)
-
-
-def test_distances_of_known_sets():
-    # Sorted values lie 0, 1 and 2 apart: mean 1. Of twice as many points, each counts half.
-    real = np.array([0.0, 10, 20]).reshape(3, 1, 1)
-    synthetic = np.array([0.0, 11, 22]).reshape(3, 1, 1)
-    np.testing.assert_allclose(feature_distances(real, synthetic), [1])
-    np.testing.assert_allclose(feature_distances(real, np.concatenate([synthetic] * 2)), [1])
-    # A doubled scale of U(0, 1) on an even grid: mean of |2u - u| = 1/2.
-    grid = ((np.arange(1000) + 0.5) / 1000).reshape(100, 10, 1)
-    np.testing.assert_allclose(feature_distances(grid, 2 * grid), [0.5])
-
-
-def test_order_in_time_does_not_matter():
-    real = windows()
-    shuffled = np.random.default_rng(0).permuted(windows(seed=1), axis=1)
-    np.testing.assert_allclose(
-        feature_distances(real, shuffled), feature_distances(real, windows(seed=1))
-    )
-
-
 # The suite.
+
+
+@pytest.fixture
+def light(monkeypatch):
+    """The suite without training: what it asks of the trained evaluators, and figures by rule."""
+    asked = {}
+
+    def compare(name):
+        def runs(pool, pairs, *, seed, steps):
+            asked[name] = (pool, pairs)
+            # Distance of mean values, which tells sets apart a little.
+            return np.array([abs(pool[a].mean() - pool[b].mean()) for a, b in pairs])
+
+        return runs
+
+    monkeypatch.setattr(suite, "discriminative_runs", compare("discriminative"))
+    monkeypatch.setattr(suite, "predictive_runs", compare("predictive"))
+    monkeypatch.setattr(
+        suite.context_fid, "fit", lambda windows, *, repeats, seed, steps: np.zeros((repeats, 1))
+    )
+    monkeypatch.setattr(
+        suite.context_fid,
+        "encode",
+        lambda params, windows: windows.reshape(len(windows), -1)[:, :8],
+    )
+    return asked
 
 
 def score(real, synthetic, **kwargs):
@@ -174,42 +172,157 @@ def score(real, synthetic, **kwargs):
     return suite.score(real, synthetic, columns, **kwargs)
 
 
+def test_each_score_is_asked_for_as_the_module_says(light):
+    real, synthetic = windows(80), windows(70, seed=1)
+    found = score(real, synthetic)
+    assert list(found["scores"]) == list(suite.SCORES)
+    assert found["windows"] == {
+        "real": 80, "synthetic": 70, "reference": None, "calibration": 35, "time": 6, "features": 3,
+    }  # fmt: skip
+    pool, pairs = light["discriminative"]
+    low, high = real.min(axis=(0, 1)), real.max(axis=(0, 1))
+    np.testing.assert_allclose(pool[:80], (real - low) / (high - low), atol=1e-6)
+    np.testing.assert_allclose(pool[80:150], (synthetic - low) / (high - low), atol=1e-5)
+    assert len(pairs) == 5 + 5 + 5 + 2
+    for one, two in pairs[:5]:
+        np.testing.assert_array_equal(one, np.arange(80))
+        np.testing.assert_array_equal(two, np.arange(80, 150))
+    for (one, two), (same, other) in zip(pairs[5:10], pairs[10:15], strict=True):
+        assert len(set(one)) == len(set(two)) == len(set(other)) == 35
+        assert max(one) < 80 <= min(two)
+        assert max(two) < 150
+        np.testing.assert_array_equal(one, same)  # floor and score against the same real windows
+        assert set(same).isdisjoint(other)
+        assert max(other) < 80
+    assert len({tuple(one) for one, _ in pairs[5:10]}) == 5
+    # Trained on the second of a pair, tested on the first.
+    _, transfers = light["predictive"]
+    for (one, two), (source, target) in zip(pairs, transfers, strict=True):
+        np.testing.assert_array_equal(one, target)
+        np.testing.assert_array_equal(two, source)
+
+
+def test_with_a_reference_the_floor_is_against_it(light):
+    found = score(windows(40), windows(90, seed=1), reference=windows(100, seed=2))
+    assert found["windows"]["reference"] == 100
+    assert found["windows"]["calibration"] == 40  # all real ones, half of neither other set
+    pool, pairs = light["discriminative"]
+    assert len(pool) == 40 + 90 + 100 + 2 * 40
+    for one, other in pairs[10:15]:
+        assert sorted(one) == list(range(40))
+        assert min(other) >= 130
+        assert max(other) < 230
+        assert len(set(other)) == 40
+
+
+def test_ceilings_keep_what_they_should_and_nothing_else(light):
+    real = windows(4000)
+    score(real, windows(4000, seed=1))
+    pool, pairs = light["discriminative"]
+    shuffled, gaussian = (pool[at].astype(float) for _, at in pairs[15:])
+    other = pool[pairs[10][1]].astype(float)
+    np.testing.assert_allclose(np.sort(shuffled, axis=1), np.sort(other, axis=1))
+    assert not np.allclose(shuffled, other)
+    one = pool[pairs[10][0]].astype(float)
+    for t in range(6):
+        # 2,000 draws: a mean's standard error is 2% of the deviation, a covariance's 3%.
+        deviation = one[:, t].std(axis=0)
+        np.testing.assert_allclose(gaussian[:, t].mean(axis=0), one[:, t].mean(axis=0), atol=0.02)
+        scale = np.outer(deviation, deviation)
+        difference = np.cov(gaussian[:, t].T) - np.cov(one[:, t].T)
+        assert (np.abs(difference) < 0.15 * scale).all()
+    # No memory: steps of the noise are independent.
+    assert abs(np.corrcoef(gaussian[:, 0, 0], gaussian[:, 1, 0])[0, 1]) < 0.1
+
+
 def test_scores_do_not_depend_on_the_unit():
     real, synthetic = windows(80), windows(80, seed=1)
     scale, offset = np.array([1e-3, 1.0, 1e6]), np.array([5.0, -2e3, 0.0])
-    first = score(real, synthetic)
-    second = score(real * scale + offset, synthetic * scale + offset)
-    np.testing.assert_allclose(
-        first["correlational"]["runs"], second["correlational"]["runs"], rtol=1e-3
-    )
-    np.testing.assert_allclose(
-        list(first["wasserstein"]["features"].values()),
-        list(second["wasserstein"]["features"].values()),
-        rtol=1e-3,
-    )
+    sizes = suite.Evaluators(2, 20, 20, 2)
+    first = score(real, synthetic, evaluators=sizes)["scores"]
+    second = score(real * scale + offset, synthetic * scale + offset, evaluators=sizes)["scores"]
+    for name in first:
+        # float32 of scaled values differs in its last digit; an accuracy moves in steps of 1/32.
+        tolerance = 0.07 if name == "discriminative" else 1e-3
+        assert first[name]["mean"] == pytest.approx(second[name]["mean"], rel=1e-2, abs=tolerance)
 
 
-def test_wasserstein_is_in_units_of_the_real_range():
-    real = windows(80)
-    span = np.ptp(real, axis=(0, 1))
-    scores = score(real, real + 0.25 * span)
-    assert scores["wasserstein"]["mean"] == pytest.approx(0.25, rel=1e-5)
-    assert scores["wasserstein"]["features"] == pytest.approx(
-        {"c0": 0.25, "c1": 0.25, "c2": 0.25}, rel=1e-5
-    )
+def test_the_same_seed_gives_the_same_scores():
+    real, synthetic = windows(80), windows(80, seed=1)
+    sizes = suite.Evaluators(2, 20, 20, 2)
+    first = score(real, synthetic, evaluators=sizes)
+    assert first == score(real, synthetic, evaluators=sizes)
+    other = score(real, synthetic, evaluators=sizes, seed=1)
+    for name in ("discriminative", "predictive", "context_fid", "correlational"):
+        assert first["scores"][name]["runs"] != other["scores"][name]["runs"]
 
 
-def test_the_floor_is_real_windows_against_real_windows():
-    real = windows(200)
-    scores = score(real, windows(200, seed=1))
-    floor = scores["correlational"]["floor"]
-    # A fair generator's score and the floor are draws of one thing.
-    assert 0.3 < scores["correlational"]["mean"] / floor["mean"] < 3
-    bad = score(real, windows(200, seed=1) * np.array([1, 1, 0.1]) + np.array([0, 0, 30]))
-    assert bad["wasserstein"]["mean"] > 5 * bad["wasserstein"]["floor"]["mean"]
-    # The floor knows only the real windows and how many were drawn.
-    assert bad["correlational"]["floor"] == floor
-    assert bad["wasserstein"]["floor"] == scores["wasserstein"]["floor"]
+def test_a_verdict_says_where_a_score_lies():
+    floor = [0.9, 1.0, 1.1, 1.0, 1.0]
+    # By hand: standard deviation √.005, t(.995; 4) = 4.604, limit 1 + .0707·4.604·√1.2 = 1.357.
+    assert suite._compare([1.35], floor)["verdict"] == "within the floor"
+    assert suite._compare([1.36], floor) == {
+        "ratio": pytest.approx(1.36), "within_floor": False, "verdict": "1.4× the floor"
+    }  # fmt: skip
+    assert suite._compare([38.2], floor)["verdict"] == "38× the floor"
+    close = [1.0, 1.001, 0.999, 1.0, 1.0]
+    assert suite._compare([1.02], close)["verdict"] == "1.020× the floor"
+    assert suite._compare([0.1], [0.0, 0.0])["verdict"] == "above the floor"
+
+
+def test_a_fair_generator_is_within_the_floor_and_what_is_wrong_is_not(light):
+    """Fast scores only; `test_the_whole_suite_tells_good_from_bad` has them all."""
+    real = sines_like(1000, 0)
+    fair = score(real, sines_like(1000, 1))["scores"]
+    # At 99.5% a score, 14 of them: one may stray.
+    assert sum(not entry["within_floor"] for entry in fair.values()) <= 1
+    for ceiling in ("shuffled", "gaussian"):
+        ratios = [entry["ceilings"][ceiling]["ratio"] for entry in fair.values()]
+        assert max(ratios) > 10
+    assert fair["wasserstein"]["ceilings"]["shuffled"]["verdict"] == "not seen by this score"
+    noisy = sines_like(1000, 1) + np.random.default_rng(2).normal(scale=0.02, size=real.shape)
+    found = score(real, noisy)["scores"]
+    assert not found["increments"]["within_floor"]
+    assert not found["spectrum"]["within_floor"]
+    backwards = score(real, sines_like(1000, 1)[:, ::-1])["scores"]
+    assert not backwards["time_reversal"]["within_floor"]
+    assert backwards["wasserstein"]["within_floor"]
+
+
+def sines_like(count, seed):
+    """DESIGN 2.6's Sines, drawn here: a rising quarter wave, so time has a direction."""
+    random = np.random.default_rng(seed)
+    frequency, phase = random.uniform(0, 0.1, size=(2, count, 1, 5))
+    return (np.sin(frequency * np.arange(24)[:, None] + phase) + 1) / 2
+
+
+@pytest.mark.slow
+def test_the_whole_suite_tells_good_from_bad():
+    real, fresh = sines_like(4000, 0), sines_like(4000, 1)
+    names = tuple("abcde")
+
+    def evaluated(synthetic):
+        return evaluate.evaluate(real, synthetic, names, fresh=fresh)
+
+    def seen(found):
+        return {name for name, s in found["scores"].items() if not s["within_floor"]}
+
+    good = evaluated(sines_like(4000, 2))
+    assert seen(good) == set()
+    assert not good["memorisation"]["memorised"]
+    for name in ("discriminative", "predictive", "context_fid"):
+        for ceiling in good["scores"][name]["ceilings"].values():
+            assert not ceiling["within_floor"]
+    assert evaluated(real.copy())["memorisation"]["memorised"]
+    noise = np.random.default_rng(3).normal(scale=0.02, size=real.shape)
+    assert {"increments", "spectrum"} <= seen(evaluated(sines_like(4000, 2) + noise))
+    assert {"time_reversal", "context_fid"} <= seen(evaluated(sines_like(4000, 2)[:, ::-1]))
+    # A tenth of the real windows is of a kind of its own, which the generator leaves out.
+    two_kinds = [w.copy() for w in (real, fresh)]
+    for w in two_kinds:
+        w[::10] = w[::10, :, ::-1] * 0.5
+    left_out = evaluate.evaluate(two_kinds[0], sines_like(4000, 2), names, fresh=two_kinds[1])
+    assert "context_fid" in seen(left_out)
 
 
 def test_the_interval_is_students():
@@ -217,6 +330,7 @@ def test_the_interval_is_students():
     summary = suite.summary(np.array([1.0, 2, 3, 4, 5]))
     assert summary["mean"] == 3
     assert summary["half_width"] == pytest.approx(2.7764451 * (2.5 / 5) ** 0.5)
+    assert suite.summary(np.array([1.0]))["half_width"] is None
 
 
 def test_reconstruction_error_of_known_windows():
@@ -228,11 +342,51 @@ def test_reconstruction_error_of_known_windows():
     assert error["features"] == pytest.approx({"a": 3, "b": 1})
 
 
-def test_a_generator_that_collapsed_still_gets_numbers():
+def test_a_generator_that_collapsed_still_gets_numbers(light):
     flat = windows(50, seed=1)
     flat[:, :, 2] = flat[0, 0, 2]
     text = json.dumps(score(windows(50), flat), allow_nan=False)
-    assert json.loads(text)["correlational"]["mean"] > 0
+    assert json.loads(text)["scores"]["correlational"]["mean"] > 0
+
+
+def test_a_feature_that_is_constant_is_left_out_and_named(light):
+    real, synthetic = windows(50), windows(50, seed=1)
+    expected = score(real[:, :, [0, 2]], synthetic[:, :, [0, 2]])
+    real[:, :, 1], synthetic[:, :, 1] = 7, 7.5
+    found = score(real, synthetic)
+    assert found["notes"] == [
+        "'c1' is constant (7) in the real windows and left out of the scores; "
+        "synthetic ones stray by 0.5."
+    ]
+    assert set(found["scores"]["wasserstein"]["features"]) == {"c0", "c2"}
+    assert found["scores"]["increments"]["runs"] == expected["scores"]["increments"]["runs"]
+    synthetic[:, :, 1] = 7
+    assert "so it is in the synthetic ones" in score(real, synthetic)["notes"][0]
+
+
+def test_values_far_outside_the_real_range_are_noted(light):
+    synthetic = windows(50, seed=1)
+    synthetic[3, 2, 1] = windows(50)[:, :, 1].max() + 2 * np.ptp(windows(50)[:, :, 1])
+    notes = score(windows(50), synthetic)["notes"]
+    assert "Synthetic windows of 'c1' reach 2.0 times the real range beyond it." in notes
+    assert not any("'c0'" in note for note in notes)
+
+
+def test_one_feature_and_one_step(light):
+    found = score(windows(50, features=1), windows(50, features=1, seed=1))["scores"]
+    for name in ("correlational", "cross_correlation", "tail_dependence"):
+        assert found[name]["skipped"] == "needs two features"
+    assert "skipped" not in found["predictive"]
+    found = score(windows(50, time=1), windows(50, time=1, seed=1))["scores"]
+    for name in ("predictive", "autocorrelation", "spectrum", "increments", "time_reversal"):
+        assert found[name]["skipped"] == "needs windows of two time steps"
+    assert "skipped" not in found["wasserstein"]
+
+
+def test_unequal_numbers_are_said(light):
+    assert score(windows(50), windows(50, seed=1))["notes"] == []
+    notes = score(windows(50), windows(20, seed=1))["notes"]
+    assert notes[0].startswith("50 real and 20 synthetic windows: the discriminative score draws")
 
 
 @pytest.mark.parametrize(
@@ -243,8 +397,8 @@ def test_a_generator_that_collapsed_still_gets_numbers():
         (windows(20), windows(20, time=7), r"real windows .* \(6, 3\), synthetic ones \(7, 3\)"),
         (windows(20), windows(20, features=4), r"\(6, 3\), synthetic ones \(6, 4\)"),
         (windows(20)[0], windows(20), r"real windows have shape \(6, 3\)"),
-        (windows(20) * 0, windows(20), "column 'c0' is constant"),
-        (windows(20), windows(20) * 1e200, "synthetic windows reach .* times the range"),
+        (windows(20) * 0, windows(20), "every feature of the real windows is constant"),
+        (windows(20), windows(20) * 1e200, "synthetic windows of 'c0' reach .* times the range"),
     ],
 )
 def test_sets_that_cannot_be_compared(real, synthetic, message):
@@ -256,10 +410,34 @@ def test_sets_that_cannot_be_compared(real, synthetic, message):
 def test_the_first_bad_value_is_named(bad):
     synthetic = windows(20)
     synthetic[3, 2, 1] = bad
-    with pytest.raises(DataError, match=f"synthetic windows have {bad} at window 3, time 2, fea"):
+    message = rf"synthetic windows have {bad} at window 3, time 2, feature 1 \('c1'\)"
+    with pytest.raises(DataError, match=message):
         score(windows(20), synthetic)
     with pytest.raises(DataError, match="2 column names for 3 features"):
         suite.score(windows(20), windows(20), ("a", "b"))
+
+
+# Parity with the original evaluators; `benchmarks/scores.py --parity` prints the table.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["discriminative", "predictive", "context_fid"])
+def test_means_lie_within_the_originals_interval(sines, name, monkeypatch):
+    monkeypatch.syspath_prepend(TESTS.parent / "benchmarks")
+    benchmark = importlib.import_module("scores")
+    sets = benchmark.SETS
+    ours = benchmark.parity_runs(sines, name, repeats=10)
+    for i, one in enumerate(sets):
+        original = suite.summary(np.array(FIGURES[one][name]))
+        mine = suite.summary(ours[one])
+        reach = original["half_width"] + mine["half_width"]
+        assert abs(mine["mean"] - original["mean"]) <= reach, (one, mine["mean"], original["mean"])
+        for other in sets[:i]:
+            theirs = suite.summary(np.array(FIGURES[other][name]))
+            apart = abs(original["mean"] - theirs["mean"])
+            if apart > original["half_width"] + theirs["half_width"]:
+                order = original["mean"] - theirs["mean"]
+                assert (mine["mean"] - ours[other].mean()) * order > 0, (one, other)
 
 
 # The command.
@@ -284,20 +462,24 @@ def test_the_command_scores_any_generators_files(tmp_path):
     np.save(tmp_path / "real.npy", real)
     np.savez(tmp_path / "fake.npz", anything=synthetic.astype(np.float32))
     done = run_evaluate(tmp_path, "real.npy", "fake.npz", "--out=out.json")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith("evaluate: score") for line in done.stderr.splitlines())
     found = json.loads((tmp_path / "out.json").read_text())
-    expected = suite.score(
-        real, synthetic.astype(np.float32).astype(float), ("feature_0", "feature_1", "feature_2")
-    )
+    names = ("feature_0", "feature_1", "feature_2")
+    expected = evaluate.evaluate(real, synthetic.astype(np.float32).astype(float), names)
     assert found == json.loads(json.dumps(expected))
-    assert f"{expected['correlational']['mean']:.4f}" in done.stdout
+    assert done.stdout == evaluate.table(expected) + "\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fake.npz", "out.json", "real.npy"]
 
 
 def evaluate_here(monkeypatch, folder, real, synthetic="good.npy", out="scores.json"):
     """The command's `main` in this process: flags set, exit code returned."""
-    for flag, value in (("_REAL", real), ("_SYNTHETIC", synthetic), ("_OUT", out)):
-        holder = type("Flag", (), {"value": str(folder / value)})
+    values = {"_REAL": folder / real, "_SYNTHETIC": folder / synthetic, "_OUT": folder / out}
+    values |= {"_TRAIN": None, "_WINDOW": None, "_REPORT": None, "_SEED": 0}
+    for flag, value in values.items():
+        holder = type(
+            "Flag", (), {"value": str(value) if isinstance(value, pathlib.Path) else value}
+        )
         monkeypatch.setattr(evaluate, flag, holder)
     with pytest.raises(SystemExit) as stopped:
         evaluate.main(["evaluate"])
@@ -317,7 +499,15 @@ def bad_files(folder):
     np.save(folder / "scalar.npy", np.float64(3))
     yield "scalar.npy", "scalar.npy holds an array of shape ()"
     np.save(folder / "flat.npy", windows(20)[0])
-    yield "flat.npy", "flat.npy holds an array of shape (6, 3)"
+    yield "flat.npy", "flat.npy holds a table of 6 rows; say how long windows are (--window=24)"
+    (folder / "words.csv").write_text("date,x,y\n2020-01-01,1,2\n")
+    yield "words.csv", "words.csv: column 'date' holds '2020-01-01'; expected numbers"
+    (folder / "ragged.csv").write_text("series,x\n0,1\n0,2\n1,3\n")
+    yield "ragged.csv", "ragged.csv: series 0 has 2 rows and 1 has 1; windows must be of one length"
+    (folder / "empty.csv").write_text("")
+    yield "empty.csv", "empty.csv is not a readable .csv file: No columns to parse"
+    (folder / "holes.csv").write_text("series,a,b,c\n" + "0,1,,3\n" * 6)
+    yield "holes.csv", "1 real windows are too few"
     np.save(folder / "text.npy", np.array([[["a"]]]))
     yield "text.npy", "text.npy holds <U1; expected real numbers"
     np.save(folder / "complex.npy", windows(20) * 1j)
@@ -368,6 +558,40 @@ def test_a_result_that_cannot_be_written(tmp_path, monkeypatch, capsys):
 
 
 # Files of windows.
+
+
+def test_csv_with_series_and_tables_with_a_window(tmp_path):
+    path = epath.Path(tmp_path) / "a.csv"
+    # Rows of a series stay in order, however the file interleaves them.
+    path.write_text("series,x,y\n7,1,2\n3,5,6\n7,3,4\n3,7,8.5\n")
+    found, columns = read_windows(path)
+    np.testing.assert_array_equal(found, [[[5, 6], [7, 8.5]], [[1, 2], [3, 4]]])
+    assert columns == ("x", "y")
+    table = np.arange(12.0).reshape(6, 2)
+    np.save(tmp_path / "t.npy", table)
+    (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{a},{b}\n" for a, b in table))
+    expected = np.stack([table[i : i + 4] for i in range(3)])
+    for name, names in (("t.npy", None), ("t.csv", ("x", "y"))):
+        found, columns = read_windows(epath.Path(tmp_path) / name, 4)
+        np.testing.assert_array_equal(found, expected)
+        assert columns == names
+    for window in (0, 7):
+        with pytest.raises(DataError, match=f"has 6 rows; --window={window} is not within 1 to"):
+            read_windows(epath.Path(tmp_path) / "t.npy", window)
+
+
+def test_columns_of_the_synthetic_file_may_come_in_another_order(tmp_path, monkeypatch, light):
+    real, synthetic = windows(30), windows(30, seed=1)
+    np.savez(tmp_path / "r.npz", samples=real, columns=np.array(["a", "b", "c"]))
+    np.savez(tmp_path / "s.npz", samples=synthetic[:, :, ::-1], columns=np.array(["c", "b", "a"]))
+    values = {"_REAL": str(tmp_path / "r.npz"), "_SYNTHETIC": str(tmp_path / "s.npz")}
+    values |= {"_OUT": str(tmp_path / "o.json"), "_TRAIN": None, "_WINDOW": None, "_REPORT": None}
+    for flag, value in (values | {"_SEED": 0}).items():
+        monkeypatch.setattr(evaluate, flag, type("Flag", (), {"value": value}))
+    evaluate.main(["evaluate"])
+    found = json.loads((tmp_path / "o.json").read_text())["scores"]["wasserstein"]
+    expected = suite.score(real, synthetic, ("a", "b", "c"))["scores"]["wasserstein"]
+    assert found["features"] == expected["features"]
 
 
 def test_windows_written_in_batches_are_read_back(tmp_path):

@@ -90,6 +90,11 @@ def evaluate(
             held_out_starts=None if training is None else real_starts,
             seed=seed,
         )
+        if protocol == "future":
+            scores["notes"].append(
+                "Scored against the last fifth of the series: floors, training windows against it, "
+                "show what drift costs, and drift moves the memorisation share too."
+            )
         show(6, {"now": "done"})
     return scores
 
@@ -147,6 +152,9 @@ def main(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             raise DataError(f"unexpected arguments {argv[1:]}; see --help")
         window = _WINDOW.value
+        for target in (_OUT.value, _REPORT.value):  # before minutes of work
+            if target is not None and not epath.Path(target).absolute().parent.is_dir():
+                raise DataError(f"{target}: its folder does not exist; make it first")
         real, columns = read_windows(epath.Path(_REAL.value), window)
         synthetic, synthetic_columns = read_windows(epath.Path(_SYNTHETIC.value), window)
         if columns and synthetic_columns and columns != synthetic_columns:

@@ -116,8 +116,8 @@ def _read_csv(path: epath.Path) -> tuple[np.ndarray, tuple[str, ...], int | None
         counts = table["series"].value_counts(dropna=False)
         if counts.nunique() != 1:
             raise DataError(
-                f"{path}: series {counts.index[0]!r} has {counts.iloc[0]} rows and "
-                f"{counts.index[-1]!r} has {counts.iloc[-1]}; windows must be of one length"
+                f"{path}: series {counts.index[0]} has {counts.iloc[0]} rows and "
+                f"{counts.index[-1]} has {counts.iloc[-1]}; windows must be of one length"
             )
         length = int(counts.iloc[0])
         table = table.drop(columns="series")

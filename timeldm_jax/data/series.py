@@ -123,10 +123,10 @@ def split_series(
     if protocol == "future":
         first_test = rows - round(rows * HELDOUT_SHARE)
         part[first_test:] = 1
-        _mark_blocks(part[:first_test], 2, VALID_BLOCKS, round(rows * VALID_SHARE))
+        _mark_blocks(part[:first_test], 2, VALID_BLOCKS, round(rows * VALID_SHARE), window)
     else:
-        _mark_blocks(part, 1, HELDOUT_BLOCKS, round(rows * HELDOUT_SHARE))
-        _mark_blocks(part, 2, VALID_BLOCKS, round(rows * VALID_SHARE))
+        _mark_blocks(part, 1, HELDOUT_BLOCKS, round(rows * HELDOUT_SHARE), window)
+        _mark_blocks(part, 2, VALID_BLOCKS, round(rows * VALID_SHARE), window)
     in_part = [
         starts[np.convolve(part == p, np.ones(window), "valid").round() == window] for p in range(3)
     ]
@@ -141,13 +141,18 @@ def split_series(
     return Series(values, columns, window, train, valid, test)
 
 
-def _mark_blocks(part: Int[np.ndarray, " rows"], mark: int, blocks: int, total: int) -> None:
+def _mark_blocks(
+    part: Int[np.ndarray, " rows"], mark: int, blocks: int, total: int, window: int
+) -> None:
     """Marks `total` training rows as `mark`, in blocks centred in equal shares of the timeline.
+
+    Fewer blocks where they would be shorter than two windows: a block loses `window - 1` starts.
 
     Shares are of the rows still marked 0: with half as many blocks of a second kind, each falls
     midway between two of the first.
     """
     free = np.flatnonzero(part == 0)
+    blocks = max(1, min(blocks, total // (2 * window)))
     length = total // blocks
     for share in np.array_split(free, blocks):
         first = (len(share) - length) // 2

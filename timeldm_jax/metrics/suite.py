@@ -14,7 +14,6 @@ import dataclasses
 import importlib.metadata
 import math
 import platform
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -139,7 +138,6 @@ def score(
     ceilings = _ceilings(real[splits[0].real], other[splits[0].other], seed)
     context = _Context(real, synthetic, other, ceilings, splits, seed, evaluators)
     scores: dict[str, Any] = {}
-    seconds: dict[str, float] = {}
     steps: tuple[tuple[str, Callable[[_Context], dict[str, Any]]], ...] = (
         ("discriminative", _discriminative),
         ("predictive", _predictive),
@@ -149,10 +147,8 @@ def score(
     )
     for done, (name, function) in enumerate(steps):
         show(done, len(steps), name)
-        start = time.perf_counter()
         result = function(context)
         scores |= result if name == "others" else {name: result}
-        seconds[name] = round(time.perf_counter() - start, 2)
     show(len(steps), len(steps), "done")
     for name, (label, meaning) in SCORES.items():
         scores[name] = {"label": label, "published": name in PUBLISHED, "meaning": meaning} | (
@@ -176,7 +172,6 @@ def score(
         "verdict": _overall(scores),
         "scores": {name: scores[name] for name in SCORES},
         "versions": versions(),
-        "seconds": seconds,
     }
 
 
