@@ -307,3 +307,40 @@ def test_a_wrong_recipe_is_refused_at_once():
 def test_the_default_latent_is_twice_the_features():
     recipe = TimeLDM(window=WINDOW)._recipe(rows())
     assert (recipe.vae.model.latent, recipe.data.window) == (6, WINDOW)
+
+
+def test_a_fitted_model_scores_itself_as_a_run_does(tmp_path):
+    model = TimeLDM(config=tiny()).fit(rows(), columns=NAMES)
+    scores = model.evaluate(seed=3)
+    assert scores["windows"]["real"] == scores["windows"]["synthetic"] == 120 - WINDOW + 1
+    assert scores["protocol"] == "paper"
+    assert scores["columns"] == list(NAMES)
+    assert set(scores["scores"]) == set(suite.SCORES)
+    assert scores["fingerprint"]
+    real = np.stack([rows()[i : i + WINDOW] for i in range(120 - WINDOW + 1)])
+    expected = suite.score(
+        real,
+        model.sample(len(real), seed=3),
+        NAMES,
+        protocol="paper",
+        seed=3,
+        evaluators=suite.Evaluators(2, 5, 5, 2),
+    )
+    assert scores["scores"] == expected["scores"]
+    assert model.evaluate(count=30)["windows"]["synthetic"] == 30
+
+
+def test_a_loaded_model_scores_itself_against_given_windows(tmp_path):
+    TimeLDM(config=tiny()).fit(rows(), columns=NAMES).save(tmp_path / "m")
+    model = TimeLDM.load(tmp_path / "m")
+    for call in (model.evaluate, lambda: model.report(tmp_path / "r.html")):
+        with pytest.raises(ValueError, match="a loaded model has no data: give `real`"):
+            call()
+    real = np.stack([rows()[i : i + WINDOW] for i in range(100)])
+    assert model.evaluate(real)["windows"]["real"] == 100
+    model.report(tmp_path / "out" / "r.html", real)
+    assert "&lt;script&gt;" in (tmp_path / "out" / "r.html").read_text()
+    with pytest.raises(DataError, match="they must be the same"):
+        model.evaluate(real[:, :4])
+    with pytest.raises(ValueError, match="not trained"):
+        TimeLDM().evaluate(real)

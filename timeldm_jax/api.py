@@ -18,6 +18,7 @@ from timeldm_jax import evaluate, pipeline
 from timeldm_jax import run as runs
 from timeldm_jax.data.load import Dataset, check_array, from_array
 from timeldm_jax.data.sources import DataError
+from timeldm_jax.metrics import suite
 from timeldm_jax.training import checkpoint
 from timeldm_jax.training.checkpoint import CheckpointError
 
@@ -112,8 +113,9 @@ class TimeLDM:
         """All scores of fresh samples, as in `scores.json`.
 
         Args:
-          real: windows to score against, `(n, window, features)` in the data's own units. Default:
-            the test windows of what was fitted, which a model that was loaded does not have.
+          real: windows to score against, `(n, window, features)` in the data's own units, taken for
+            what the model was trained on. Default: the test windows of what was fitted, which a
+            model that was loaded does not have.
           count: how many samples; default: as many as real windows, at most 10,000.
           seed: of the samples and the evaluators.
 
@@ -172,12 +174,18 @@ class TimeLDM:
         if real is not None:
             real = np.asarray(real, np.float64)
             synthetic = self.sample(count or min(len(real), 10_000), seed)
-            scores = evaluate.evaluate(real, synthetic, generator.columns, seed=seed)
+            scores = evaluate.evaluate(
+                real,
+                synthetic,
+                generator.columns,
+                seed=seed,
+                evaluators=suite.Evaluators(**generator.config.evaluate),
+            )
             return scores, real, synthetic, real
         assert self._dataset is not None
         series = self._dataset.series
         synthetic = self.sample(count or min(len(series.test), 10_000), seed)
-        scores = runs.evaluate_samples(generator.config, self._dataset, synthetic)
+        scores = runs.evaluate_samples(generator.config, self._dataset, synthetic, seed)
         return scores, series.windows(series.test), synthetic, series.windows(series.train)
 
     @property

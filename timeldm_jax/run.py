@@ -174,7 +174,7 @@ def evaluate_run(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> N
         print(evaluate.table(json.loads(path.read_text())))
         return
     synthetic, _ = read_windows(workdir / "samples.npz")
-    scores = evaluate_samples(config, dataset, synthetic)
+    scores = evaluate_samples(config, dataset, synthetic, config.seed)
     models = pipeline.build_models(config, len(dataset.series.columns))
     vae_params, _ = pipeline.load_vae(config, models, workdir)
     scaled, test = dataset.scaled(), dataset.series.test
@@ -188,7 +188,10 @@ def evaluate_run(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> N
 
 
 def evaluate_samples(
-    config: ConfigDict, dataset: Dataset, synthetic: Float[np.ndarray, "n window feature"]
+    config: ConfigDict,
+    dataset: Dataset,
+    synthetic: Float[np.ndarray, "n window feature"],
+    seed: int,
 ) -> dict[str, Any]:
     """Scores of samples against the test windows, with the floor that the split allows."""
     series = dataset.series
@@ -205,7 +208,7 @@ def evaluate_samples(
         synthetic,
         series.columns,
         protocol=config.data.protocol,
-        seed=config.seed,
+        seed=seed,
         evaluators=suite.Evaluators(**config.evaluate),
         **parts,
     )

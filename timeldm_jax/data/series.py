@@ -18,9 +18,8 @@ from timeldm_jax.data.sources import DataError
 PROTOCOLS = ("paper", "heldout", "future")
 
 HELDOUT_SHARE = 0.2
-HELDOUT_BLOCKS = 10
 VALID_SHARE = 0.05
-VALID_BLOCKS = 5
+VALID_BLOCKS = 5  # at most; half as many as test blocks, see `_mark_blocks`
 PAPER_VALID_WINDOWS = 1024
 
 
@@ -120,13 +119,16 @@ def split_series(
         return Series(values, columns, window, starts, starts[keep.astype(int)], starts)
 
     part = np.zeros(rows, np.int8)  # 0 train, 1 test, 2 valid
+    valid_rows = round(rows * VALID_SHARE)
+    # Blocks of at least a window: long windows have fewer blocks.
+    blocks = max(1, min(VALID_BLOCKS, valid_rows // window))
     if protocol == "future":
         first_test = rows - round(rows * HELDOUT_SHARE)
         part[first_test:] = 1
-        _mark_blocks(part[:first_test], 2, VALID_BLOCKS, round(rows * VALID_SHARE), window)
+        _mark_blocks(part[:first_test], 2, blocks, valid_rows)
     else:
-        _mark_blocks(part, 1, HELDOUT_BLOCKS, round(rows * HELDOUT_SHARE), window)
-        _mark_blocks(part, 2, VALID_BLOCKS, round(rows * VALID_SHARE), window)
+        _mark_blocks(part, 1, 2 * blocks, round(rows * HELDOUT_SHARE))
+        _mark_blocks(part, 2, blocks, valid_rows)
     in_part = [
         starts[np.convolve(part == p, np.ones(window), "valid").round() == window] for p in range(3)
     ]
@@ -141,18 +143,13 @@ def split_series(
     return Series(values, columns, window, train, valid, test)
 
 
-def _mark_blocks(
-    part: Int[np.ndarray, " rows"], mark: int, blocks: int, total: int, window: int
-) -> None:
+def _mark_blocks(part: Int[np.ndarray, " rows"], mark: int, blocks: int, total: int) -> None:
     """Marks `total` training rows as `mark`, in blocks centred in equal shares of the timeline.
-
-    Fewer blocks where they would be shorter than two windows: a block loses `window - 1` starts.
 
     Shares are of the rows still marked 0: with half as many blocks of a second kind, each falls
     midway between two of the first.
     """
     free = np.flatnonzero(part == 0)
-    blocks = max(1, min(blocks, total // (2 * window)))
     length = total // blocks
     for share in np.array_split(free, blocks):
         first = (len(share) - length) // 2

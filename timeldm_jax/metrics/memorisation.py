@@ -33,11 +33,11 @@ class Nearest(NamedTuple):
     """Of each query, the closest window of a set.
 
     Attributes:
-      index: `(queries,)`.
+      row: `(queries,)`, its number.
       distance: `(queries,)`, infinite where every window was left out.
     """
 
-    index: Int[np.ndarray, " query"]
+    row: Int[np.ndarray, " query"]
     distance: Float[np.ndarray, " query"]
 
 
@@ -94,13 +94,13 @@ def memorisation(
         return left_out
 
     to_training = nearest(queries, training)
-    second = nearest(queries, training, overlapping(to_training.index, time))
+    second = nearest(queries, training, overlapping(to_training.row, time))
     usual = nearest(training[known], training, overlapping(known, time))
     usual_ratio, usual_copies, baseline = None, _copies(usual), usual
     if others is not None:
         baseline = nearest(others, training)
         usual_copies = _copies(baseline)
-        other_second = nearest(others, training, overlapping(baseline.index, time))
+        other_second = nearest(others, training, overlapping(baseline.row, time))
         usual_ratio = _ratio(baseline, other_second)
     share = None
     if held_out is not None:
@@ -122,8 +122,8 @@ def memorisation(
         reasons.append(f"{rate:.0%} of the synthetic windows are copies of training windows")
     if share is not None and share["low"] > 0.5 + MARGIN:
         reasons.append(
-            f"{share['share']:.0%} of the synthetic windows are closer to a training window than to "
-            "any held-out one, where half would be fair"
+            f"{share['share']:.0%} of the synthetic windows are closer to a training window than "
+            "to any held-out one, where half would be fair"
         )
     for percentile, who in ((50, "half"), (10, "a tenth")):
         one, two = (np.percentile(n.distance, percentile) for n in (to_training, baseline))
@@ -165,7 +165,7 @@ def memorisation(
         "pairs": [
             {
                 "synthetic": int(picked[i]),
-                "training": int(to_training.index[i]),
+                "training": int(to_training.row[i]),
                 "distance": float(to_training.distance[i]),
             }
             for i in order
@@ -262,7 +262,7 @@ def _share(
         their_block = our_block
     one, two = nearest(queries, training[ours]), nearest(queries, held_out[theirs])
     closer = np.where(one.distance == two.distance, 0.5, one.distance < two.distance)
-    block = np.where(closer > 0.5, our_block[one.index], their_block[two.index])
+    block = np.where(closer > 0.5, our_block[one.row], their_block[two.row])
     share = float(closer.mean())
     names, members = np.unique(block, return_inverse=True)
     sums = np.bincount(members, weights=closer - share)
@@ -281,7 +281,7 @@ def _share(
 def _paired(
     training_starts: Starts, held_out_starts: Starts, time: int
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """Held-out windows, as many training windows beside each of their blocks, and the block of each.
+    """Training windows beside each held-out block, as many held-out ones, the block of each.
 
     Training windows come from before and after blocks in turn, so that a trend favours neither. Few
     blocks are counted in parts of four windows' length.

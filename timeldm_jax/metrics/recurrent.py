@@ -118,8 +118,8 @@ def draw(
 ) -> Float[Array, "time feature batch"]:
     """A batch of windows, each as likely as another and none of them twice.
 
-    One from each of `BATCH` parts of the subset, whose order must be random; the borders of parts
-    move with each batch, as parts are not quite alike. With fewer windows than `BATCH`, all come, some
+    One from each of `BATCH` parts of the subset, whose order must be random. Parts are not quite
+    alike, so their borders move with each batch. With fewer windows than `BATCH`, all come, some
     more than once.
     """
     part_key, shift_key = jax.random.split(key)

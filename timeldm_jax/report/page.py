@@ -1,0 +1,228 @@
+"""`report.html`: verdicts, scores and figures as one file that opens offline."""
+
+import base64
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from timeldm_jax.report import figures
+
+Windows = Float[np.ndarray, "n time feature"]
+
+
+class Picture(NamedTuple):
+    """A figure of the page.
+
+    Attributes:
+      name: of its PNG.
+      title: its heading.
+      text: what to look at.
+      draw: makes it, or None where there is nothing to draw.
+      missing: why there is nothing, where that needs saying.
+    """
+
+    name: str
+    title: str
+    text: str
+    draw: Callable[[], Figure | None]
+    missing: str = ""
+
+
+def write_report(
+    path: epath.Path,
+    scores: dict[str, Any],
+    real: Windows,
+    synthetic: Windows,
+    columns: Sequence[str],
+    *,
+    training: Windows | None = None,
+    records: Sequence[dict[str, Any]] = (),
+    config: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> list[epath.Path]:
+    """Writes the page, and a PNG of each figure in a folder of its name beside it.
+
+    Args:
+      path: of the page.
+      scores: `scores.json`.
+      real: `(n, time, feature)`, in the data's own units.
+      synthetic: `(m, time, feature)`.
+      columns: names of the features; any text.
+      training: what the pairs of the memorisation check count; default: `real`.
+      records: of `metrics.jsonl`, or none.
+      config: of the run, or None.
+      seed: which windows are drawn.
+
+    Returns:
+      The page, then the figures.
+    """
+    names = tuple(columns)
+    folder = path.parent / path.stem
+    folder.mkdir(exist_ok=True)
+    known = real if training is None else training
+    written, drawn = [], []
+    for picture in _pictures(real, synthetic, names, known, scores, list(records), seed):
+        images = {}
+        for theme in ("light", "dark"):
+            with figures.theme(theme):
+                figure = picture.draw()
+                if figure is not None:
+                    images[theme] = figures.png(figure)
+        if images:
+            target = folder / f"{picture.name}.png"
+            figures.save(images["light"], target)
+            written.append(target)
+        elif not picture.missing:
+            continue
+        sources = {theme: _inline(image) for theme, image in images.items()}
+        drawn.append({"picture": picture, "sources": sources})
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("timeldm_jax.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    page = environment.get_template("report.html").render(
+        scores=scores,
+        published=[e for e in scores["scores"].values() if e["published"]],
+        others=[e for e in scores["scores"].values() if not e["published"]],
+        place=_place,
+        memorisation=scores["memorisation"],
+        name=None if config is None else config["data"]["name"],
+        figures=drawn,
+        config=None if config is None else _lines(config),
+    )
+    figures.save(page.encode(), path)
+    return [path, *written]
+
+
+def _pictures(
+    real: Windows,
+    synthetic: Windows,
+    columns: tuple[str, ...],
+    training: Windows,
+    scores: dict[str, Any],
+    records: list[dict[str, Any]],
+    seed: int,
+) -> list[Picture]:
+    short = "Windows of one time step have none."
+    maps = figures.embed(real, synthetic, seed)
+    found = [
+        Picture(
+            "windows",
+            "Windows",
+            "Real beside synthetic windows, drawn at random, on the same axes.",
+            lambda: figures.windows_figure(real, synthetic, columns, seed),
+        ),
+        Picture(
+            "embedding",
+            "Maps of windows",
+            "Each point is a window. Where one colour has no other beside it, windows are missing "
+            "or invented.",
+            lambda: figures.embedding_figure(maps),
+        ),
+        Picture(
+            "densities",
+            "Distributions of values",
+            "Kernel densities of each feature, over windows and time.",
+            lambda: figures.density_figure(real, synthetic, columns, seed),
+        ),
+        Picture(
+            "autocorrelation",
+            "Autocorrelation",
+            "Correlation of a feature with itself some steps later.",
+            lambda: figures.autocorrelation_figure(real, synthetic, columns),
+            short,
+        ),
+        Picture(
+            "spectra",
+            "Power spectra",
+            "Mean power by frequency, on a logarithmic axis. Noise that should not be there, or "
+            "detail that is missing, shows on the right.",
+            lambda: figures.spectrum_figure(real, synthetic, columns),
+            short,
+        ),
+        Picture(
+            "correlations",
+            "Correlations of features",
+            "On the right the difference, which should be blank.",
+            lambda: figures.correlation_figure(real, synthetic, columns),
+            "One feature has none.",
+        ),
+        Picture(
+            "pairs",
+            "Closest pairs",
+            "The synthetic windows closest to a training window, each over it.",
+            lambda: figures.pairs_figure(
+                synthetic, training, scores["memorisation"]["pairs"], columns
+            ),
+        ),
+    ]
+    if records:
+        found += [
+            Picture(
+                "losses",
+                "Training",
+                "Losses of both stages.",
+                lambda: figures.loss_figure(records),
+            ),
+            Picture(
+                "beta",
+                "β",
+                "The weight of the KL term, which falls as reconstruction stops improving.",
+                lambda: figures.beta_figure(records),
+            ),
+        ]
+    return found
+
+
+def _place(entry: dict[str, Any]) -> dict[str, float]:
+    """Where floor, value and highest ceiling lie on a logarithmic axis, in percent of its length.
+
+    The axis runs from half the floor to the highest ceiling; what is compared with the floor is the
+    score on as many windows as the floor has.
+    """
+    floor = max(entry["floor"]["mean"], 1e-12)
+    value = max(entry["calibrated"]["mean"], 1e-12)
+    top = max(max(c["mean"] for c in entry["ceilings"].values()), 2 * floor, value)
+    low = min(floor, value) / 2
+    length = math.log(top / low)
+    return {
+        "floor": round(100 * math.log(floor / low) / length, 1),
+        "value": round(100 * math.log(value / low) / length, 1),
+    }
+
+
+def _number(value: float | None) -> str:
+    """Three significant digits, without exponent where that stays short."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e5:
+        return f"{value:.1e}"
+    digits = max(2 - math.floor(math.log10(abs(value))), 0)
+    return f"{value:,.{min(digits, 5)}f}"
+
+
+def _inline(image: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(image).decode()
+
+
+def _lines(config: dict[str, Any], depth: int = 0) -> list[str]:
+    """A configuration as indented lines."""
+    found = []
+    for key, value in config.items():
+        if isinstance(value, dict):
+            found += [f"{'  ' * depth}{key}", *_lines(value, depth + 1)]
+        else:
+            found.append(f"{'  ' * depth}{key} = {value!r}")
+    return found
