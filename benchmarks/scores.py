@@ -5,8 +5,9 @@
     python benchmarks/scores.py --parity            # our means beside the originals'
     python benchmarks/scores.py --detection         # what the suite says of sets that are wrong
 
-Each writes benchmarks/results/scores_<what>.json and prints a table. Cost model: the GRU scores train a fixed number of steps, then read each window once; Context-FID trains a fixed number
-of steps, then encodes each set once a repeat; the others sort. So time is a constant plus a part
+Each writes benchmarks/results/scores_<what>.json and prints a table. Cost model: the GRU scores
+train a fixed number of steps, then read each window once; Context-FID trains a fixed number of
+steps, then encodes each set once a repeat; the others sort. So time is a constant plus a part
 linear in windows, and memory is linear.
 """
 

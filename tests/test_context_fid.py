@@ -139,7 +139,7 @@ def test_weights_are_the_mean_of_all_steps_the_first_included():
         return np.asarray(context_fid.fit(windows, repeats=1, steps=steps)["params"]["input"][0])
 
     # A first AdamW step moves each weight by the learning rate (and the decay, 1e-5 of it), so the
-    # mean of start and first step lies half as far from the start, and three such means are in line.
+    # mean of start and first step lies half as far from the start; three such means are in line.
     one, two = mean(1), mean(2)
     key = jax.random.split(jax.random.split(jax.random.key(0), 1)[0], 3)[0]
     start = np.asarray(Encoder().init(key, windows[:1])["params"]["input"])

@@ -137,6 +137,7 @@ def test_a_run_leaves_what_the_readme_says(finished):
         "ldm",
         "metrics.jsonl",
         "report",
+        "report.html",
         "samples.npz",
         "scores.json",
         "tensorboard",
