@@ -84,16 +84,17 @@ def walks(count, seed, drift=0.0):
 
 
 def test_discriminative_tells_what_differs_from_what_does_not():
-    pool = np.concatenate([walks(1000, 0), walks(1000, 1), walks(1000, 2, drift=0.1)])
+    pool = np.concatenate([walks(1000, 0), walks(1000, 1), walks(1000, 2, drift=0.04)])
     first, second, drifting = np.arange(3000).reshape(3, 1000)
-    pairs = [(first, second), (first, drifting), (first, drifting)]
+    pairs = [(first, second), *[(first, drifting)] * 3]
     runs = discriminative_runs(pool, pairs, steps=1500)
-    # 400 tested windows: an accuracy's standard deviation is .025.
+    # 400 tested windows: an accuracy's standard deviation is .025 at ½. The means of the last
+    # values are .48 apart and their deviation .17, so that the best accuracy is Φ(.48 / .34) = .92.
     assert runs[0] < 0.075
-    assert (runs[1:] > 0.35).all()
-    assert runs[1] != runs[2]  # every run has a network, a split and batches of its own
+    assert (runs[1:] > 0.33).all()
+    assert len(set(runs[1:])) > 1  # every run has a network, a split and batches of its own
     np.testing.assert_array_equal(runs, discriminative_runs(pool, pairs, steps=1500))
-    assert set(runs).isdisjoint(discriminative_runs(pool, pairs, steps=1500, seed=1))
+    assert (runs != discriminative_runs(pool, pairs, steps=1500, seed=1)).any()
 
 
 def test_the_larger_set_gives_no_head_start():

@@ -37,10 +37,9 @@ COLUMNS = ("<script>document.title='run'</script>", "<img src=x onerror=alert(1)
 MEASURE = """<!doctype html><iframe src="report.html" style="width:WIDTHpx;height:900px;border:0">
 </iframe><pre id="found"></pre><script>
 const frame = document.querySelector("iframe");
-frame.onload = async () => {
+frame.onload = () => {
   const page = frame.contentDocument, root = page.scrollingElement;
   const images = [...page.images];
-  await Promise.all(images.map(image => image.decode().catch(() => null)));
   const small = [...page.querySelectorAll("main *")].filter(e => !e.closest("svg") &&
     parseFloat(frame.contentWindow.getComputedStyle(e).fontSize) < 14);
   document.getElementById("found").textContent = JSON.stringify({
@@ -49,7 +48,8 @@ frame.onload = async () => {
     requests: frame.contentWindow.performance.getEntriesByType("resource")
       .map(entry => entry.name).filter(name => !name.startsWith("data:")),
     small: small.length, paper: frame.contentWindow.getComputedStyle(page.body).backgroundColor,
-    source: images[0].currentSrc.length, text: page.body.innerText,
+    dark: images.map(i => i.currentSrc === i.parentElement.querySelector("source").srcset),
+    text: page.body.innerText,
     caption: Math.min(...[...page.querySelectorAll("caption")].map(c => c.clientWidth)),
   });
 };
@@ -85,6 +85,7 @@ def test_the_page_in_a_browser(folder, tmp_path, width, dark):
     assert found["width"] <= found["client"]  # nothing to scroll sideways
     assert len(found["images"]) == 7
     assert min(found["images"]) > 500
+    assert found["dark"] == [dark] * 7
     assert found["scripts"] == 0
     assert found["requests"] == []
     assert found["title"] == "Synthetic windows: report"
