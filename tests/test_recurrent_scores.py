@@ -1,34 +1,40 @@
 """The GRU of the discriminative and predictive scores, and the scores on known sets."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from timeldm_jax.metrics import recurrent
 from timeldm_jax.metrics.discriminative import discriminative_runs
 from timeldm_jax.metrics.predictive import predictive_runs
 
 
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
+def cell_by_definition(p, window, xp):
+    """TensorFlow 1's GRUCell from its documentation, one window, one step at a time."""
+    hidden = len(p.head)
+    h, found = xp.zeros(hidden), []
+    for x in window:
+        gates = 1 / (1 + xp.exp(-(xp.concatenate([x, h]) @ p.gates + p.gate_bias)))
+        reset, update = gates[:hidden], gates[hidden:]
+        c = xp.tanh(xp.concatenate([x, reset * h]) @ p.candidate + p.candidate_bias)
+        h = update * h + (1 - update) * c
+        found.append(h)
+    return xp.stack(found)
 
 
 def oracle(network, window):
-    """TensorFlow 1's GRUCell from its documentation, one window, one step at a time, float64."""
+    """In float64."""
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), network)
-    hidden = len(p.head)
-    h, found = np.zeros(hidden), []
-    for x in window.astype(np.float64):
-        gates = sigmoid(np.concatenate([x, h]) @ p.gates + p.gate_bias)
-        reset, update = gates[:hidden], gates[hidden:]
-        c = np.tanh(np.concatenate([x, reset * h]) @ p.candidate + p.candidate_bias)
-        h = update * h + (1 - update) * c
-        found.append(h)
-    return np.array(found)
+    return cell_by_definition(p, window.astype(np.float64), np)
 
 
-@pytest.mark.parametrize("hidden", [1, 3, 4, 5, 9])  # sums of products up to 4, then the product
+SIZES = [1, 3, 5, 9]  # of 6 inputs: sums of products up to 64 weights, then the matrix product
+
+
+@pytest.mark.parametrize("hidden", SIZES)
 def test_states_are_the_cells_definition(hidden):
     network = recurrent.init(jax.random.key(hidden), 6, hidden)
     network = jax.tree.map(lambda x: x + 0.1, network)  # biases that are not all alike
@@ -40,6 +46,25 @@ def test_states_are_the_cells_definition(hidden):
         np.testing.assert_allclose(found[:, :, i], expected, atol=2e-6)  # float32
         answer = expected @ np.asarray(network.head) + float(network.head_bias)
         np.testing.assert_allclose(heads[:, i], answer, atol=5e-6)
+
+
+@pytest.mark.parametrize("hidden", SIZES)
+def test_gradients_are_those_of_the_cells_definition(hidden):
+    """The derivative is written by hand; JAX's own of the definition is the oracle."""
+    network = recurrent.init(jax.random.key(hidden), 6, hidden)
+    x = jax.random.normal(jax.random.key(0), (7, 6, 3))
+    weight = jax.random.normal(jax.random.key(1), (7, hidden, 3))  # every state counts, differently
+
+    def ours(network, x):
+        return jnp.sum(weight * recurrent.states(network, x))
+
+    def definition(network, x):
+        states = [cell_by_definition(network, x[:, :, i], jnp) for i in range(3)]
+        return jnp.sum(weight * jnp.stack(states, axis=-1))
+
+    found = jax.grad(ours, (0, 1))(network, x)
+    expected = jax.grad(definition, (0, 1))(network, x)
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-5)  # float32 sums of 21
 
 
 def test_a_network_starts_as_in_tensorflow():
@@ -55,12 +80,9 @@ def test_a_network_starts_as_in_tensorflow():
 
 
 def test_a_batch_holds_no_window_twice_and_every_window_comes_as_often():
-    pool = jnp.arange(500.0).reshape(500, 1, 1)
     subset = recurrent.Subset(jnp.asarray(np.r_[100:400, [0] * 50]), jnp.asarray(300))
-    draws = jax.vmap(lambda key: recurrent.draw(key, pool, subset))(
-        jax.random.split(jax.random.key(0), 2000)
-    )
-    drawn = np.asarray(draws).reshape(2000, 128).astype(int)
+    drawn = np.asarray(recurrent.draw(jax.random.key(0), subset, 2000))
+    assert drawn.shape == (2000, 128)
     assert all(len(set(row)) == 128 for row in drawn)
     counts = np.bincount(drawn.ravel(), minlength=500)
     assert counts[:100].sum() == counts[400:].sum() == 0
@@ -129,7 +151,7 @@ def test_predictive_error_of_an_untrained_network_is_its_definition():
     key = jax.random.split(jax.random.key(7), 1)[0]
     network = recurrent.init(jax.random.split(key)[0], 3, 2)
     head = np.asarray(network.head, np.float64)
-    forecasts = np.array([sigmoid(oracle(network, w[:-1, :3]) @ head) for w in windows])
+    forecasts = np.array([expit(oracle(network, w[:-1, :3]) @ head) for w in windows])
     np.testing.assert_allclose(found[0], np.abs(windows[:, 1:, 3] - forecasts).mean(), rtol=1e-5)
 
 

@@ -73,19 +73,18 @@ def _runs(
     def run(
         key: PRNGKeyArray, real: Subset, synthetic: Subset, real_test: Subset, fake_test: Subset
     ) -> Array:
-        def loss(network: recurrent.Network, key: PRNGKeyArray) -> Array:
-            keys = jax.random.split(key)
-            x = jnp.concatenate(
-                [recurrent.draw(k, pool, s) for k, s in zip(keys, (real, synthetic), strict=True)],
-                axis=2,
-            )
-            answers = logit(network, x).reshape(2, -1)
+        def loss(network: recurrent.Network, rows: Array) -> Array:
+            answers = logit(network, recurrent.gather(pool, rows)).reshape(2, -1)
             entropy = optax.sigmoid_binary_cross_entropy(answers, jnp.array([[1.0], [0.0]]))
             return entropy.mean(axis=1).sum()
 
-        init_key, train_key = jax.random.split(key)
+        init_key, real_key, synthetic_key = jax.random.split(key, 3)
         network = recurrent.init(init_key, features, max(features // 2, 1))
-        network = recurrent.train(network, loss, train_key, steps)
+        drawn = [
+            recurrent.draw(key, side, steps)
+            for key, side in ((real_key, real), (synthetic_key, synthetic))
+        ]
+        network = recurrent.train(network, loss, jnp.concatenate(drawn, axis=1))
         right = recurrent.mean_over(real_test, pool, lambda x: logit(network, x) > 0)
         caught = recurrent.mean_over(fake_test, pool, lambda x: logit(network, x) <= 0)
         return jnp.abs(0.5 - (right + caught) / 2)

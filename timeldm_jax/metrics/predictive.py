@@ -63,12 +63,12 @@ def _runs(
         return jnp.abs(windows[1:, -1] - forecast).mean(axis=0)
 
     def run(key: PRNGKeyArray, train: Subset, test: Subset) -> Array:
-        def loss(network: recurrent.Network, key: PRNGKeyArray) -> Array:
-            return errors(network, recurrent.draw(key, pool, train)).mean()
+        def loss(network: recurrent.Network, rows: Array) -> Array:
+            return errors(network, recurrent.gather(pool, rows)).mean()
 
         init_key, train_key = jax.random.split(key)
         network = recurrent.init(init_key, inputs, max(features // 2, 1))
-        network = recurrent.train(network, loss, train_key, steps)
+        network = recurrent.train(network, loss, recurrent.draw(train_key, train, steps))
         return recurrent.mean_over(test, pool, lambda windows: errors(network, windows))
 
     return jax.vmap(run)(keys, train, test)

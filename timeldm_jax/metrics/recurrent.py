@@ -7,7 +7,7 @@ all runs of a score are one `vmap`, and the batch is the last axis, where proces
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 BATCH = 128
 LEARNING_RATE = 1e-3
-EXPLICIT = 4  # units up to which a sum of products beats a call of the matrix product
+SMALL = 64  # entries of a kernel up to which sums of products beat a call of the matrix product
 CHUNK = 1_000  # windows tested at a time: bounds memory
 
 
@@ -79,31 +79,101 @@ def states(
     network: Network, x: Float[Array, "time inputs batch"]
 ) -> Float[Array, "time hidden batch"]:
     """The state after each step, from zeros (Cho et al. 2014, arXiv 1406.1078)."""
-    inputs, hidden = x.shape[1], len(network.head)
+    inputs = x.shape[1]
     kernel = jnp.concatenate([network.gates[:inputs], network.candidate[:inputs]], 1)
     bias = jnp.concatenate([network.gate_bias, network.candidate_bias])
-    projected = jnp.einsum("tdb,dk->tkb", x, kernel) + bias[:, None]
-    gates, candidate = network.gates[inputs:], network.candidate[inputs:]
+    projected = _project(x, kernel) + bias[:, None]
+    return _recur(network.gates[inputs:], network.candidate[inputs:], projected)
 
-    def cell(state: Array, now: Array) -> tuple[Array, Array]:
-        reset, update = jnp.split(
-            jax.nn.sigmoid(now[: 2 * hidden] + _product(gates, state)), 2, axis=0
-        )
+
+@jax.custom_vjp
+def _recur(
+    gates: Float[Array, "hidden 2*hidden"],
+    candidate: Float[Array, "hidden hidden"],
+    projected: Float[Array, "time 3*hidden batch"],
+) -> Float[Array, "time hidden batch"]:
+    """The states, from the inputs' share of what enters reset gate, update gate and candidate.
+
+    The derivative is written out because the usual one sums each weight's gradient at each step:
+    reductions of a few numbers each, half of all the time. Here steps give the gradient of what
+    enters the activations, and the weights' follow in one product over time and batch.
+    """
+    return _recur_forward(gates, candidate, projected)[0]
+
+
+def _recur_forward(gates: Array, candidate: Array, projected: Array) -> tuple[Array, tuple]:
+    hidden = len(gates)
+
+    def cell(state: Array, now: Array) -> tuple[Array, tuple[Array, ...]]:
+        both = jax.nn.sigmoid(now[: 2 * hidden] + _product(gates, state))
+        reset, update = both[:hidden], both[hidden:]
         proposal = jnp.tanh(now[2 * hidden :] + _product(candidate, reset * state))
-        state = update * state + (1 - update) * proposal
-        return state, state
+        new = update * state + (1 - update) * proposal
+        return new, (new, state, reset, update, proposal)
 
-    start = jnp.zeros((hidden, x.shape[2]))
-    return jax.lax.scan(cell, start, projected)[1]
+    start = jnp.zeros((hidden, projected.shape[2]))
+    _, (states, *saved) = jax.lax.scan(cell, start, projected)
+    return states, (gates, candidate, *saved)
+
+
+def _recur_backward(saved: tuple, grad_states: Array) -> tuple[Array, Array, Array]:
+    gates, candidate, before, reset, update, proposal = saved
+
+    def cell(grad: Array, now: tuple[Array, ...]) -> tuple[Array, Array]:
+        grad_state, state, reset, update, proposal = now
+        grad = grad + grad_state
+        into_proposal = grad * (1 - update) * (1 - jnp.square(proposal))
+        into_update = grad * (state - proposal) * update * (1 - update)
+        kept = _product(candidate.T, into_proposal)
+        into_reset = kept * state * reset * (1 - reset)
+        into_gates = jnp.concatenate([into_reset, into_update])
+        grad = grad * update + kept * reset + _product(gates.T, into_gates)
+        return grad, jnp.concatenate([into_gates, into_proposal])
+
+    start = jnp.zeros_like(grad_states[0])
+    inputs = (grad_states, before, reset, update, proposal)
+    _, into = jax.lax.scan(cell, start, inputs, reverse=True)
+    hidden = len(gates)
+    grad_gates = _contract(before, into[:, : 2 * hidden])
+    grad_candidate = _contract(reset * before, into[:, 2 * hidden :])
+    return grad_gates, grad_candidate, into
+
+
+_recur.defvjp(_recur_forward, _recur_backward)
+
+
+@jax.custom_vjp
+def _project(
+    x: Float[Array, "time inputs batch"], kernel: Float[Array, "inputs out"]
+) -> Float[Array, "time out batch"]:
+    if kernel.size > SMALL:
+        return jnp.einsum("tdb,dk->tkb", x, kernel)
+    terms = (x[:, i, None] * row[:, None] for i, row in enumerate(kernel))
+    return sum(terms, jnp.zeros(()))
+
+
+_project.defvjp(
+    lambda x, kernel: (_project(x, kernel), (x, kernel)),
+    lambda saved, grad: (_project(grad, saved[1].T), _contract(saved[0], grad)),
+)
+
+
+def _contract(
+    first: Float[Array, "time rows batch"], second: Float[Array, "time columns batch"]
+) -> Float[Array, "rows columns"]:
+    """The sum over time and batch of products."""
+    if first.shape[1] * second.shape[1] > SMALL:
+        return jnp.einsum("tib,tjb->ij", first, second)
+    return (first[:, :, None] * second[:, None]).sum((0, 3))
 
 
 def _product(
-    kernel: Float[Array, "hidden out"], state: Float[Array, "hidden batch"]
+    kernel: Float[Array, "rows out"], columns: Float[Array, "rows batch"]
 ) -> Float[Array, "out batch"]:
-    if len(kernel) > EXPLICIT:
-        return kernel.T @ state
-    total = kernel[0][:, None] * state[0]
-    for row, unit in zip(kernel[1:], state[1:], strict=True):
+    if kernel.size > SMALL:
+        return kernel.T @ columns
+    total = kernel[0][:, None] * columns[0]
+    for row, unit in zip(kernel[1:], columns[1:], strict=True):
         total = total + row[:, None] * unit
     return total
 
@@ -113,37 +183,43 @@ def outputs(network: Network, x: Float[Array, "time inputs batch"]) -> Float[Arr
     return jnp.einsum("thb,h->tb", states(network, x), network.head) + network.head_bias
 
 
-def draw(
-    key: PRNGKeyArray, pool: Float[Array, "pool time feature"], subset: Subset
-) -> Float[Array, "time feature batch"]:
-    """A batch of windows, each as likely as another and none of them twice.
+def draw(key: PRNGKeyArray, subset: Subset, steps: int) -> Int[Array, "steps batch"]:
+    """Rows of the pool for each step's batch, each as likely as another and none of them twice.
 
-    One from each of `BATCH` parts of the subset, whose order must be random. Parts are not quite
-    alike, so their borders move with each batch. With fewer windows than `BATCH`, all come, some
-    more than once.
+    A batch has one row from each of `BATCH` parts of the subset, whose order must be random. Parts
+    are not quite alike, so their borders move with each batch. With fewer windows than `BATCH`, all
+    come, some more than once. All steps at once: inside a step, XLA draws the numbers of a row anew
+    for each value that is gathered from it.
     """
-    part_key, shift_key = jax.random.split(key)
-    borders = (jnp.arange(BATCH + 1) * (subset.size / BATCH)).astype(jnp.int32)
-    width = jnp.maximum(jnp.diff(borders), 1)
-    within = (jax.random.uniform(part_key, (BATCH,)) * width).astype(jnp.int32)
-    shift = jax.random.randint(shift_key, (), 0, subset.size)
-    place = (borders[:-1] + jnp.minimum(within, width - 1) + shift) % subset.size
-    return pool[subset.rows[place]].transpose(1, 2, 0)
+
+    def rows(key: PRNGKeyArray) -> Int[Array, " batch"]:
+        part_key, shift_key = jax.random.split(key)
+        borders = (jnp.arange(BATCH + 1) * (subset.size / BATCH)).astype(jnp.int32)
+        width = jnp.maximum(jnp.diff(borders), 1)
+        within = (jax.random.uniform(part_key, (BATCH,)) * width).astype(jnp.int32)
+        shift = jax.random.randint(shift_key, (), 0, subset.size)
+        return subset.rows[(borders[:-1] + jnp.minimum(within, width - 1) + shift) % subset.size]
+
+    return jax.lax.map(lambda i: rows(jax.random.fold_in(key, i)), jnp.arange(steps))
 
 
-def train(
-    network: Network, loss: Callable[[Network, PRNGKeyArray], Array], key: PRNGKeyArray, steps: int
-) -> Network:
-    """Adam on a loss that draws its own batch from the key of each step."""
+def gather(
+    pool: Float[Array, "pool time feature"], rows: Int[Array, " batch"]
+) -> Float[Array, "time feature batch"]:
+    """Windows of the pool, the batch as the last axis."""
+    return pool[rows].transpose(1, 2, 0)
+
+
+def train(network: Network, loss: Callable[[Network, Any], Array], batches: Any) -> Network:
+    """A step of Adam on the loss of each batch; `batches` has a leading axis of steps."""
     optimizer = optax.adam(LEARNING_RATE)
 
-    def step(carry: tuple[Network, optax.OptState], i: Array) -> tuple[tuple, None]:
+    def step(carry: tuple[Network, optax.OptState], batch: Any) -> tuple[tuple, None]:
         network, state = carry
-        gradient = jax.grad(loss)(network, jax.random.fold_in(key, i))
-        updates, state = optimizer.update(gradient, state)
+        updates, state = optimizer.update(jax.grad(loss)(network, batch), state)
         return (optax.apply_updates(network, updates), state), None
 
-    (network, _), _ = jax.lax.scan(step, (network, optimizer.init(network)), jnp.arange(steps))
+    (network, _), _ = jax.lax.scan(step, (network, optimizer.init(network)), batches)
     return network
 
 
@@ -158,7 +234,7 @@ def mean_over(
     places = jnp.arange(-(-longest // chunk) * chunk).reshape(-1, chunk)
 
     def add(total: Array, place: Array) -> tuple[Array, None]:
-        windows = pool[subset.rows[jnp.minimum(place, longest - 1)]].transpose(1, 2, 0)
+        windows = gather(pool, subset.rows[jnp.minimum(place, longest - 1)])
         return total + jnp.sum(jnp.where(place < subset.size, figure(windows), 0)), None
 
     return jax.lax.scan(add, jnp.zeros(()), places)[0] / subset.size
