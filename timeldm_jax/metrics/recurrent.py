@@ -7,7 +7,7 @@ all runs of a score are one `vmap`, and the batch is the last axis, where proces
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 BATCH = 128
 LEARNING_RATE = 1e-3
-SMALL = 64  # entries of a kernel up to which sums of products beat a call of the matrix product
+FEW = 4  # units up to which a sum of products beats a call of the matrix product
+SMALL = 32  # entries of a kernel up to which sums of products beat a call of the matrix product
 CHUNK = 1_000  # windows tested at a time: bounds memory
+T = TypeVar("T")
+Three = tuple[T, T, T]  # of the reset gate, the update gate and the candidate
 
 
 class Network(NamedTuple):
@@ -79,64 +82,67 @@ def states(
     network: Network, x: Float[Array, "time inputs batch"]
 ) -> Float[Array, "time hidden batch"]:
     """The state after each step, from zeros (Cho et al. 2014, arXiv 1406.1078)."""
-    inputs = x.shape[1]
-    kernel = jnp.concatenate([network.gates[:inputs], network.candidate[:inputs]], 1)
-    bias = jnp.concatenate([network.gate_bias, network.candidate_bias])
-    projected = _project(x, kernel) + bias[:, None]
-    return _recur(network.gates[inputs:], network.candidate[inputs:], projected)
+    inputs, hidden = x.shape[1], len(network.head)
+    kernels = (network.gates[:, :hidden], network.gates[:, hidden:], network.candidate)
+    biases = (network.gate_bias[:hidden], network.gate_bias[hidden:], network.candidate_bias)
+    entering = tuple(
+        _project(x, kernel[:inputs]) + bias[:, None]
+        for kernel, bias in zip(kernels, biases, strict=True)
+    )
+    return _recur(tuple(kernel[inputs:] for kernel in kernels), entering)
 
 
 @jax.custom_vjp
 def _recur(
-    gates: Float[Array, "hidden 2*hidden"],
-    candidate: Float[Array, "hidden hidden"],
-    projected: Float[Array, "time 3*hidden batch"],
+    kernels: Three[Float[Array, "hidden hidden"]],
+    entering: Three[Float[Array, "time hidden batch"]],
 ) -> Float[Array, "time hidden batch"]:
-    """The states, from the inputs' share of what enters reset gate, update gate and candidate.
+    """The states, from what the inputs add to reset gate, update gate and candidate.
 
     The derivative is written out because the usual one sums each weight's gradient at each step:
     reductions of a few numbers each, half of all the time. Here steps give the gradient of what
-    enters the activations, and the weights' follow in one product over time and batch.
+    enters the activations, and the weights' follow in one product over time and batch. The three
+    are kept apart, as joining and cutting arrays costs XLA more than all else here.
     """
-    return _recur_forward(gates, candidate, projected)[0]
+    return _recur_forward(kernels, entering)[0]
 
 
-def _recur_forward(gates: Array, candidate: Array, projected: Array) -> tuple[Array, tuple]:
-    hidden = len(gates)
-
-    def cell(state: Array, now: Array) -> tuple[Array, tuple[Array, ...]]:
-        both = jax.nn.sigmoid(now[: 2 * hidden] + _product(gates, state))
-        reset, update = both[:hidden], both[hidden:]
-        proposal = jnp.tanh(now[2 * hidden :] + _product(candidate, reset * state))
+def _recur_forward(
+    kernels: Three[Array], entering: Three[Array]
+) -> tuple[Array, tuple[Three[Array], tuple[Array, ...]]]:
+    def cell(state: Array, now: Three[Array]) -> tuple[Array, tuple[Array, ...]]:
+        reset = jax.nn.sigmoid(now[0] + _product(kernels[0], state))
+        update = jax.nn.sigmoid(now[1] + _product(kernels[1], state))
+        proposal = jnp.tanh(now[2] + _product(kernels[2], reset * state))
         new = update * state + (1 - update) * proposal
         return new, (new, state, reset, update, proposal)
 
-    start = jnp.zeros((hidden, projected.shape[2]))
-    _, (states, *saved) = jax.lax.scan(cell, start, projected)
-    return states, (gates, candidate, *saved)
+    _, (states, *saved) = jax.lax.scan(cell, jnp.zeros_like(entering[0][0]), entering)
+    return states, (kernels, tuple(saved))
 
 
-def _recur_backward(saved: tuple, grad_states: Array) -> tuple[Array, Array, Array]:
-    gates, candidate, before, reset, update, proposal = saved
+def _recur_backward(
+    saved: tuple[Three[Array], tuple[Array, ...]], grad_states: Array
+) -> tuple[Three[Array], Three[Array]]:
+    kernels, (before, *activations) = saved
+    backward = [kernel.T for kernel in kernels]
 
-    def cell(grad: Array, now: tuple[Array, ...]) -> tuple[Array, Array]:
+    def cell(grad: Array, now: tuple[Array, ...]) -> tuple[Array, Three[Array]]:
         grad_state, state, reset, update, proposal = now
         grad = grad + grad_state
         into_proposal = grad * (1 - update) * (1 - jnp.square(proposal))
         into_update = grad * (state - proposal) * update * (1 - update)
-        kept = _product(candidate.T, into_proposal)
+        kept = _product(backward[2], into_proposal)
         into_reset = kept * state * reset * (1 - reset)
-        into_gates = jnp.concatenate([into_reset, into_update])
-        grad = grad * update + kept * reset + _product(gates.T, into_gates)
-        return grad, jnp.concatenate([into_gates, into_proposal])
+        grad = grad * update + kept * reset
+        grad = grad + _product(backward[0], into_reset) + _product(backward[1], into_update)
+        return grad, (into_reset, into_update, into_proposal)
 
-    start = jnp.zeros_like(grad_states[0])
-    inputs = (grad_states, before, reset, update, proposal)
-    _, into = jax.lax.scan(cell, start, inputs, reverse=True)
-    hidden = len(gates)
-    grad_gates = _contract(before, into[:, : 2 * hidden])
-    grad_candidate = _contract(reset * before, into[:, 2 * hidden :])
-    return grad_gates, grad_candidate, into
+    inputs = (grad_states, before, *activations)
+    _, into = jax.lax.scan(cell, jnp.zeros_like(before[0]), inputs, reverse=True)
+    reset = activations[0]
+    of_reset, of_update = _contract(before, into[0]), _contract(before, into[1])
+    return (of_reset, of_update, _contract(reset * before, into[2])), into
 
 
 _recur.defvjp(_recur_forward, _recur_backward)
@@ -170,7 +176,7 @@ def _contract(
 def _product(
     kernel: Float[Array, "rows out"], columns: Float[Array, "rows batch"]
 ) -> Float[Array, "out batch"]:
-    if kernel.size > SMALL:
+    if len(kernel) > FEW:
         return kernel.T @ columns
     total = kernel[0][:, None] * columns[0]
     for row, unit in zip(kernel[1:], columns[1:], strict=True):
