@@ -134,5 +134,6 @@ def make_generator(problem: Problem) -> pipeline.Generator:
         stats=stats,
         scaler=Scaler((0.0,) * features, (1.0,) * features),
         columns=tuple(f"column {i}" for i in range(features)),
+        schema=None,
         meta={},
     )

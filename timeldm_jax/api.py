@@ -101,7 +101,7 @@ class TimeLDM:
         """
         if count < 1:
             raise ValueError(f"count={count} must be at least 1")
-        return np.concatenate(list(self._trained().sample(count, seed)))
+        return np.concatenate([w.astype(np.float32) for w in self._trained().sample(count, seed)])
 
     def evaluate(
         self,

@@ -15,7 +15,8 @@ from typing import Any
 import ml_collections
 from ml_collections import ConfigDict
 
-from timeldm_jax.data.series import PROTOCOLS
+from timeldm_jax.data.series import PROTOCOLS, SPLITS
+from timeldm_jax.data.table import IRREGULAR, MISSING
 from timeldm_jax.metrics.suite import Evaluators
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.training.beta import BetaConfig
@@ -30,6 +31,7 @@ def base() -> ConfigDict:
     """The recipe that data sets start from."""
     config = ConfigDict()
     config.seed = 0
+    config.budget = ""  # time in all for a table, such as 10m: sets steps that are 0
     config.data = ConfigDict(
         {
             "name": ml_collections.config_dict.placeholder(str),  # which set, see data/
@@ -38,6 +40,16 @@ def base() -> ConfigDict:
             "dir": "",  # where raw files lie; default: TIMELDM_DATA_DIR, then the cache
             "cache_dir": "",  # prepared data; default: TIMELDM_CACHE_DIR, then ~/.cache
             "count": 10_000,  # training trajectories of a simulated set
+            # A table of one's own (name "table"); see data/table.py.
+            "path": "",  # .csv or .parquet
+            "time": "",  # name of the time column; default: looked for
+            "entity": "",  # column that says which series a row belongs to
+            "schema": "",  # JSON file that overrides what is inferred of the columns
+            "irregular": "error",  # times out of order or uneven: error | sort | resample
+            "decimal": ".",  # decimal point of a CSV file
+            "split": "time",  # what heldout holds out: blocks of time | entity: whole series
+            "stride": 1,  # rows between the starts of training windows
+            "missing": "fill",  # missing values in samples: fill | generate as in the data
         }
     )
     config.vae = ConfigDict(
@@ -229,6 +241,21 @@ def apply_quick(config: ConfigDict) -> None:
     config.sample.steps = 18
 
 
+def apply_table(config: ConfigDict) -> None:
+    """A table that nobody has tuned for: what is 0 here is chosen later (`recipe.py`)."""
+    config.budget = "10m"
+    config.data.name = "table"
+    config.data.protocol = "heldout"
+    for key in AUTOMATIC:
+        section, _, leaf = key.rpartition(".")
+        node = config
+        for name in section.split("."):
+            node = node[name]
+        node[leaf] = 0
+    config.ldm.optimizer.ema = 0.995
+    config.sample.steps = 18
+
+
 def choose_variant(
     config: ConfigDict, variant: str, known: dict[str, Callable[[ConfigDict], None]]
 ) -> ConfigDict:
@@ -296,9 +323,21 @@ def validate(config: ConfigDict) -> None:
     for key, default in known.items():
         if key not in given:
             raise ConfigError(f"config.{key} is missing; start from timeldm_jax.config.base()")
-        _check_leaf(key, given[key], "" if default is None else default)
+        automatic = key in AUTOMATIC and given[key] == 0 and bool(given["budget"])
+        if not automatic:
+            _check_leaf(key, given[key], "" if default is None else default)
     _check_together(config)
 
+
+# What 0 stands for "chosen from the data and the budget" in, for a table.
+AUTOMATIC = (
+    "data.window",
+    "data.stride",
+    "vae.model.latent",
+    "vae.steps",
+    "ldm.steps",
+    "sample.count",
+)
 
 _Rule = tuple[Callable[[float], bool], str]
 _COUNT: _Rule = (lambda v: v >= 1, "at least 1")
@@ -348,10 +387,18 @@ def _check_leaf(key: str, value: Any, default: Any) -> None:
 
 def _check_together(config: ConfigDict) -> None:
     """Raises unless the values fit each other."""
-    if config.data.protocol not in PROTOCOLS:
-        raise ConfigError(
-            f"config.data.protocol={config.data.protocol!r} is not one of {', '.join(PROTOCOLS)}"
-        )
+    for key, known in (
+        ("protocol", PROTOCOLS),
+        ("irregular", IRREGULAR),
+        ("split", SPLITS),
+        ("missing", MISSING),
+    ):
+        if config.data[key] not in known:
+            raise ConfigError(
+                f"config.data.{key}={config.data[key]!r} is not one of {', '.join(known)}"
+            )
+    if config.data.name == "table" and config.data.decimal not in (".", ","):
+        raise ConfigError(f"config.data.decimal={config.data.decimal!r} must be '.' or ','")
     pairs = (("vae.beta.minimum", "vae.beta.maximum"), ("sample.sigma_min", "sample.sigma_max"))
     values = dict(leaves(config))
     for low, high in pairs:

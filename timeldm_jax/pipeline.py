@@ -9,6 +9,7 @@ import functools
 import json
 import logging
 import platform
+import time
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
@@ -21,9 +22,11 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
+from timeldm_jax.data import table as tables
 from timeldm_jax.data.load import Dataset
 from timeldm_jax.data.scaling import Scaler
-from timeldm_jax.data.series import DeviceWindows, gather
+from timeldm_jax.data.schema import Schema
+from timeldm_jax.data.series import DeviceWindows, Missing, fill, gather
 from timeldm_jax.diffusion import edm, samplers
 from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE
@@ -96,6 +99,50 @@ def init_ldm_state(config: ConfigDict, models: Models, stats: LatentStats) -> Tr
     return state.init(params["params"], optimizer, train_key, latent_stats=stats)
 
 
+def make_vae_step(config: ConfigDict, models: Models, missing: Missing | None) -> steps.Step:
+    """The VAE's step of a configuration."""
+    optimizer_config = configuration.optimizer_config(config.vae)
+    return steps.vae_step(
+        models.vae,
+        steps.make_optimizer(optimizer_config, config.vae.steps),
+        optimizer_config,
+        configuration.beta_config(config),
+        make_batch(config, "vae"),
+        missing,
+    )
+
+
+def make_ldm_step(config: ConfigDict, models: Models) -> steps.Step:
+    """The latent diffusion's step of a configuration."""
+    optimizer_config = configuration.optimizer_config(config.ldm)
+    return steps.ldm_step(
+        models.denoiser,
+        steps.make_optimizer(optimizer_config, config.ldm.steps),
+        optimizer_config,
+        configuration.noise_config(config),
+        make_batch(config, "ldm"),
+    )
+
+
+def step_seconds(config: ConfigDict, dataset: Dataset, stage: str) -> float:
+    """Seconds of a training step of a stage, by running a chunk of them on throw-away weights."""
+    models = build_models(config, len(dataset.series.columns))
+    if stage == "vae":
+        step = make_vae_step(config, models, dataset.missing)
+        train = init_vae_state(config, models)
+        data: Any = DeviceWindows(jnp.asarray(dataset.scaled()), jnp.asarray(dataset.series.train))
+    else:
+        step = make_ldm_step(config, models)
+        zeros = jnp.zeros((min(len(dataset.series.train), 10_000), models.flat))
+        data = Posteriors(zeros, zeros)
+        train = init_ldm_state(config, models, latent_stats(data, standardize=False))
+    chunk = parallel.chunk_runner(step, make_batch(config, stage))(config[stage].chunk)
+    train, _ = jax.block_until_ready(chunk(train, data))
+    start = time.monotonic()
+    jax.block_until_ready(chunk(train, data))
+    return (time.monotonic() - start) / config[stage].chunk
+
+
 def train_vae(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None:
     """Trains the VAE to `config.vae.steps`, or does nothing where that is done."""
     meta = _meta(config, dataset)
@@ -103,21 +150,13 @@ def train_vae(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None
         _log.info("vae: finished before, skipped")
         return
     models = build_models(config, len(dataset.series.columns))
-    optimizer_config = configuration.optimizer_config(config.vae)
-    batch = make_batch(config, "vae")
-    step = steps.vae_step(
-        models.vae,
-        steps.make_optimizer(optimizer_config, config.vae.steps),
-        optimizer_config,
-        configuration.beta_config(config),
-        batch,
-    )
+    step = make_vae_step(config, models, dataset.missing)
     values = dataset.scaled()
     loop.train(
         "vae",
         init_vae_state(config, models),
         DeviceWindows(jnp.asarray(values), jnp.asarray(dataset.series.train)),
-        parallel.chunk_runner(step, batch),
+        parallel.chunk_runner(step, make_batch(config, "vae")),
         _vae_validation(models.vae, DeviceWindows(values, _valid_sample(dataset.series.valid))),
         _schedule(config.vae),
         workdir / "vae",
@@ -147,22 +186,13 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None
     values = dataset.scaled()
     posteriors = encode(models.vae, vae_params, values, dataset.series.train)
     valid = encode(models.vae, vae_params, values, _valid_sample(dataset.series.valid))
-    optimizer_config = configuration.optimizer_config(config.ldm)
-    noise_config = configuration.noise_config(config)
-    batch = make_batch(config, "ldm")
-    step = steps.ldm_step(
-        models.denoiser,
-        steps.make_optimizer(optimizer_config, config.ldm.steps),
-        optimizer_config,
-        noise_config,
-        batch,
-    )
     stats = latent_stats(posteriors, standardize=config.ldm.standardize)
+    noise_config = configuration.noise_config(config)
     loop.train(
         "ldm",
         init_ldm_state(config, models, stats),
         jax.tree.map(jnp.asarray, posteriors),
-        parallel.chunk_runner(step, batch),
+        parallel.chunk_runner(make_ldm_step(config, models), make_batch(config, "ldm")),
         _ldm_validation(models.denoiser, noise_config, stats, valid),
         _schedule(config.ldm),
         workdir / "ldm",
@@ -182,7 +212,7 @@ def encode(
 
     @jax.jit
     def encode_batch(params: PyTree, data: DeviceWindows, index: Array) -> tuple[Array, Array]:
-        x = gather(data, index, vae.window)
+        x = fill(gather(data, index, vae.window))
         return steps.bind(vae, params, "encode")(x)
 
     parts = []
@@ -227,6 +257,7 @@ class Generator:
       stats: latent standardisation.
       scaler: back to the data's own units.
       columns: names of the features.
+      schema: what the columns of the user's table are, or None where the data was no table.
       meta: metadata of the diffusion checkpoint.
     """
 
@@ -237,12 +268,14 @@ class Generator:
     stats: LatentStats
     scaler: Scaler
     columns: tuple[str, ...]
+    schema: Schema | None
     meta: dict[str, Any]
 
     def sample(self, count: int, seed: int) -> Iterator[Float[np.ndarray, "n window feature"]]:
-        """Yields batches of synthetic windows in the data's own units, float32.
+        """Yields batches of synthetic windows in the data's own units, float64.
 
-        Window i is a function of (seed, i) alone, whatever the batch size.
+        Window i is a function of (seed, i) alone, whatever the batch size. Windows of a table are
+        as its columns can hold them (`table.snap`).
 
         Args:
           count: windows in all.
@@ -255,8 +288,8 @@ class Generator:
         for first in range(0, count, batch):
             index = jnp.arange(first, first + batch)
             drawn = self._draw(self.vae_params, self.ldm_params, self.stats, key, index)
-            scaled = np.asarray(drawn)
-            yield self.scaler.unscale(scaled[: count - first])
+            windows = self.scaler.unscale(np.asarray(drawn)[: count - first])
+            yield windows if self.schema is None else tables.snap(windows, self.schema)
 
     @functools.cached_property
     def _draw(self) -> Any:
@@ -341,8 +374,9 @@ def load_generator(workdir: epath.Path) -> Generator:
         vae_params=vae_params,
         ldm_params=restored.ema,
         stats=LatentStats(*restored.latent_stats),
-        scaler=Scaler(tuple(meta["scaler"]["low"]), tuple(meta["scaler"]["high"])),
+        scaler=Scaler.from_json(meta["scaler"]),
         columns=columns,
+        schema=None if meta["schema"] is None else Schema.from_json(meta["schema"]),
         meta=meta,
     )
 
@@ -361,13 +395,13 @@ def read_config(workdir: epath.Path) -> ConfigDict:
     return config
 
 
-def write_config(config: ConfigDict, workdir: epath.Path) -> None:
-    """Writes `config.json`, whole or not at all."""
+def write_config(config: ConfigDict, workdir: epath.Path, name: str = "config.json") -> None:
+    """Writes a configuration as JSON, whole or not at all."""
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        partial = workdir / "config.json.tmp"
+        partial = workdir / f"{name}.tmp"
         partial.write_text(json.dumps(config.to_dict(), indent=1, sort_keys=True) + "\n")
-        partial.replace(workdir / "config.json")
+        partial.replace(workdir / name)
     parallel.barrier("config written")
 
 
@@ -393,7 +427,8 @@ def _meta(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     return {
         "config": config.to_dict(),
         "columns": list(dataset.series.columns),
-        "scaler": {"low": list(dataset.scaler.low), "high": list(dataset.scaler.high)},
+        "scaler": dataset.scaler.to_json(),
+        "schema": None if dataset.schema is None else dataset.schema.to_json(),
         "fingerprint": dataset.series.fingerprint(),
         "versions": {name: metadata.version(name) for name in names}
         | {"python": platform.python_version()},
@@ -416,8 +451,8 @@ def _vae_validation(vae: VAE, data: DeviceWindows) -> Any:
 
     @jax.jit
     def evaluate(params: PyTree, x: Array, noise: Array) -> dict[str, Array]:
-        output = steps.bind(vae, params)(x, noise)
-        terms = losses.reconstruction_terms(x, output.reconstruction)
+        output = steps.bind(vae, params)(fill(x), noise)
+        terms = losses.reconstruction_terms(x, output.reconstruction, gaps=True)
         return {"loss": losses.reconstruction_loss(terms, vae.window), "l1": terms.l1}
 
     return lambda params: {name: float(v) for name, v in evaluate(params, x, noise).items()}

@@ -8,14 +8,19 @@ from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 from etils import epath
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
-from timeldm_jax import evaluate, pipeline
+from timeldm_jax import evaluate, pipeline, recipe
 from timeldm_jax.config import ConfigError
-from timeldm_jax.data.load import Dataset, load_dataset
+from timeldm_jax.data import load
+from timeldm_jax.data import schema as schemas
+from timeldm_jax.data import table as tables
+from timeldm_jax.data.load import Dataset
+from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.sources import DataError
 from timeldm_jax.metrics import suite
 from timeldm_jax.models.vae import VAE
@@ -24,6 +29,8 @@ from timeldm_jax.training import checkpoint, loop, parallel, steps
 
 _log = logging.getLogger(__name__)
 
+REQUEST = "request.json"  # the configuration as asked for, where `config.json` fills in the rest
+TABLE_BATCH = 10_000  # windows turned into rows at a time
 STAGES = ("vae", "ldm", "sample", "evaluate", "report")
 
 
@@ -40,10 +47,17 @@ def run_stages(config: ConfigDict, workdir: epath.Path, stages: tuple[str, ...])
         not finished, or a batch does not divide over the devices. Nothing was written.
       DataError: the data cannot be had, or is too little to score. Nothing was written.
     """
-    refuse_if(lambda: conflict(config, workdir) or _missing_stage(config, workdir, stages))
+    refuse_if(lambda: conflict(config, workdir))
     for stage in ("vae", "ldm"):
         pipeline.make_batch(config, stage)
-    dataset = load_dataset(config)
+    asked = config
+    if config.data.name == "table":
+        options = load.table_options(config)
+        frame, schema = tables.prepare(*tables.read(config.data.path, options.decimal), options)
+        config, dataset = choose(config, frame, schema, workdir)
+    else:
+        dataset = load.load_dataset(config)
+    refuse_if(lambda: _missing_stage(config, workdir, stages))
     series = dataset.series
     _log.info(
         "%s: %d features, windows of %d: %d train, %d validate, %d test",
@@ -60,7 +74,7 @@ def run_stages(config: ConfigDict, workdir: epath.Path, stages: tuple[str, ...])
             f"{len(series.test)} test windows and config.sample.count={config.sample.count}: the "
             f"evaluate stage needs at least {suite.FEWEST_WINDOWS} of each"
         )
-    claim(config, workdir)
+    claim(config, workdir, asked)
     if "vae" in stages:
         pipeline.train_vae(config, dataset, workdir)
     if "ldm" in stages:
@@ -70,6 +84,8 @@ def run_stages(config: ConfigDict, workdir: epath.Path, stages: tuple[str, ...])
         if jax.process_index() == 0:
             if "sample" in stages:
                 sample(config, workdir)
+                if dataset.schema is not None:
+                    write_table(config, dataset.schema, workdir)
             if "evaluate" in stages:
                 evaluate_run(config, dataset, workdir)
             if "report" in stages:
@@ -78,23 +94,77 @@ def run_stages(config: ConfigDict, workdir: epath.Path, stages: tuple[str, ...])
         parallel.barrier("stages done")  # after an error too: the others wait here
 
 
-def claim(config: ConfigDict, workdir: epath.Path) -> None:
-    """Makes the work directory this configuration's, where it is not yet.
+def choose(
+    config: ConfigDict, frame: pd.DataFrame, schema: Schema, workdir: epath.Path
+) -> tuple[ConfigDict, load.Dataset]:
+    """The configuration of a table with everything chosen that was left open, and its data.
+
+    A run that resumes takes what it chose first, whatever the machine's speed is now.
+
+    Args:
+      config: as asked for.
+      frame: from `tables.prepare`.
+      schema: likewise.
+      workdir: of the run.
 
     Raises:
-      ConfigError: it was made with another configuration.
+      ConfigError: a budget too short.
+      DataError: data too small.
     """
-    refuse_if(lambda: conflict(config, workdir))
+    for line in schema.describe():
+        _log.info("  %s", line)
+    features = len(schemas.features(schema))
+    if features > schemas.SLOW_FEATURES:
+        _log.warning(
+            "%d features: scores of pairs and the recurrent scores grow with the square of that; "
+            "leaving columns out (kind 'drop' in a schema) makes everything faster",
+            features,
+        )
+    path = workdir / "config.json"
+    process_0 = jax.process_index() == 0
+    saved = path.read_text() if process_0 and (workdir / REQUEST).exists() else ""
+    saved = parallel.share_text_from_first(saved)
+    if saved:
+        chosen = ConfigDict(json.loads(saved))
+        return chosen, load.from_table(frame, schema, chosen)
+    lengths = np.ones(1, int) * len(frame)
+    if schema.entity:
+        lengths = frame[schema.entity].value_counts().to_numpy()
+    config = recipe.choose_sizes(config, lengths, features)
+    dataset = load.from_table(frame, schema, config)
+    if config.budget:
+        # One process's stopwatch decides, or hosts would train for different numbers of steps.
+        text = recipe.choose_steps(config, dataset).to_json() if process_0 else ""
+        config = ConfigDict(json.loads(parallel.share_text_from_first(text)))
+    configuration.validate(config)
+    return config, dataset
+
+
+def claim(config: ConfigDict, workdir: epath.Path, asked: ConfigDict | None = None) -> None:
+    """Makes the work directory this configuration's, where it is not yet.
+
+    Args:
+      config: what runs.
+      workdir: of the run.
+      asked: what the user asked for, where `config` fills in what that left open.
+
+    Raises:
+      ConfigError: the directory was made with another configuration.
+    """
+    asked = config if asked is None else asked
+    refuse_if(lambda: conflict(asked, workdir))
     new = jax.process_index() == 0 and not (workdir / "config.json").exists()
     if parallel.any_process(new):
+        if configuration.difference(asked.to_dict(), config.to_dict()):
+            pipeline.write_config(asked, workdir, REQUEST)
         pipeline.write_config(config, workdir)
 
 
 def conflict(config: ConfigDict, workdir: epath.Path) -> str:
     """Why `workdir` cannot be used for this configuration, or ""."""
-    path = workdir / "config.json"
-    if not path.exists():
+    if not (workdir / "config.json").exists():
         return ""
+    path = workdir / (REQUEST if (workdir / REQUEST).exists() else "config.json")
     try:
         changed = configuration.difference(json.loads(path.read_text()), config.to_dict())
     except (ValueError, TypeError, AttributeError) as error:
@@ -166,6 +236,26 @@ def sample(config: ConfigDict, workdir: epath.Path) -> None:
         write_npz(path, batches(), shape, generator.columns)
 
 
+def write_table(config: ConfigDict, schema: Schema, workdir: epath.Path) -> None:
+    """Writes `samples.csv`, the windows of `samples.npz` as rows of the table; whole or absent."""
+    path = workdir / "samples.csv"
+    if path.exists():
+        return
+    windows, _ = read_windows(workdir / "samples.npz")
+    partial = workdir / "samples.csv.tmp"
+    with partial.open("w") as file:
+        for first in range(0, len(windows), TABLE_BATCH):
+            frame = tables.decode(
+                windows[first : first + TABLE_BATCH],
+                schema,
+                missing=config.data.missing,
+                first_series=first,
+            )
+            frame.to_csv(file, index=False, header=first == 0)
+    partial.replace(path)
+    _log.info("samples: %s", path)
+
+
 def evaluate_run(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None:
     """Writes `scores.json`: the samples against the test windows, and the VAE on its own."""
     path = workdir / "scores.json"
@@ -179,7 +269,7 @@ def evaluate_run(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> N
     vae_params, _ = pipeline.load_vae(config, models, workdir)
     scaled, test = dataset.scaled(), dataset.series.test
     scores["reconstruction"] = suite.reconstruction_error(
-        dataset.scaler.scale(dataset.series.windows(test)),
+        scaled[test[:, None] + np.arange(dataset.series.window)],
         reconstruct(models.vae, vae_params, scaled, test),
         dataset.series.columns,
     )
@@ -195,7 +285,7 @@ def evaluate_samples(
 ) -> dict[str, Any]:
     """Scores of samples against the test windows, with the floor that the split allows."""
     series = dataset.series
-    real, training = series.windows(series.test), series.windows(series.train)
+    real, training, synthetic = comparable(config, dataset, synthetic, seed)
     if config.data.protocol == "paper":  # the test windows are the training windows
         fresh = series.windows(series.fresh) if len(series.fresh) else None
         parts: dict[str, Any] = {"fresh": fresh}
@@ -216,6 +306,23 @@ def evaluate_samples(
     return scores
 
 
+def comparable(
+    config: ConfigDict,
+    dataset: Dataset,
+    synthetic: Float[np.ndarray, "n window feature"],
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Test, training and synthetic windows without gaps; see `table.close_gaps`."""
+    series = dataset.series
+    real, training = series.windows(series.test), series.windows(series.train)
+    if dataset.schema is None:
+        return real, training, synthetic
+    synthetic, (real, training) = tables.close_gaps(
+        synthetic, [real, training], dataset.schema, config.data.missing, seed
+    )
+    return real, training, synthetic
+
+
 def reconstruct(vae: VAE, params: Any, scaled: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """The VAE's reconstruction of windows from their posterior means, `(n, time, feature)`."""
     means = pipeline.encode(vae, params, scaled, starts).mean
@@ -232,15 +339,15 @@ def report(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None:
     """Writes `report.html`, and its figures as `report/*.png`."""
     from timeldm_jax.report.page import write_report  # plotting takes seconds to import
 
-    series = dataset.series
     synthetic, columns = read_windows(workdir / "samples.npz")
+    real, training, synthetic = comparable(config, dataset, synthetic, config.seed)
     written = write_report(
         workdir / "report.html",
         json.loads((workdir / "scores.json").read_text()),
-        series.windows(series.test),
+        real,
         synthetic,
-        columns or series.columns,
-        training=series.windows(series.train),
+        columns or dataset.series.columns,
+        training=training,
         records=read_metrics(workdir),
         config=config.to_dict(),
         seed=config.seed,

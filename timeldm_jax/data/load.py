@@ -4,12 +4,16 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from timeldm_jax.data import builders
+from timeldm_jax.data import schema as schemas
+from timeldm_jax.data import table as tables
 from timeldm_jax.data.scaling import Scaler, fit_scaler
-from timeldm_jax.data.series import Series, join_trajectories, split_series
+from timeldm_jax.data.schema import Schema
+from timeldm_jax.data.series import Missing, Series, join_trajectories, split_series
 from timeldm_jax.data.sources import DataError
 
 FEWEST_LEVELS = 1024  # float32 numbers that a column's range must at least hold
@@ -22,14 +26,28 @@ class Dataset:
     Attributes:
       series: the table in its own units and the windows of each part.
       scaler: fitted on the rows that training windows cover.
+      schema: what the columns are, where the data is a table of the user's own.
     """
 
     series: Series
     scaler: Scaler
+    schema: Schema | None = None
 
     def scaled(self) -> Float[np.ndarray, "rows feature"]:
-        """The whole table in [0, 1] (training range), float32."""
-        return self.scaler.scale(self.series.values)
+        """The whole table in [0, 1] (training range), float32; NaN where a value is missing."""
+        return self.scaler.scale(self.series.values).astype(np.float32)
+
+    @property
+    def missing(self) -> Missing | None:
+        """Which features have gaps; None where none has."""
+        if self.schema is None:
+            return None
+        layout = schemas.features(self.schema)
+        flags = {f.column: place for place, f in enumerate(layout) if f.role == "missing"}
+        if not flags and not self.schema.padded:
+            return None
+        values = [p for p, f in enumerate(layout) if f.role != "missing" and f.column in flags]
+        return Missing(tuple(values), tuple(flags[layout[p].column] for p in values))
 
 
 def load_dataset(config: ConfigDict) -> Dataset:
@@ -55,10 +73,62 @@ def load_dataset(config: ConfigDict) -> Dataset:
     elif data.name in builders.REAL:
         table = builders.load_table(data.name, data_dir=data.dir or None, cache_dir=cache_dir)
         series = split_series(table.values, table.columns, data.window, data.protocol)
+    elif data.name == "table":
+        frame, schema = tables.prepare(*tables.read(data.path, data.decimal), table_options(config))
+        return from_table(frame, schema, config)
     else:
-        known = ", ".join(sorted(builders.SIMULATED + builders.REAL))
+        known = ", ".join(sorted((*builders.SIMULATED, *builders.REAL, "table")))
         raise DataError(f"config.data.name={data.name!r} is not a known set; known: {known}")
     return make_dataset(series)
+
+
+def table_options(config: ConfigDict) -> tables.Options:
+    """How the table of `config.data` is read."""
+    names = [field.name for field in dataclasses.fields(tables.Options)]
+    return tables.Options(**{name: config.data[name] for name in names})
+
+
+def from_table(frame: pd.DataFrame, schema: Schema, config: ConfigDict) -> Dataset:
+    """The data set of a user's table, from `tables.prepare`.
+
+    Series shorter than the window are padded, and a feature says where they end.
+
+    Raises:
+      DataError: too few rows, or a column that is constant where it is trained on.
+    """
+    data = config.data
+    encoded = tables.encode(frame, schema)
+    lengths = np.bincount(encoded.groups)
+    if schema.entity and lengths.min() < data.window:
+        schema = dataclasses.replace(schema, padded=True)
+        encoded = _pad(tables.encode(frame, schema), data.window)
+    layout = schemas.features(schema)
+    series = split_series(
+        encoded.values,
+        tuple(feature.name for feature in layout),
+        data.window,
+        data.protocol,
+        groups=encoded.groups,
+        clock=encoded.clock if schema.entity else None,
+        by=data.split,
+        stride=data.stride,
+    )
+    return make_dataset(series, tuple(feature.scaling for feature in layout), schema)
+
+
+def _pad(encoded: tables.Encoded, window: int) -> tables.Encoded:
+    """Rows of NaN, absent by the last feature, after series shorter than the window."""
+    lengths = np.bincount(encoded.groups)
+    padded = np.maximum(lengths, window)
+    first = np.repeat(np.cumsum(padded) - padded, lengths)
+    within = np.arange(len(encoded.groups)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    values = np.full((padded.sum(), encoded.values.shape[1]), np.nan)
+    values[:, -1] = 0.0
+    values[first + within] = encoded.values
+    last = np.cumsum(lengths) - 1  # padding has the time of the last row
+    clock = np.repeat(encoded.clock[last], padded)
+    clock[first + within] = encoded.clock
+    return tables.Encoded(values, np.repeat(np.arange(len(lengths)), padded), clock)
 
 
 def from_array(
@@ -131,14 +201,17 @@ def check_array(
     return values, names
 
 
-def make_dataset(series: Series) -> Dataset:
+def make_dataset(
+    series: Series, scalings: tuple[str, ...] = (), schema: Schema | None = None
+) -> Dataset:
     """Adds the scaler, fitted on the training part only.
 
     Raises:
       DataError: a column that is constant there, or too fine for float32 samples.
     """
-    scaler = fit_scaler(series.training_rows(), series.columns)
-    low, high = np.array(scaler.low), np.array(scaler.high)
+    rows = series.training_rows()
+    scaler = fit_scaler(rows, series.columns, scalings)
+    low, high = np.nanmin(rows, axis=0), np.nanmax(rows, axis=0)
     with np.errstate(over="ignore", invalid="ignore"):  # beyond float32: NaN, which is not fine
         grain = np.spacing(np.maximum(abs(low), abs(high)).astype(np.float32))
     coarse = np.flatnonzero(~(grain < (high - low) / FEWEST_LEVELS))
@@ -148,4 +221,4 @@ def make_dataset(series: Series) -> Dataset:
             f"column {series.columns[i]!r} runs from {low[i]:.9g} to {high[i]:.9g}: samples are "
             f"float32, whose steps there are {grain[i]:.2g}; subtract an offset, or change the unit"
         )
-    return Dataset(series, scaler)
+    return Dataset(series, scaler, schema)

@@ -1,52 +1,164 @@
-"""Min-max scaling per column, and its exact inverse."""
+"""Scaling per feature, and its exact inverse.
+
+A feature is straightened by a curve where its distribution asks for one (logarithm, quantiles),
+then mapped linearly so that training values lie in, or around, [0, 1].
+"""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from timeldm_jax.data.sources import DataError
 
+LEVELS = 1_000  # quantiles that a curve keeps at most
+REACH = 3.0  # deviations either side of the mean that `standard` maps to [0, 1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """An increasing function with an inverse, of one feature.
+
+    Attributes:
+      kind: `log` is `sign(x)·ln(1 + |x|/unit)`; `quantile` is the share of training values below,
+        linear between knots and beyond them.
+      unit: of `log`.
+      knots: of `quantile`: training values, increasing.
+      levels: the share below each knot.
+    """
+
+    kind: Literal["log", "quantile"]
+    unit: float = 1.0
+    knots: tuple[float, ...] = ()
+    levels: tuple[float, ...] = ()
+
+    def straighten(self, values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """The function, element by element."""
+        if self.kind == "log":
+            return np.sign(values) * np.log1p(np.abs(values) / self.unit)
+        return _interpolate(values, np.array(self.knots), np.array(self.levels))
+
+    def bend(self, values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """The inverse of `straighten`."""
+        if self.kind == "log":
+            return np.sign(values) * np.expm1(np.abs(values)) * self.unit
+        return _interpolate(values, np.array(self.levels), np.array(self.knots))
+
 
 @dataclasses.dataclass(frozen=True)
 class Scaler:
-    """Maps each column's `[low, high]` to [0, 1]. Plain floats, so that JSON keeps it exactly.
+    """Maps each feature to around [0, 1]. Plain numbers, so that JSON keeps it exactly.
 
     Attributes:
-      low: smallest training value of each column, in its own unit.
-      high: largest training value of each column.
+      low: what becomes 0, of each feature, after its curve.
+      high: what becomes 1.
+      curves: by number of a feature; most have none.
     """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
+    curves: tuple[tuple[int, Curve], ...] = ()
 
     def scale(
         self, values: Float[np.ndarray, "*lead feature"]
     ) -> Float[np.ndarray, "*lead feature"]:
-        """Values in their own units to [0, 1] (training range), float32."""
+        """Values in their own units to around [0, 1], float64. NaN stays NaN."""
         low, high = np.array(self.low), np.array(self.high)
-        return ((values - low) / (high - low)).astype(np.float32)
+        if self.curves:
+            values = values.astype(np.float64)
+            for i, curve in self.curves:
+                values[..., i] = curve.straighten(values[..., i])
+        return (values - low) / (high - low)
 
     def unscale(
         self, scaled: Float[np.ndarray, "*lead feature"]
     ) -> Float[np.ndarray, "*lead feature"]:
-        """The inverse of `scale`, computed in float64, float32."""
+        """The inverse of `scale`, float64."""
         low, high = np.array(self.low), np.array(self.high)
-        return (low + scaled.astype(np.float64) * (high - low)).astype(np.float32)
+        values = low + scaled.astype(np.float64) * (high - low)
+        for i, curve in self.curves:
+            values[..., i] = curve.bend(values[..., i])
+        return values
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        curves = [[i, dataclasses.asdict(curve)] for i, curve in self.curves]
+        return {"low": list(self.low), "high": list(self.high), "curves": curves}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Scaler":
+        """The inverse of `to_json`."""
+        curves = tuple(
+            (i, Curve(c["kind"], c["unit"], tuple(c["knots"]), tuple(c["levels"])))
+            for i, c in content["curves"]
+        )
+        return cls(tuple(content["low"]), tuple(content["high"]), curves)
 
 
-def fit_scaler(values: Float[np.ndarray, "rows feature"], columns: tuple[str, ...]) -> Scaler:
-    """The scaler of the training rows `(rows, features)`.
+def fit_scaler(
+    values: Float[np.ndarray, "rows feature"],
+    columns: tuple[str, ...],
+    scalings: Sequence[str] = (),
+) -> Scaler:
+    """The scaler of the training rows `(rows, features)`; NaN is left out.
+
+    Args:
+      values: in their own units.
+      columns: names of the features.
+      scalings: `minmax`, `standard`, `log` or `quantile` of each; default: `minmax` for all.
 
     Raises:
-      DataError: a column is constant, so it has no range to scale by.
+      DataError: a feature is constant or missing throughout, so it has no range to scale by.
     """
-    low, high = values.min(axis=0), values.max(axis=0)
+    curves = []
+    straight = values
+    for i, scaling in enumerate(scalings):
+        if scaling in ("log", "quantile"):
+            known = values[np.isfinite(values[:, i]), i]
+            if known.size and np.ptp(known) > 0:
+                curve = _fit_curve(scaling, known)
+                curves.append((i, curve))
+                straight = straight.copy() if straight is values else straight
+                straight[:, i] = curve.straighten(values[:, i])
+    with np.errstate(all="ignore"):
+        empty = ~np.isfinite(straight).any(axis=0)
+        low = np.where(empty, 0, np.nanmin(np.where(empty, 0, straight), axis=0))
+        high = np.where(empty, 0, np.nanmax(np.where(empty, 0, straight), axis=0))
     constant = np.flatnonzero(high == low)
     if constant.size:
         i = int(constant[0])
+        says = "has no value" if empty[i] else f"is constant ({values[0, i]:g})"
         raise DataError(
-            f"column {columns[i]!r} is constant ({low[i]:g}) in the training rows: there is "
+            f"column {columns[i]!r} {says} in the training rows: there is "
             "nothing to learn in it; drop the column and put it back afterwards"
         )
-    return Scaler(tuple(low.tolist()), tuple(high.tolist()))
+    for i, scaling in enumerate(scalings):
+        if scaling == "standard":
+            mean, reach = np.nanmean(straight[:, i]), REACH * np.nanstd(straight[:, i])
+            low[i], high[i] = mean - reach, mean + reach
+    return Scaler(tuple(low.tolist()), tuple(high.tolist()), tuple(curves))
+
+
+def _fit_curve(scaling: str, known: Float[np.ndarray, " n"]) -> Curve:
+    if scaling == "log":
+        positive = np.abs(known[known != 0])
+        return Curve("log", unit=float(np.median(positive)))
+    ordered = np.sort(known)
+    place = np.linspace(0, len(ordered) - 1, min(LEVELS, len(ordered))).round().astype(int)
+    levels = (place + 0.5) / len(ordered)
+    knots, first = np.unique(ordered[place], return_index=True)
+    # A value that stands for many levels stands at their middle.
+    shares = np.add.reduceat(levels, first) / np.diff([*first, len(levels)])
+    return Curve("quantile", knots=tuple(knots.tolist()), levels=tuple(shares.tolist()))
+
+
+def _interpolate(
+    x: Float[np.ndarray, "..."], knots: Float[np.ndarray, " k"], levels: Float[np.ndarray, " k"]
+) -> Float[np.ndarray, "..."]:
+    """Linear between knots, and beyond them as between the two nearest."""
+    segment = np.clip(np.searchsorted(knots, x) - 1, 0, len(knots) - 2)
+    width = knots[segment + 1] - knots[segment]
+    share = (x - knots[segment]) / width
+    return levels[segment] + share * (levels[segment + 1] - levels[segment])

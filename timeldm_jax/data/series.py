@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from timeldm_jax.data.sources import DataError
 
 PROTOCOLS = ("paper", "heldout", "future")
+SPLITS = ("time", "entity")
 
 HELDOUT_SHARE = 0.2
 VALID_SHARE = 0.05
@@ -28,7 +29,7 @@ class Series:
     """A table and the windows that training, validation and testing read from it.
 
     Attributes:
-      values: `(rows, features)` float64, in the data's own units.
+      values: `(rows, features)` float64, in the data's own units; NaN where missing.
       columns: names of the features.
       window: time steps of a window.
       train: starts of the training windows, int32.
@@ -87,13 +88,61 @@ def gather(
     return data.values[data.starts[index][:, None] + jnp.arange(window)]
 
 
+class Missing(NamedTuple):
+    """Which features can be missing, and which others say that they are.
+
+    Attributes:
+      values: numbers of features that lack values in some rows.
+      flags: for each of them, the number of the feature that is 1 there.
+    """
+
+    values: tuple[int, ...]
+    flags: tuple[int, ...]
+
+
+def fill(x: Float[Array, "*lead feature"]) -> Float[Array, "*lead feature"]:
+    """Scaled values with the middle of the range where one is missing: what networks read."""
+    return jnp.where(jnp.isnan(x), 0.5, x)
+
+
+def hide(
+    x: Float[Array, "batch window feature"],
+    other: Float[Array, "batch window feature"],
+    missing: Missing,
+) -> tuple[Float[Array, "batch window feature"], Float[Array, "batch window feature"]]:
+    """What the VAE reads and what it must give where values are missing.
+
+    It reads each window without what another one lacks, and is judged on all that is known: so it
+    learns to fill gaps of the patterns that the data has. The flags tell what was hidden.
+
+    Args:
+      x: scaled windows, NaN where missing.
+      other: other windows, whose gaps are made.
+      missing: which features can be missing.
+
+    Returns:
+      The input, filled; and the target, NaN where unknown.
+    """
+    values, flags = np.array(missing.values, int), np.array(missing.flags, int)
+    gaps = jnp.isnan(x[..., values]) | jnp.isnan(other[..., values])
+    flagged = jnp.where(jnp.isnan(x[..., flags]), jnp.nan, gaps)
+    target = x.at[..., flags].set(flagged)
+    read = target.at[..., values].set(jnp.where(gaps, jnp.nan, x[..., values]))
+    return fill(read), target
+
+
 def split_series(
     values: Float[np.ndarray, "rows feature"],
     columns: tuple[str, ...],
     window: int,
     protocol: str,
+    *,
+    groups: Int[np.ndarray, " rows"] | None = None,
+    clock: Float[np.ndarray, " rows"] | None = None,
+    by: str = "time",
+    stride: int = 1,
 ) -> Series:
-    """Splits the windows of one long series, stride 1, before anything looks at them.
+    """Splits the windows of one or several long series before anything looks at them.
 
     - `paper`: every window trains, and every window is the test set, as in the published tables;
       validation is an even sample of the same windows.
@@ -101,38 +150,52 @@ def split_series(
     - `future`: the last fifth of the rows is the test set.
 
     Under the last two, validation takes a further twentieth in blocks. No window crosses into
-    another part, and parts share no row: that is a gap of `window - 1` starts on both sides.
+    another part, and parts share no row: that is a gap of `window - 1` starts on both sides. Nor
+    does a window cross into another series.
+
+    Args:
+      values: rows of one series side by side and in order.
+      columns: names of the features.
+      window: time steps of a window.
+      protocol: as above.
+      groups: number of the series of each row; default: one series.
+      clock: time of each row, by which several series are cut at the same times; default: rows.
+      by: `time`, or `entity`: under `heldout`, whole series are held out instead of blocks of time.
+      stride: rows between the starts of training windows.
 
     Raises:
       DataError: too few rows for a window, or for the blocks of the protocol.
     """
     check_protocol(protocol)
     rows = len(values)
+    if by not in SPLITS:
+        raise DataError(f"config.data.split={by!r} is not one of {', '.join(SPLITS)}")
     if rows < window:
         raise DataError(
             f"the series has {rows} rows, fewer than one window of {window}; "
             "use a shorter config.data.window or more rows"
         )
+    group = np.zeros(rows, np.int64) if groups is None else np.asarray(groups)
     starts = np.arange(rows - window + 1, dtype=np.int32)
+    starts = starts[group[starts] == group[starts + window - 1]]
+    if not len(starts):
+        raise DataError(
+            f"no series has {window} rows; use a shorter config.data.window (the longest has "
+            f"{np.bincount(group).max()})"
+        )
     if protocol == "paper":
         keep = np.linspace(0, len(starts) - 1, min(PAPER_VALID_WINDOWS, len(starts)))
-        return Series(values, columns, window, starts, starts[keep.astype(int)], starts)
-
-    part = np.zeros(rows, np.int8)  # 0 train, 1 test, 2 valid
-    valid_rows = round(rows * VALID_SHARE)
-    # Blocks of at least a window: long windows have fewer blocks.
-    blocks = max(1, min(VALID_BLOCKS, valid_rows // window))
-    if protocol == "future":
-        first_test = rows - round(rows * HELDOUT_SHARE)
-        part[first_test:] = 1
-        _mark_blocks(part[:first_test], 2, blocks, valid_rows)
+        return Series(
+            values, columns, window, starts[::stride], starts[keep.astype(int)], starts[::stride]
+        )
+    if by == "entity" and protocol == "heldout":
+        part = _hold_out_groups(group)
     else:
-        _mark_blocks(part, 1, 2 * blocks, round(rows * HELDOUT_SHARE))
-        _mark_blocks(part, 2, blocks, valid_rows)
-    in_part = [
-        starts[np.convolve(part == p, np.ones(window), "valid").round() == window] for p in range(3)
-    ]
-    train, test, valid = in_part
+        when = np.arange(rows) if clock is None else np.unique(clock, return_inverse=True)[1]
+        part = _hold_out_times(int(when.max()) + 1, window, protocol)[when]
+    changes = np.cumsum(np.r_[0, np.diff(part) != 0])
+    whole = starts[changes[starts] == changes[starts + window - 1]]
+    train, test, valid = (whole[part[whole] == p] for p in range(3))
     if min(len(train), len(test), len(valid)) == 0:
         raise DataError(
             f"{rows} rows are too few for windows of {window} under protocol {protocol!r} "
@@ -140,7 +203,40 @@ def split_series(
             f"{len(test)} windows); use a shorter config.data.window, more rows, or "
             "config.data.protocol='paper'"
         )
-    return Series(values, columns, window, train, valid, test)
+    return Series(values, columns, window, train[::stride], valid, test[::stride])
+
+
+def _hold_out_times(times: int, window: int, protocol: str) -> Int[np.ndarray, " times"]:
+    """The part of each of `times` rows in order: 0 train, 1 test, 2 validate."""
+    part = np.zeros(times, np.int8)
+    valid_rows = round(times * VALID_SHARE)
+    # Blocks of at least a window: long windows have fewer blocks.
+    blocks = max(1, min(VALID_BLOCKS, valid_rows // window))
+    if protocol == "future":
+        first_test = times - round(times * HELDOUT_SHARE)
+        part[first_test:] = 1
+        _mark_blocks(part[:first_test], 2, blocks, valid_rows)
+    else:
+        _mark_blocks(part, 1, 2 * blocks, round(times * HELDOUT_SHARE))
+        _mark_blocks(part, 2, blocks, valid_rows)
+    return part
+
+
+def _hold_out_groups(group: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+    """The part of each row where whole series are held out: one or more to test and validate."""
+    names = np.unique(group)
+    if len(names) < 3:
+        raise DataError(
+            f"config.data.split='entity' needs at least 3 series, and there are {len(names)}; use "
+            "config.data.split='time'"
+        )
+    order = np.random.default_rng(0).permutation(len(names))
+    test = max(round(len(names) * HELDOUT_SHARE), 1)
+    valid = max(round(len(names) * VALID_SHARE), 1)
+    part = np.zeros(len(names), np.int8)
+    part[order[:test]] = 1
+    part[order[test : test + valid]] = 2
+    return part[np.searchsorted(names, group)]
 
 
 def _mark_blocks(part: Int[np.ndarray, " rows"], mark: int, blocks: int, total: int) -> None:

@@ -14,6 +14,7 @@ import dataclasses
 import importlib.metadata
 import math
 import platform
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -396,12 +397,18 @@ def summary(runs: Float[np.ndarray, " runs"]) -> dict[str, Any]:
 def reconstruction_error(
     real: Windows, reconstructed: Windows, columns: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Error of the VAE alone, on windows scaled to [0, 1]."""
+    """Error of the VAE alone, on windows scaled to [0, 1], where values are known."""
     error = reconstructed - real
+    with warnings.catch_warnings():  # a feature without a value in these windows: NaN, as null
+        warnings.simplefilter("ignore", RuntimeWarning)
+        features = np.nanmean(np.abs(error), axis=(0, 1))
     return {
-        "mean_absolute": float(np.abs(error).mean()),
-        "root_mean_square": float(np.sqrt(np.square(error).mean())),
-        "features": dict(zip(columns, np.abs(error).mean(axis=(0, 1)).tolist(), strict=True)),
+        "mean_absolute": float(np.nanmean(np.abs(error))),
+        "root_mean_square": float(np.sqrt(np.nanmean(np.square(error)))),
+        "features": {
+            name: float(value) if math.isfinite(value) else None
+            for name, value in zip(columns, features, strict=True)
+        },
     }
 
 
@@ -465,7 +472,10 @@ def _scale(
     used = tuple(name for name, keep in zip(columns, varies, strict=True) if keep)
     scaler = fit_scaler(np.stack([low, high])[:, varies], used)
     with np.errstate(over="ignore"):
-        scaled = {name: scaler.scale(windows[:, :, varies]) for name, windows in sets.items()}
+        scaled = {
+            name: scaler.scale(windows[:, :, varies]).astype(np.float32)
+            for name, windows in sets.items()
+        }
     fake = scaled["synthetic"]
     reach = np.maximum(fake.max(axis=(0, 1)) - 1, -fake.min(axis=(0, 1)))
     for i in np.flatnonzero(~(reach < LARGEST)):

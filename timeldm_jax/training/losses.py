@@ -24,7 +24,9 @@ def fft_weight(window: int) -> float:
     return window**0.5 / 5
 
 
-def reconstruction_terms(x: Windows, reconstruction: Windows) -> ReconstructionTerms:
+def reconstruction_terms(
+    x: Windows, reconstruction: Windows, *, gaps: bool = False
+) -> ReconstructionTerms:
     """L1, L2, L2 of the feature-mean series, and L1 of the Fourier coefficients.
 
     The Fourier term is the mean over all T bins of |Δreal| plus the same of |Δimag|, transform
@@ -34,8 +36,15 @@ def reconstruction_terms(x: Windows, reconstruction: Windows) -> ReconstructionT
     Args:
       x: data `(batch, time, feature)`.
       reconstruction: same shape.
+      gaps: whether `x` has NaN where nothing is known. There the error counts as none, and means
+        are over what is known.
     """
     error = reconstruction - x
+    share = None
+    if gaps:
+        known = ~jnp.isnan(x)
+        error = jnp.where(known, error, 0)
+        share = jnp.maximum(jnp.mean(known), 1e-6)
     window = x.shape[1]
     half = jnp.fft.rfft(error, axis=1, norm="forward")
     mirrored = np.full((half.shape[1], 1), 2.0, np.float32)
@@ -43,12 +52,13 @@ def reconstruction_terms(x: Windows, reconstruction: Windows) -> ReconstructionT
     if window % 2 == 0:
         mirrored[-1] = 1.0
     spectrum = mirrored * (jnp.abs(half.real) + jnp.abs(half.imag))
-    return ReconstructionTerms(
+    terms = ReconstructionTerms(
         l1=jnp.mean(jnp.abs(error)),
         l2=jnp.mean(jnp.square(error)),
         feature_mean=jnp.mean(jnp.square(error.mean(-1))),
         fft=jnp.sum(spectrum) / x.size,
     )
+    return terms if share is None else ReconstructionTerms(*(term / share for term in terms))
 
 
 def reconstruction_loss(terms: ReconstructionTerms, window: int) -> Scalar:

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from timeldm_jax.data.series import DeviceWindows, gather
+from timeldm_jax.data.series import DeviceWindows, Missing, gather, hide
 from timeldm_jax.diffusion import edm
 from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE, draw
@@ -111,8 +111,12 @@ def vae_step(
     config: OptimizerConfig,
     beta_config: adaptive_beta.BetaConfig,
     batch: Batch,
+    missing: Missing | None = None,
 ) -> Step:
-    """The VAE's step over `DeviceWindows`: reconstruction terms + β·KL (DESIGN 2.2)."""
+    """The VAE's step over `DeviceWindows`: reconstruction terms + β·KL (DESIGN 2.2).
+
+    Data with gaps says in `missing` which features have them; see `series.hide`.
+    """
 
     def step(train: TrainState, data: DeviceWindows) -> tuple[TrainState, Metrics]:
         beta = train.beta
@@ -120,12 +124,18 @@ def vae_step(
 
         def loss_fn(params: Any, positions: Int[Array, " part"]) -> tuple[Array, Metrics]:
             index = state.epoch_order(train, positions, batch.size, data.starts.shape[0])
-            x = gather(data, index, model.window)
+            x = target = gather(data, index, model.window)
+            if missing is not None:
+                beside = (positions + 1) % batch.size
+                other = state.epoch_order(train, beside, batch.size, data.starts.shape[0])
+                x, target = hide(x, gather(data, other, model.window), missing)
             noise = state.normal(
                 state.step_key(train, state.POSTERIOR), positions, (model.window, model.latent)
             )
             output = bind(model, params)(x, noise)
-            terms = losses.reconstruction_terms(x, output.reconstruction)
+            terms = losses.reconstruction_terms(
+                target, output.reconstruction, gaps=missing is not None
+            )
             reconstruction = losses.reconstruction_loss(terms, model.window)
             kl = losses.kl_divergence(output.mean, output.log_variance)
             loss = reconstruction + beta.beta * kl

@@ -1,0 +1,15 @@
+"""A table of your own: CSV or Parquet, `--config.data.path=my.csv`.
+
+Sizes and steps that are 0 are chosen from the data and the budget; see `timeldm_jax/recipe.py`.
+"""
+
+from ml_collections import ConfigDict
+
+from timeldm_jax import config as c
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe for any table; `variant` is ""."""
+    config = c.base()
+    c.apply_table(config)
+    return c.choose_variant(config, variant, {})

@@ -1,0 +1,187 @@
+"""Sizes and steps for a table that nobody has tuned for, from its shape and a time budget.
+
+The rule, for every key that the configuration leaves at 0:
+
+- window: 24 rows, or a hundredth of the rows where that is less (blocks of held-out time need about
+  100 rows a window step), at least 4; of many series, no more than half of them have;
+- stride: the least that leaves at most `MOST_WINDOWS` training windows;
+- latent: twice the features, as far as window · latent stays below the denoiser's width;
+- samples: as many as training windows, at most 10,000;
+- steps: as many as the budget allows once scores, samples and the report are paid for, `VAE_SHARE`
+  of the time for the VAE. Times of a step are measured on this machine, then steps are fixed: a
+  resumed run reads them from the work directory.
+"""
+
+import logging
+import math
+import re
+import time
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from timeldm_jax import config as configuration
+from timeldm_jax import pipeline
+from timeldm_jax.config import ConfigError
+from timeldm_jax.data.load import Dataset
+from timeldm_jax.metrics.discriminative import discriminative_runs
+
+_log = logging.getLogger(__name__)
+
+MOST_WINDOWS = 100_000
+MOST_SAMPLES = 10_000
+VAE_SHARE = 0.45
+FEWEST_STEPS = 200
+SCORES_SHARE = 0.3  # of the budget, at most; evaluators train for less otherwise
+REPORT_SECONDS = 25.0
+START_SECONDS = 35.0  # compilation
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def seconds_of(budget: str) -> float:
+    """The seconds of a budget such as `90s`, `10m`, `1.5h` or `1h30m`.
+
+    Raises:
+      ConfigError: it is not one, or under a minute.
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smh])", budget.lower())
+    if not parts or re.sub(r"(\d+(?:\.\d+)?)\s*([smh])", "", budget.lower()).strip():
+        raise ConfigError(f"config.budget={budget!r} is not a time such as 90s, 10m or 1h30m")
+    seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
+    if seconds < 60:
+        raise ConfigError(f"config.budget={budget!r} must be at least 1m: compiling takes half")
+    return seconds
+
+
+def choose_sizes(config: ConfigDict, lengths: np.ndarray, features: int) -> ConfigDict:
+    """A copy with window, stride, latent and samples chosen where they are 0.
+
+    Args:
+      config: of a table.
+      lengths: rows of each of its series.
+      features: numbers a row.
+    """
+    config = config.copy_and_resolve_references()
+    rows = int(lengths.sum())
+    if config.data.window == 0:
+        window = min(24, rows // 100)
+        if len(lengths) > 1:
+            window = min(window, int(np.median(lengths)))
+        config.data.window = max(window, 4)
+    window = config.data.window
+    windows = int(np.maximum(lengths - window + 1, 1).sum())
+    if config.data.stride == 0:
+        config.data.stride = max(1, math.ceil(windows / MOST_WINDOWS))
+    if config.vae.model.latent == 0:
+        widest = max(config.ldm.model.hidden // window, 2)
+        config.vae.model.latent = max(2, min(2 * features, widest))
+    if config.sample.count == 0:
+        count = min(windows // config.data.stride, MOST_SAMPLES)
+        config.sample.count = max(count, 10)
+    return config
+
+
+def choose_steps(config: ConfigDict, dataset: Dataset) -> ConfigDict:
+    """A copy with the steps of both stages chosen by `config.budget` where they are 0.
+
+    Prints the estimate. A few steps of each stage run to be timed.
+
+    Raises:
+      ConfigError: the budget is too short for `FEWEST_STEPS` of each.
+    """
+    config = config.copy_and_resolve_references()
+    if config.vae.steps and config.ldm.steps:
+        return config
+    budget = seconds_of(config.budget)
+    began = time.monotonic()
+    # A stage is timed with steps that stand for many: the schedule needs a number.
+    probe = config.copy_and_resolve_references()
+    probe.vae.steps = probe.ldm.steps = 10_000
+    step = {stage: pipeline.step_seconds(probe, dataset, stage) for stage in ("vae", "ldm")}
+    evaluations = 2 * config.sample.steps - 1
+    sampling = step["ldm"] / config.ldm.batch / 3 * evaluations * config.sample.count
+    scores = _scores_seconds(config, dataset)
+    if scores > SCORES_SHARE * budget:
+        shorter = SCORES_SHARE * budget / scores
+        for key in ("discriminative_steps", "predictive_steps"):
+            config.evaluate[key] = max(round(config.evaluate[key] * shorter), 10)
+        config.evaluate.context_fid_steps = max(round(600 * shorter), 10)
+        scores *= shorter
+        _log.info(
+            "a budget of %s leaves %.0f%% of the published training to the scores' own networks",
+            config.budget,
+            100 * shorter,
+        )
+    spent = time.monotonic() - began
+    left = budget - spent - START_SECONDS - REPORT_SECONDS - sampling - scores
+    shares = {"vae": VAE_SHARE, "ldm": 1 - VAE_SHARE}
+    for stage, share in shares.items():
+        section = config[stage]
+        steps = int(max(left, 0) * share / step[stage])
+        if section.steps == 0:
+            section.steps = steps // section.chunk * section.chunk
+        if section.steps < FEWEST_STEPS:
+            raise ConfigError(
+                f"config.budget={config.budget} leaves {max(steps, 0)} steps to the {stage} (of "
+                f"{step[stage] * 1e3:.0f} ms each), fewer than {FEWEST_STEPS}; give it more time, "
+                "or a smaller model"
+            )
+        tenth = max(section.steps // 10 // section.chunk, 1) * section.chunk
+        section.eval_every = min(section.eval_every, tenth)
+    total = spent + START_SECONDS + REPORT_SECONDS + sampling + scores
+    total += sum(config[stage].steps * step[stage] for stage in shares)
+    _log.info(
+        "estimate: %s in all (VAE %d steps of %.0f ms, diffusion %d of %.0f ms, samples %.0f s, "
+        "scores and report %.0f s)",
+        _minutes(total),
+        config.vae.steps,
+        step["vae"] * 1e3,
+        config.ldm.steps,
+        step["ldm"] * 1e3,
+        sampling,
+        scores + REPORT_SECONDS,
+    )
+    configuration.validate(config)
+    return config
+
+
+def _scores_seconds(config: ConfigDict, dataset: Dataset) -> float:
+    """What the evaluate stage will take: the GRUs by a probe, TS2Vec by what it took elsewhere.
+
+    The ratios are of benchmarks/results/scores_cost_*.json.
+    """
+    series, evaluators = dataset.series, config.evaluate
+    real, synthetic = len(series.test), config.sample.count
+    random = np.random.default_rng(0)
+    pool = random.random((256, series.window, len(series.columns)), np.float32)
+    pairs = [(np.arange(128), np.arange(128, 256))] * (3 * evaluators.repeats + 2)
+    timed = []
+    for seed in range(2):
+        start = time.monotonic()
+        discriminative_runs(pool, pairs, steps=20, seed=seed)
+        timed.append(time.monotonic() - start)
+    gru = timed[1] / 20
+    speed = _product_rate() / 400e9  # of the machine that the figures below are from
+    length = series.window / 24
+    contrast = evaluators.repeats / 5 * length * (39 + 0.66e-3 * (real + synthetic)) / speed
+    others = 1e-4 * (real + synthetic) * length * len(series.columns) / 5
+    steps = evaluators.discriminative_steps + 0.55 * evaluators.predictive_steps
+    return 5 + steps * gru + contrast + others
+
+
+def _product_rate() -> float:
+    """Floating-point operations a second of a float32 matrix product."""
+    a = jax.numpy.ones((1024, 1024))
+    product = jax.jit(lambda x: x @ x)
+    product(a).block_until_ready()
+    best = math.inf
+    for _ in range(3):
+        start = time.monotonic()
+        product(a).block_until_ready()
+        best = min(best, time.monotonic() - start)
+    return 2 * 1024**3 / best
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min"
