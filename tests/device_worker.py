@@ -168,6 +168,7 @@ def sampled(config, models, stats, vae_params, ldm_params):
         stats=stats,
         scaler=Scaler((0.0,) * 3, (1.0,) * 3),
         columns=("a", "b", "c"),
+        schema=None,
         meta={},
     )
     return {"samples": np.concatenate(list(generator.sample(23, seed=5)))}

@@ -1,10 +1,13 @@
-"""`TimeLDM`: the pipeline on arrays, for Python users."""
+"""`TimeLDM`: the pipeline on tables and arrays, for Python users."""
 
+import dataclasses
+import json
+import os
 import pathlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,54 +19,111 @@ from ml_collections import ConfigDict
 from timeldm_jax import config as configuration
 from timeldm_jax import evaluate, pipeline
 from timeldm_jax import run as runs
-from timeldm_jax.data.load import Dataset, check_array, from_array
+from timeldm_jax.data import load
+from timeldm_jax.data import schema as schemas
+from timeldm_jax.data import table as tables
+from timeldm_jax.data.load import Dataset
+from timeldm_jax.data.series import split_series
 from timeldm_jax.data.sources import DataError
-from timeldm_jax.metrics import suite
+from timeldm_jax.metrics import seams, suite
 from timeldm_jax.training import checkpoint
 from timeldm_jax.training.checkpoint import CheckpointError
 
+Source = str | os.PathLike[str] | pd.DataFrame | np.ndarray
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+LARGEST_REPORT = 10_000  # windows that a report scores
 
-class TimeLDM:
-    """Learns windows of a multivariate series and samples new ones, in the data's own units.
 
-    model = TimeLDM(window=24).fit(array)
-    synthetic = model.sample(1000, seed=0)
-    model.save("mine"); TimeLDM.load("mine")
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """What may come after a history.
+
+    Attributes:
+      samples: a table of `n` futures, told apart by `series`.
+      quantiles: of each numeric column at each time, one row each: the time (or step), `column`,
+        and a column a level.
+      history: the rows that the forecast continues.
+      columns: the numeric columns.
     """
 
-    def __init__(self, window: int = 24, *, config: ConfigDict | None = None) -> None:
+    samples: pd.DataFrame
+    quantiles: pd.DataFrame
+    history: pd.DataFrame
+    columns: tuple[str, ...]
+
+    def plot(self, path: str) -> None:
+        """Draws history, median and bands of each column as a PNG file."""
+        from timeldm_jax.report import figures  # plotting takes seconds to import
+
+        with figures.theme("light"):
+            figure = figures.forecast_figure(self.history, self.quantiles, self.columns)
+            figures.save(figures.png(figure), epath.Path(os.path.abspath(path)))
+
+
+class TimeLDM:
+    """Learns a table or an array of series and samples new ones, in the data's own units.
+
+    model = TimeLDM(window=48).fit("my.csv")
+    synthetic = model.sample(1000, seed=0)
+    model.save("mine.timeldm"); TimeLDM.load("mine.timeldm")
+    """
+
+    def __init__(
+        self,
+        window: int | None = None,
+        *,
+        budget: str = "10m",
+        config: ConfigDict | None = None,
+    ) -> None:
         """A model that is not trained yet.
 
         Args:
-          window: time steps of a window; ignored if a config is given.
-          config: the whole recipe, from `timeldm_jax.config`; default: the base recipe with the
-            latent twice the number of features, as far as the denoiser is wider than the
-            flattened latent.
+          window: time steps of a window; default: chosen from the data. Ignored if a config is
+            given.
+          budget: time that training, and the scores of a later report, may take, such as `90s` or
+            `1h`; sizes and steps follow from it and the data (`timeldm_jax.recipe`).
+          config: the whole recipe instead, from `timeldm_jax.config`.
 
         Raises:
           ConfigError: an invalid configuration.
         """
+        if config is None:
+            config = configuration.base()
+            configuration.apply_table(config)
+            config.budget = budget
+            if window is not None:
+                config.data.window = window
+                configuration.check_window(window)
+        configuration.validate(config)
         self._config = config
-        self._window = window
         self._workdir: epath.Path | None = None
         self._generator: pipeline.Generator | None = None
         self._dataset: Dataset | None = None
-        if config is not None:
-            configuration.validate(config)
 
     def fit(
         self,
-        data: Float[np.ndarray, "..."] | pd.DataFrame,
+        data: Source,
         *,
         columns: Sequence[str] | None = None,
+        time: str = "",
+        entity: str = "",
+        schema: str | Mapping[str, Any] | None = None,
+        irregular: str = "error",
+        decimal: str = ".",
         workdir: str | None = None,
     ) -> "TimeLDM":
         """Trains both stages.
 
         Args:
-          data: `(rows, features)`, one series in time order, or `(windows, time, features)`. A
-            DataFrame is the former.
-          columns: names of the features; default: those of a DataFrame, or `feature_0`, ….
+          data: a CSV or Parquet file, a DataFrame, an array `(rows, features)` in time order, or
+            one of windows `(windows, time, features)`. NaN is a missing value.
+          columns: names of an array's features; default: `feature_0`, ….
+          time: the time column; default: looked for.
+          entity: the column that says which series a row belongs to; default: one series.
+          schema: overrides what is inferred of columns: a JSON file or its content; see
+            `data.schema`.
+          irregular: what to do with times out of order or uneven; see `data.table.Options`.
+          decimal: the decimal point of a CSV file.
           workdir: where checkpoints and metrics go, so that the same call resumes; default: a
             temporary directory, deleted with the model.
 
@@ -72,18 +132,52 @@ class TimeLDM:
 
         Raises:
           DataError: data that cannot be used; the message says what and where.
-          ConfigError: `workdir` was made with another configuration.
+          ConfigError: `workdir` was made with another configuration, or too short a budget.
         """
-        if isinstance(data, pd.DataFrame):
-            data, columns = _from_frame(data, columns)
-        array, names = check_array(data, columns)
-        config = self._recipe(array)
-        dataset = from_array(array, config.data.window, config.data.protocol, names)
+        asked = self._config.copy_and_resolve_references()
+        asked.data.irregular, asked.data.time, asked.data.entity = irregular, time, entity
+        make: Callable[[ConfigDict], Dataset]
+        if isinstance(data, np.ndarray | list):
+            asked.data.name = "array"
+            array, names = load.check_array(data, columns)
+            if array.ndim == 3:
+                asked.data.window = array.shape[1]
+                lengths, features = np.full(len(array), array.shape[1]), array.shape[2]
+
+                def make(config: ConfigDict) -> Dataset:
+                    return load.from_windows(array, names, config.data.protocol)
+
+            else:
+                data = pd.DataFrame(array, columns=list(names))
+        if not isinstance(data, np.ndarray | list):
+            if not isinstance(data, pd.DataFrame):
+                asked.data.name = "table"
+                data = os.fspath(data)
+            elif asked.data.name != "array":
+                asked.data.name = "table"
+            frame, where = tables.read(data, decimal)
+            options = tables.Options(
+                time=time,
+                entity=entity,
+                schema=schema if isinstance(schema, str) else "",
+                irregular=irregular,
+                decimal=decimal,
+            )
+            declared = schema if isinstance(schema, Mapping) else None
+            frame, found = tables.prepare(frame, where, options, declared)
+            lengths, features = load.lengths_of(frame, found), len(schemas.features(found))
+
+            def make(config: ConfigDict) -> Dataset:
+                return load.from_table(frame, found, config)
+
+        configuration.validate(asked)
         if workdir is None:
             workdir = tempfile.mkdtemp(prefix="timeldm-")
             weakref.finalize(self, shutil.rmtree, workdir, ignore_errors=True)
         path = epath.Path(pathlib.Path(workdir).absolute())
-        runs.claim(config, path)
+        runs.refuse_if(lambda: runs.conflict(asked, path))
+        config, dataset = runs.choose(asked, lengths, features, make, path)
+        runs.claim(config, path, asked)
         pipeline.train_vae(config, dataset, path)
         pipeline.train_ldm(config, dataset, path)
         self._generator = pipeline.load_generator(path)
@@ -91,44 +185,185 @@ class TimeLDM:
         self._dataset = dataset
         return self
 
-    def sample(self, count: int, seed: int = 0) -> Float[np.ndarray, "count window feature"]:
-        """Synthetic windows `(count, window, features)` float32, in the data's own units.
+    def sample(self, count: int, seed: int = 0, *, missing: str = "fill") -> Any:
+        """Synthetic windows in the data's own units.
 
         Window i depends on (seed, i) alone.
+
+        Args:
+          count: how many windows.
+          seed: of the noise.
+          missing: `fill` gives every value, `generate` leaves out what the model leaves out (of a
+            table with missing values).
+
+        Returns:
+          A table with the columns, order and dtypes of the data, and `series` first, which numbers
+          the windows; of an array, windows `(count, window, features)` float32.
 
         Raises:
           ValueError: `count` below 1, or a model that is not trained.
         """
-        if count < 1:
-            raise ValueError(f"count={count} must be at least 1")
-        return np.concatenate([w.astype(np.float32) for w in self._trained().sample(count, seed)])
+        return self._present(self._windows(count, seed), missing=missing)
+
+    def sample_series(self, length: int, seed: int = 0, *, count: int = 1) -> Any:
+        """Series longer than a window, each of one piece; see `diffusion.conditional`.
+
+        `seam_score` says whether the joins of windows can be told from the rest.
+
+        Args:
+          length: rows of each.
+          seed: of the noise.
+          count: how many series.
+
+        Returns:
+          As `sample`.
+
+        Raises:
+          ValueError: `length` below the window, `count` below 1, or a model that is not trained.
+        """
+        generator = self._trained()
+        window = generator.models.vae.window
+        if count < 1 or length < window:
+            raise ValueError(
+                f"count={count} must be at least 1 and length={length} at least a window, {window}"
+            )
+        return self._present(generator.sample_series(count, length, seed))
+
+    def seam_score(self, series: pd.DataFrame | np.ndarray) -> dict[str, Any]:
+        """Whether joins of windows in `sample_series`'s result can be told; see `metrics.seams`."""
+        generator = self._trained()
+        values = self._encode_samples(series)
+        rows = generator.cover(values.shape[1]).seams()
+        return seams.seam_score(values, rows, generator.columns)
+
+    def impute(self, table: Source, seed: int = 0, *, draws: int = 1) -> Any:
+        """The table with its missing values filled, given all that is there.
+
+        Args:
+          table: with the columns that the model was trained on.
+          seed: of the noise.
+          draws: how many completions to take the median of (of words, the most frequent one). One
+            keeps the spread of the data; many give the smallest error.
+
+        Returns:
+          A table, or an array where one was given.
+
+        Raises:
+          DataError: a table that does not fit the model.
+          ValueError: a model that is not trained.
+        """
+        generator = self._trained()
+        schema = self._schema()
+        frame, encoded, wants_array = self._encode(table)
+        window = generator.models.vae.window
+        stride = max(window // 2, 1)
+        found = np.array(encoded.values)
+        lengths = np.bincount(encoded.groups)
+        ends = np.cumsum(lengths)
+        padded = np.maximum(-(-lengths // stride) * stride, -(-window // stride) * stride)
+        for length in np.unique(padded):  # series of one length together
+            chosen = np.flatnonzero(padded == length)
+            observed = np.full((len(chosen), length, found.shape[1]), np.nan)
+            for row, group in enumerate(chosen):
+                part = encoded.values[ends[group] - lengths[group] : ends[group]]
+                observed[row, : len(part)] = part
+            observed[..., self._flags()] = np.nan
+            many = np.stack(
+                [generator.complete(observed, seed + draw) for draw in range(max(draws, 1))]
+            )
+            middle = np.median(many, axis=0) if draws > 1 else many[0]
+            for row, group in enumerate(chosen):
+                first = ends[group] - lengths[group]
+                found[first : ends[group]] = middle[row, : lengths[group]]
+        filled = tables.decode(found[None], schema)
+        for name in schema.order:
+            if schema.clock is None or name != schema.clock.name:
+                holes = frame[name].isna()
+                if holes.any():
+                    frame[name] = frame[name].astype(filled[name].dtype).where(~holes, filled[name])
+        return frame[list(schema.order)].to_numpy(np.float64) if wants_array else frame
+
+    def forecast(self, history: Source, horizon: int, n: int = 100, seed: int = 0) -> Forecast:
+        """Draws what may follow the last rows of a series.
+
+        Args:
+          history: one series; its last rows, up to a window's, count.
+          horizon: rows to forecast.
+          n: futures to draw.
+          seed: of the noise.
+
+        Raises:
+          DataError: a history that does not fit the model, or of several series.
+          ValueError: `horizon` or `n` below 1, or a model that is not trained.
+        """
+        generator = self._trained()
+        if horizon < 1 or n < 1:
+            raise ValueError(f"horizon={horizon} and n={n} must be at least 1")
+        frame, encoded, _ = self._encode(history)
+        if encoded.groups.max() > 0:
+            raise DataError("the history holds several series; forecast one at a time")
+        window = generator.models.vae.window
+        known = np.repeat(encoded.values[None, -window:], n, axis=0)
+        known[..., self._flags()] = np.nan
+        futures = np.empty((n, 0, known.shape[2]))
+        while futures.shape[1] < horizon:  # half a window at a time, from what came before
+            ahead = min(horizon - futures.shape[1], max(window // 2, 1))
+            before = np.concatenate([known, futures], axis=1)[:, ahead - window :]
+            observed = np.full((n, window, known.shape[2]), np.nan)
+            observed[:, window - ahead - before.shape[1] : window - ahead] = before
+            if self._schema().padded:
+                observed[..., -1] = 1.0
+            drawn = generator.complete(observed, seed + futures.shape[1])
+            futures = np.concatenate([futures, drawn[:, window - ahead :]], axis=1)
+        schema = self._schema()
+        times = None
+        if schema.clock is not None:
+            last = frame[schema.clock.name].iloc[-1]
+            times = schema.clock.after(last).times(horizon + 1).iloc[1:].reset_index(drop=True)
+        samples = tables.decode(futures, schema, times=times)
+        numeric = tuple(
+            c.name
+            for c in schema.columns
+            if c.kind in ("float", "integer") and c.scaling != "constant"
+        )
+        step = samples.groupby(schemas.SERIES).cumcount()
+        parts = []
+        for name in numeric:
+            levels = (
+                samples[name].astype(float).groupby(step).quantile(np.array(QUANTILES)).unstack()
+            )
+            when = levels.index if times is None else times.to_numpy()
+            label = "step" if schema.clock is None else schema.clock.name
+            levels.insert(0, "column", name)
+            levels.insert(0, label, when)
+            parts.append(levels)
+        quantiles = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        return Forecast(samples, quantiles, frame.tail(2 * window), numeric)
 
     def evaluate(
-        self,
-        real: Float[np.ndarray, "n window feature"] | None = None,
-        *,
-        count: int | None = None,
-        seed: int = 0,
+        self, real: Source | None = None, *, count: int | None = None, seed: int = 0
     ) -> dict[str, Any]:
         """All scores of fresh samples, as in `scores.json`.
 
         Args:
-          real: windows to score against, `(n, window, features)` in the data's own units, taken for
-            what the model was trained on. Default: the test windows of what was fitted, which a
-            model that was loaded does not have.
+          real: what to score against, taken for what the model was trained on: a table, or windows
+            `(n, window, features)`. Default: the test windows of what was fitted; of a model that
+            was loaded, the scores that it was saved with.
           count: how many samples; default: as many as real windows, at most 10,000.
           seed: of the samples and the evaluators.
 
         Raises:
           DataError: windows that cannot be compared.
-          ValueError: a model that is not trained, or a loaded one and no `real`.
+          ValueError: a model that is not trained, or a loaded one that was saved without scores.
         """
+        if real is None and self._dataset is None:
+            return json.loads(self._saved("scores.json").read_text())
         return self._score(real, count, seed)[0]
 
     def report(
         self,
-        path: str,
-        real: Float[np.ndarray, "n window feature"] | None = None,
+        path: str | os.PathLike[str],
+        real: Source | None = None,
         *,
         count: int | None = None,
         seed: int = 0,
@@ -137,21 +372,28 @@ class TimeLDM:
 
         Args:
           path: of the page; figures go to a folder of its name.
-          real: as for `evaluate`.
+          real: as for `evaluate`; of a loaded model, the report that it was saved with.
           count: as for `evaluate`.
           seed: as for `evaluate`.
 
         Raises:
           DataError: windows that cannot be compared.
-          ValueError: a model that is not trained, or a loaded one and no `real`.
+          ValueError: a model that is not trained, or a loaded one that was saved without a report.
         """
+        target = epath.Path(pathlib.Path(path).absolute())
+        if real is None and self._dataset is None:
+            saved = self._saved("report.html")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            saved.copy(target, overwrite=True)
+            return
         from timeldm_jax.report.page import write_report  # plotting takes seconds to import
 
         scores, windows, synthetic, training = self._score(real, count, seed)
         generator = self._trained()
-        target = epath.Path(pathlib.Path(path).absolute())
-        target.parent.mkdir(parents=True, exist_ok=True)
         assert self._workdir is not None
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if real is None:  # what a saved model takes with it
+            evaluate.write_scores(self._workdir / "scores.json", scores)
         write_report(
             target,
             scores,
@@ -164,47 +406,32 @@ class TimeLDM:
             seed=seed,
         )
 
-    def _score(
-        self, real: np.ndarray | None, count: int | None, seed: int
-    ) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray]:
-        """Scores, and the real, synthetic and training windows that they are of."""
-        generator = self._trained()
-        if real is None and self._dataset is None:
-            raise ValueError("a loaded model has no data: give `real`, (windows, time, features)")
-        if real is not None:
-            real = np.asarray(real, np.float64)
-            synthetic = self.sample(count or min(len(real), 10_000), seed)
-            scores = evaluate.evaluate(
-                real,
-                synthetic,
-                generator.columns,
-                seed=seed,
-                evaluators=suite.Evaluators(**generator.config.evaluate),
-            )
-            return scores, real, synthetic, real
-        assert self._dataset is not None
-        series = self._dataset.series
-        synthetic = self.sample(count or min(len(series.test), 10_000), seed)
-        scores = runs.evaluate_samples(generator.config, self._dataset, synthetic, seed)
-        return scores, series.windows(series.test), synthetic, series.windows(series.train)
-
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the features."""
+        """Names of the features: of a table, its columns and what its categories become."""
         return self._trained().columns
 
-    def save(self, directory: str) -> None:
-        """Saves the model as a directory: JSON and Orbax arrays, no pickle.
+    def save(self, directory: str | os.PathLike[str], *, report: bool = True) -> None:
+        """Saves the model as a directory: JSON and Orbax arrays, no pickle, and a model card.
+
+        Args:
+          directory: new or empty.
+          report: whether scores and a report go with it, which takes a minute or two where it was
+            not scored before. A report shows some of the real data.
 
         Raises:
           FileExistsError: the directory is not empty, or a file.
           ValueError: the model is not trained.
         """
-        self._trained()
+        from timeldm_jax.report.card import model_card
+
+        generator = self._trained()
         assert self._workdir is not None
         target = pathlib.Path(directory)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise FileExistsError(f"{target} is not an empty directory; save to a new one")
+        if report and self._dataset is not None and not (self._workdir / "report.html").exists():
+            self.report(self._workdir / "report.html")
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
@@ -213,13 +440,21 @@ class TimeLDM:
         for stage in ("vae", "ldm"):
             best = checkpoint.best_step(self._workdir / stage)
             shutil.copytree(self._workdir / stage / str(best), partial / stage / str(best))
+        scores: dict[str, Any] | None = None
+        if report:
+            for name in ("scores.json", "report.html"):
+                if (self._workdir / name).exists():
+                    shutil.copy(self._workdir / name, partial)
+            if (partial / "scores.json").exists():
+                scores = json.loads((partial / "scores.json").read_text())
+        (partial / "MODEL_CARD.md").write_text(model_card(generator, scores))
         if target.exists():
             target.rmdir()
         partial.replace(target)
 
     @classmethod
-    def load(cls, directory: str) -> "TimeLDM":
-        """Opens a saved model, or the work directory of a run.
+    def load(cls, directory: str | os.PathLike[str]) -> "TimeLDM":
+        """Opens a saved model, or the work directory of a run. Runs no code that is in it.
 
         Raises:
           CheckpointError: nothing there, or damaged; the message names the file.
@@ -243,36 +478,122 @@ class TimeLDM:
         model._generator = generator
         return model
 
-    def _recipe(self, array: np.ndarray) -> ConfigDict:
-        if self._config is not None:
-            config = self._config.copy_and_resolve_references()
-        else:
-            config = configuration.base()
-            config.data.window = array.shape[1] if array.ndim == 3 else self._window
-            widest = config.ldm.model.hidden // max(config.data.window, 1)
-            config.vae.model.latent = min(2 * array.shape[-1], max(widest, 4))
-        config.data.name = "array"
-        if array.ndim == 3:
-            config.data.window = array.shape[1]
-        configuration.validate(config)
-        return config
-
     def _trained(self) -> pipeline.Generator:
         if self._generator is None:
             raise ValueError("the model is not trained: call fit, or TimeLDM.load")
         return self._generator
 
+    def _schema(self) -> schemas.Schema:
+        schema = self._trained().schema
+        if schema is None:
+            raise ValueError("the model was trained on windows, not on a table or series")
+        return schema
 
-def _from_frame(
-    frame: pd.DataFrame, columns: Sequence[str] | None
-) -> tuple[Float[np.ndarray, "rows feature"], Sequence[str]]:
-    """The values of a DataFrame `(rows, features)`, and its column names unless others are given.
+    def _flags(self) -> list[int]:
+        layout = schemas.features(self._schema())
+        return [place for place, feature in enumerate(layout) if feature.role == "missing"]
 
-    Raises:
-      DataError: a column that does not hold real numbers.
-    """
-    for name, kind in frame.dtypes.items():
-        if kind.kind not in "fiu":
-            raise DataError(f"column {name!r} has dtype {kind}; expected real numbers")
-    names = [str(name) for name in frame.columns] if columns is None else columns
-    return frame.to_numpy(np.float64, na_value=np.nan), names
+    def _saved(self, name: str) -> epath.Path:
+        self._trained()
+        assert self._workdir is not None
+        if not (self._workdir / name).exists():
+            raise ValueError(
+                f"the loaded model has no data and was saved without {name}: give `real`"
+            )
+        return self._workdir / name
+
+    def _windows(self, count: int, seed: int) -> Float[np.ndarray, "count window feature"]:
+        if count < 1:
+            raise ValueError(f"count={count} must be at least 1")
+        return np.concatenate(list(self._trained().sample(count, seed)))
+
+    def _present(self, windows: Float[np.ndarray, "n time feature"], missing: str = "fill") -> Any:
+        """Windows as the user gave their data: a table or an array."""
+        generator = self._trained()
+        if generator.schema is None:
+            return windows.astype(np.float32)
+        frame = tables.decode(windows, generator.schema, missing=missing)
+        if generator.config.data.name == "table":
+            return frame
+        values = frame[list(generator.schema.order)].to_numpy(np.float32)
+        return values.reshape(*windows.shape[:2], -1)
+
+    def _encode(self, data: Source) -> tuple[pd.DataFrame, tables.Encoded, bool]:
+        """A later table, its features, and whether it came as an array."""
+        schema = self._schema()
+        wants_array = isinstance(data, np.ndarray | list)
+        if isinstance(data, np.ndarray | list):
+            array = np.asarray(data, np.float64)
+            if array.ndim != 2 or array.shape[1] != len(schema.order):
+                raise DataError(
+                    f"data has shape {array.shape}; expected (rows, {len(schema.order)})"
+                )
+            data = pd.DataFrame(array, columns=list(schema.order))
+        elif not isinstance(data, pd.DataFrame):
+            data = os.fspath(data)
+        frame, where = tables.read(data, self._trained().config.data.decimal)
+        frame = tables.arrange(frame, where, schema)
+        return frame, tables.encode(frame, schema, where), wants_array
+
+    def _encode_samples(
+        self, series: pd.DataFrame | np.ndarray
+    ) -> Float[np.ndarray, "n length feature"]:
+        """The features of what `sample_series` gave."""
+        generator = self._trained()
+        if isinstance(series, np.ndarray):
+            values = np.asarray(series, np.float64)
+            if generator.schema is None:
+                return values
+            flat = pd.DataFrame(
+                values.reshape(-1, values.shape[2]), columns=list(generator.schema.order)
+            )
+            return tables.encode(flat, generator.schema).values.reshape(*values.shape[:2], -1)
+        count = series[schemas.SERIES].nunique()
+        encoded = tables.encode(series, dataclasses.replace(self._schema(), entity=""))
+        return encoded.values.reshape(count, -1, encoded.values.shape[1])
+
+    def _real_windows(self, real: Source) -> Float[np.ndarray, "n window feature"]:
+        generator = self._trained()
+        window = generator.models.vae.window
+        if isinstance(real, np.ndarray | list):
+            array = np.asarray(real, np.float64)
+            if array.ndim != 3 or generator.schema is None:
+                return array
+            shape = array.shape[:2]
+            flat = pd.DataFrame(
+                array.reshape(-1, array.shape[2]), columns=list(generator.schema.order)
+            )
+            return tables.encode(flat, generator.schema).values.reshape(*shape, -1)
+        _, encoded, _ = self._encode(real)
+        series = split_series(
+            encoded.values, generator.columns, window, "paper", groups=encoded.groups
+        )
+        return series.windows(series.test)
+
+    def _score(
+        self, real: Source | None, count: int | None, seed: int
+    ) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray]:
+        """Scores, and the real, synthetic and training windows that they are of."""
+        generator = self._trained()
+        config = generator.config
+        if real is not None:
+            windows = self._real_windows(real)
+            synthetic = self._windows(count or min(len(windows), LARGEST_REPORT), seed)
+            if generator.schema is not None:
+                synthetic, (windows,) = tables.close_gaps(
+                    synthetic, [windows], generator.schema, config.data.missing, seed
+                )
+            scores = evaluate.evaluate(
+                windows,
+                synthetic,
+                generator.columns,
+                seed=seed,
+                evaluators=suite.Evaluators(**config.evaluate),
+            )
+            return scores, windows, synthetic, windows
+        assert self._dataset is not None
+        series = self._dataset.series
+        synthetic = self._windows(count or min(len(series.test), LARGEST_REPORT), seed)
+        scores = runs.evaluate_samples(config, self._dataset, synthetic, seed)
+        windows, training, synthetic = runs.comparable(config, self._dataset, synthetic, seed)
+        return scores, windows, synthetic, training

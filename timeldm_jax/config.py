@@ -367,6 +367,11 @@ _RANGES: dict[str, _Rule] = {
 }
 
 
+def check_window(window: int) -> None:
+    """Raises ConfigError unless a window that a caller names is one."""
+    _check_leaf("data.window", window, 0)
+
+
 def _check_leaf(key: str, value: Any, default: Any) -> None:
     """Raises unless a value is of its default's type and in the range of its key."""
     # A whole number may stand for a float; True may not stand for 1.

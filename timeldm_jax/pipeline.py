@@ -27,7 +27,7 @@ from timeldm_jax.data.load import Dataset
 from timeldm_jax.data.scaling import Scaler
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.series import DeviceWindows, Missing, fill, gather
-from timeldm_jax.diffusion import edm, samplers
+from timeldm_jax.diffusion import conditional, edm, samplers
 from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.training import beta, checkpoint, loop, losses, parallel, state, steps
@@ -39,6 +39,7 @@ _log = logging.getLogger(__name__)
 ENCODE_BATCH = 1024
 VALID_WINDOWS = 1024
 LDM_VALID_DRAWS = 4
+PRIOR_SAMPLES, CHAIN_SAMPLES, PRIOR_BATCH = 4_000, 8_000, 1_000
 PyTree = Any
 
 
@@ -288,39 +289,163 @@ class Generator:
         for first in range(0, count, batch):
             index = jnp.arange(first, first + batch)
             drawn = self._draw(self.vae_params, self.ldm_params, self.stats, key, index)
-            windows = self.scaler.unscale(np.asarray(drawn)[: count - first])
-            yield windows if self.schema is None else tables.snap(windows, self.schema)
+            yield self._finish(np.asarray(drawn)[: count - first])
+
+    def complete(
+        self, observed: Float[np.ndarray, "n length feature"], seed: int
+    ) -> Float[np.ndarray, "n length feature"]:
+        """Series that agree with what is observed of them, in the data's own units, float64.
+
+        Args:
+          observed: at least a window long; NaN where the model is to say.
+          seed: of the noise. Series i depends on (seed, i) alone.
+        """
+        scaled = self.scaler.scale(observed).astype(np.float32)
+        windows = self.cover(observed.shape[1])
+        batch = max(1, min(self.config.sample.batch // len(windows.starts), len(observed)))
+        parts = []
+        for first in range(0, len(observed), batch):
+            index = np.arange(first, first + batch)
+            part = scaled[np.minimum(index, len(scaled) - 1)]
+            found = self._complete(seed, index, windows.length, part)
+            parts.append(np.asarray(found)[: len(observed) - first])
+        return np.where(np.isnan(observed), self._finish(np.concatenate(parts)), observed)
+
+    def sample_series(
+        self, count: int, length: int, seed: int
+    ) -> Float[np.ndarray, "count length feature"]:
+        """Series longer than a window, in the data's own units, float64.
+
+        Args:
+          count: how many.
+          length: rows of each, at least a window.
+          seed: of the noise.
+        """
+        windows = self.cover(length)
+        key, latents, decoded = jax.random.key(seed), [], []
+        for first in range(0, CHAIN_SAMPLES, PRIOR_BATCH):
+            index = jnp.arange(first, first + PRIOR_BATCH)
+            z = self._draw_latents(self.ldm_params, key, index)
+            latents.append(np.asarray(z))
+            decoded.append(np.asarray(self._decode(self.vae_params, self.stats, z)))
+        links = conditional.chain(np.concatenate(decoded), count, len(windows.starts), seed)
+        unknown = np.full((1, length, len(self.columns)), np.nan, np.float32)
+        if self.schema is not None and self.schema.padded:
+            unknown[..., -1] = 1.0
+        pool = np.concatenate(latents)
+        found = [
+            self._complete(seed, np.array([i]), length, unknown, pool[links[i]])
+            for i in range(count)
+        ]
+        return self._finish(np.concatenate([np.asarray(x) for x in found]))
+
+    def cover(self, length: int) -> conditional.Cover:
+        """The windows, half over each other, that cover a series."""
+        return conditional.cover(length, self.models.vae.window)
+
+    def _finish(self, scaled: Float[np.ndarray, "n time feature"]) -> Any:
+        windows = self.scaler.unscale(scaled)
+        return windows if self.schema is None else tables.snap(windows, self.schema)
+
+    def _complete(
+        self,
+        seed: int,
+        index: Int[np.ndarray, " n"],
+        length: int,
+        observed: Float[np.ndarray, "n length feature"],
+        start: Float[np.ndarray, "windows flat"] | None = None,
+    ) -> Array:
+        arguments = (self.vae_params, self.ldm_params, self.stats, self._prior)
+        return self._compiled_complete(
+            *arguments, jax.random.key(seed), index, observed, start, length
+        )
 
     @functools.cached_property
-    def _draw(self) -> Any:
-        """The compiled draw of scaled windows by their numbers, over all devices of this host."""
-        c = self.config.sample
-        sigmas = samplers.karras_sigmas(c.steps, c.sigma_min, c.sigma_max, c.rho)
-        vae, denoiser = self.models.vae, self.models.denoiser
-        sigma_data = self.config.ldm.noise.sigma_data
+    def _compiled_complete(self) -> Any:
+        denoiser, sigma_data = self.models.denoiser, self.config.ldm.noise.sigma_data
 
-        def draw(
-            vae_params: PyTree, ldm_params: PyTree, stats: LatentStats, key: Array, index: Array
+        def run(
+            vae_params: PyTree,
+            ldm_params: PyTree,
+            stats: LatentStats,
+            prior: conditional.Prior,
+            key: Array,
+            index: Array,
+            observed: Array,
+            start: Array | None,
+            length: int,
         ) -> Array:
             network = steps.bind(denoiser, ldm_params)
+            windows = self.cover(length)
+            count = len(windows.starts)
+            numbers = (index[:, None] * count + jnp.arange(count)).ravel()
+            return conditional.complete(
+                lambda z, sigma: edm.denoise(network, z, sigma, sigma_data),
+                lambda z: self._decode(vae_params, stats, z),
+                observed,
+                windows,
+                lambda i: state.normal(jax.random.fold_in(key, i), numbers, (self.models.flat,)),
+                prior,
+                start,
+            )
+
+        return jax.jit(run, static_argnames="length")
+
+    @functools.cached_property
+    def _prior(self) -> conditional.Prior:
+        """The covariance of standardised latents, of the model's own samples."""
+        key, drawn = jax.random.key(0), []
+        for first in range(0, PRIOR_SAMPLES, PRIOR_BATCH):
+            index = jnp.arange(first, first + PRIOR_BATCH)
+            drawn.append(np.asarray(self._draw_latents(self.ldm_params, key, index), np.float64))
+        values, vectors = np.linalg.eigh(np.cov(np.concatenate(drawn).T))
+        return conditional.Prior(
+            jnp.asarray(np.maximum(values, 0), jnp.float32), jnp.asarray(vectors, jnp.float32)
+        )
+
+    @functools.cached_property
+    def _draw_latents(self) -> Any:
+        """The compiled draw of standardised latents by their numbers."""
+        c = self.config.sample
+        sigmas = samplers.karras_sigmas(c.steps, c.sigma_min, c.sigma_max, c.rho)
+        sigma_data = self.config.ldm.noise.sigma_data
+
+        def draw(ldm_params: PyTree, key: Array, index: Array) -> Array:
+            network = steps.bind(self.models.denoiser, ldm_params)
 
             def noise(number: Array | int) -> Array:
                 return state.normal(jax.random.fold_in(key, number), index, (self.models.flat,))
 
-            z = samplers.heun(
+            return samplers.heun(
                 lambda z, sigma: edm.denoise(network, z, sigma, sigma_data),
                 noise(c.steps),
                 sigmas,
                 churn=c.churn,
                 step_noise=noise,
             )
-            z = (z * stats.scale + stats.mean).reshape(-1, vae.window, vae.latent)
-            return steps.bind(vae, vae_params, "decode")(z)
+
+        return jax.jit(draw)
+
+    @functools.cached_property
+    def _draw(self) -> Any:
+        """The compiled draw of scaled windows by their numbers, over all devices of this host."""
+
+        def draw(
+            vae_params: PyTree, ldm_params: PyTree, stats: LatentStats, key: Array, index: Array
+        ) -> Array:
+            z = self._draw_latents(ldm_params, key, index)
+            return self._decode(vae_params, stats, z)
 
         mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("sample",))
         shared = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("sample"))
         same = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         return jax.jit(draw, in_shardings=(same, same, same, same, shared), out_shardings=shared)
+
+    def _decode(self, vae_params: PyTree, stats: LatentStats, z: Array) -> Array:
+        """Windows in [0, 1] of standardised flat latents."""
+        vae = self.models.vae
+        z = (z * stats.scale + stats.mean).reshape(-1, vae.window, vae.latent)
+        return steps.bind(vae, vae_params, "decode")(z)
 
 
 def load_vae(

@@ -8,9 +8,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import pandas as pd
 from etils import epath
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
@@ -54,7 +53,12 @@ def run_stages(config: ConfigDict, workdir: epath.Path, stages: tuple[str, ...])
     if config.data.name == "table":
         options = load.table_options(config)
         frame, schema = tables.prepare(*tables.read(config.data.path, options.decimal), options)
-        config, dataset = choose(config, frame, schema, workdir)
+        for line in schema.describe():
+            _log.info("  %s", line)
+        lengths, features = load.lengths_of(frame, schema), len(schemas.features(schema))
+        config, dataset = choose(
+            config, lengths, features, lambda c: load.from_table(frame, schema, c), workdir
+        )
     else:
         dataset = load.load_dataset(config)
     refuse_if(lambda: _missing_stage(config, workdir, stages))
@@ -95,25 +99,27 @@ def run_stages(config: ConfigDict, workdir: epath.Path, stages: tuple[str, ...])
 
 
 def choose(
-    config: ConfigDict, frame: pd.DataFrame, schema: Schema, workdir: epath.Path
-) -> tuple[ConfigDict, load.Dataset]:
-    """The configuration of a table with everything chosen that was left open, and its data.
+    config: ConfigDict,
+    lengths: Int[np.ndarray, " series"],
+    features: int,
+    make: Callable[[ConfigDict], Dataset],
+    workdir: epath.Path,
+) -> tuple[ConfigDict, Dataset]:
+    """The configuration of a user's data with everything chosen that was left open, and the data.
 
     A run that resumes takes what it chose first, whatever the machine's speed is now.
 
     Args:
       config: as asked for.
-      frame: from `tables.prepare`.
-      schema: likewise.
+      lengths: rows of each series.
+      features: numbers a row.
+      make: the data set under a configuration.
       workdir: of the run.
 
     Raises:
       ConfigError: a budget too short.
       DataError: data too small.
     """
-    for line in schema.describe():
-        _log.info("  %s", line)
-    features = len(schemas.features(schema))
     if features > schemas.SLOW_FEATURES:
         _log.warning(
             "%d features: scores of pairs and the recurrent scores grow with the square of that; "
@@ -126,12 +132,9 @@ def choose(
     saved = parallel.share_text_from_first(saved)
     if saved:
         chosen = ConfigDict(json.loads(saved))
-        return chosen, load.from_table(frame, schema, chosen)
-    lengths = np.ones(1, int) * len(frame)
-    if schema.entity:
-        lengths = frame[schema.entity].value_counts().to_numpy()
+        return chosen, make(chosen)
     config = recipe.choose_sizes(config, lengths, features)
-    dataset = load.from_table(frame, schema, config)
+    dataset = make(config)
     if config.budget:
         # One process's stopwatch decides, or hosts would train for different numbers of steps.
         text = recipe.choose_steps(config, dataset).to_json() if process_0 else ""

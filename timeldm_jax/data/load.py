@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax.data import builders
@@ -131,36 +131,39 @@ def _pad(encoded: tables.Encoded, window: int) -> tables.Encoded:
     return tables.Encoded(values, np.repeat(np.arange(len(lengths)), padded), clock)
 
 
-def from_array(
-    array: Float[np.ndarray, "..."], window: int, protocol: str, columns: Sequence[str] | None
+def lengths_of(frame: pd.DataFrame, schema: Schema) -> Int[np.ndarray, " series"]:
+    """Rows of each series of a table."""
+    if not schema.entity:
+        return np.array([len(frame)])
+    return frame[schema.entity].value_counts(sort=False).to_numpy()
+
+
+def from_windows(
+    windows: Float[np.ndarray, "n window feature"], names: tuple[str, ...], protocol: str
 ) -> Dataset:
-    """The data set of a user's own array.
+    """The data set of a user's own windows.
+
+    A tenth of them validates, and under `heldout` a fifth tests.
 
     Args:
-      array: `(rows, features)`, one series in time order, or `(windows, time, features)`.
-      window: time steps of a window; ignored for windows, which bring their own.
-      protocol: split; see `series.split_series`. A tenth of the windows of a
-        `(windows, time, features)` array validates, and under `heldout` a fifth tests.
-      columns: names of the features, or None for `feature_0`, ….
+      windows: from `check_array`.
+      names: of the features.
+      protocol: `paper` or `heldout`.
 
     Raises:
-      DataError: wrong shape or dtype, NaN or infinite values, a constant column, too few rows, or
-        names that do not match the features.
+      DataError: a constant column, or too few windows.
     """
-    values, names = check_array(array, columns)
-    if values.ndim == 2:
-        return make_dataset(split_series(values, names, window, protocol))
-    order = np.random.default_rng(0).permutation(len(values))
-    test, valid = len(values) // 5, len(values) // 10
+    order = np.random.default_rng(0).permutation(len(windows))
+    test, valid = len(windows) // 5, len(windows) // 10
     if protocol == "heldout":
         test_part, valid_part, train_part = np.split(order, [test, test + valid])
     else:
         test_part, valid_part, train_part = order[:0], order[:valid], order
     if min(len(valid_part), len(train_part)) == 0:
-        raise DataError(f"{len(values)} windows are too few; at least 10 are needed")
+        raise DataError(f"{len(windows)} windows are too few; at least 10 are needed")
     return make_dataset(
         join_trajectories(
-            values[train_part], values[valid_part], values[test_part], names, protocol
+            windows[train_part], windows[valid_part], windows[test_part], names, protocol
         )
     )
 
@@ -170,8 +173,14 @@ def check_array(
 ) -> tuple[Float[np.ndarray, "..."], tuple[str, ...]]:
     """A user's array as float64, and the names of its features.
 
+    Args:
+      array: `(rows, features)`, one series in time order, NaN where a value is missing; or
+        `(windows, time, features)`.
+      columns: names of the features, or None for `feature_0`, ….
+
     Raises:
-      DataError: as for `from_array`, where one look at the array shows it.
+      DataError: wrong shape or dtype, infinite values, NaN in windows, or names that do not match
+        the features.
     """
     values = np.asarray(array)
     if values.ndim not in (2, 3) or 0 in values.shape:
@@ -191,7 +200,7 @@ def check_array(
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise DataError(f"two columns are called {twice[0]!r}; names must differ")
-    bad = np.argwhere(~np.isfinite(values))
+    bad = np.argwhere(np.isinf(values) if values.ndim == 2 else ~np.isfinite(values))
     if bad.size:
         *where, feature = bad[0]
         raise DataError(

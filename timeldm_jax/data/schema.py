@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import json
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
@@ -109,6 +110,12 @@ class Clock:
         if self.format:
             return pd.Series(index.strftime(self.format), dtype=pandas_dtype(self.dtype))
         return pd.Series(index).astype(pandas_dtype(self.dtype))
+
+    def after(self, last: Any) -> "Clock":
+        """The same clock, started at a time of the input's kind."""
+        if isinstance(self.start, float):
+            return dataclasses.replace(self, start=float(last))
+        return dataclasses.replace(self, start=pd.Timestamp(last).isoformat())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -532,13 +539,17 @@ def _moments(numbers: np.ndarray) -> tuple[float, float]:
     return float((standard**3).mean()), float((standard**4).mean() - 3)
 
 
-def looks_like_time(present: pd.Series) -> bool:
-    """Whether text is dates: the first few and all of one guessed format."""
-    texts = present.astype(str)
-    if not texts.iloc[:50].str.contains(r"\d[-/:.T ]\d").all():
+DATE = r"\d[-/:.T ]\d"
+
+
+def looks_like_time(present: pd.Series, share: float = 1.0) -> bool:
+    """Whether text is dates, or for `share` < 1 mostly means to be."""
+    texts = present.head(50).astype(str)
+    matches = texts.str.contains(DATE)
+    if texts.empty or matches.mean() < share:
         return False
     try:
-        pd.to_datetime(texts.iloc[:50])
+        pd.to_datetime(texts[matches], format=time_format(texts[matches]) or None, utc=True)
     except (ValueError, TypeError):
         return False
     return True
@@ -552,24 +563,31 @@ def parse_times(values: pd.Series, at: str) -> pd.Series:
     """
     if pd.api.types.is_datetime64_any_dtype(values.dtype):
         return values
+    form = time_format(values) or None
     try:
-        return pd.to_datetime(values)
+        return pd.to_datetime(values, format=form)
     except (ValueError, TypeError) as error:
-        if "time zones" in str(error).lower() or "timezones" in str(error).lower():
-            raise DataError(f"{at} mixes time zones; write all times in one (UTC, say)") from error
-        parsed = pd.to_datetime(values, errors="coerce", format="mixed")
+        parsed = pd.to_datetime(values, errors="coerce", format="mixed", utc=True)
         bad = values[parsed.isna() & values.notna()]
-        if bad.empty:
-            raise DataError(
-                f"{at} writes times in several ways ({values.iloc[0]!r} first); use one"
-            ) from error
+        if len(bad):
+            raise DataError(f"{at}, row {row_of(bad)} holds {bad.iloc[0]!r}, no time") from error
+        if "timezones" in str(error) or "time zones" in str(error):
+            raise DataError(f"{at} mixes time zones; write all times in one (UTC, say)") from error
         raise DataError(
-            f"{at}, row {row_of(bad)} holds {bad.iloc[0]!r}, which is no time"
+            f"{at} writes times in several ways ({values.iloc[0]!r} first); use one"
         ) from error
 
 
 def time_format(values: pd.Series) -> str:
-    """The strftime format of a column of text, or ""."""
-    if pd.api.types.is_datetime64_any_dtype(values.dtype):
+    """The strftime format of a column of text, the day first where the month cannot be; or ""."""
+    if not pd.api.types.is_string_dtype(values.dtype) or values.dropna().empty:
         return ""
-    return guess_datetime_format(str(values.iloc[0])) or ""
+    texts = values.dropna().astype(str)
+    with warnings.catch_warnings():  # that the day is not first after all
+        warnings.simplefilter("ignore")
+        guesses = [guess_datetime_format(texts.iloc[0], dayfirst=first) for first in (False, True)]
+    for guess in filter(None, guesses):
+        parsed = pd.to_datetime(texts.head(1_000), format=guess, errors="coerce", utc=True)
+        if parsed.notna().all():
+            return guess
+    return guesses[0] or ""

@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import io
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -190,8 +191,13 @@ def _find_time(frame: pd.DataFrame, entity: str, overrides: Mapping[str, Any]) -
             return name
     for name in free:
         text = pd.api.types.is_string_dtype(frame[name].dtype)
-        named = name.lower().strip() in schemas.TIME_NAMES or name == frame.columns[0]
-        if named and text and schemas.looks_like_time(frame[name].dropna().head(50)):
+        if not text or frame[name].isna().all():
+            continue
+        named = name.lower().strip() in schemas.TIME_NAMES
+        share = 0.5 if named else 1.0  # where the name says so, a strange cell is an error
+        if (named or name == frame.columns[0]) and schemas.looks_like_time(
+            frame[name].dropna(), share
+        ):
             return name
     return ""
 
@@ -223,9 +229,9 @@ def _order(
     if not inside.any():
         raise DataError(f"{at}: no series has two rows")
     step = float(np.median(gaps[inside]))
-    offset = "" if numeric else _offset(times, groups)
     uneven = np.flatnonzero(inside & ~np.isclose(gaps, step, rtol=1e-6, atol=0))
     even = len(uneven) == 0 and step > 0
+    offset = "" if numeric or even else _offset(times, groups)
     if rule == "error" and not even and (not offset or (gaps[inside] <= 0).any()):
         bad = int(uneven[0]) + 1 if len(uneven) else 1
         hint = ""
@@ -237,8 +243,6 @@ def _order(
             f"one before. {hint}--config.data.irregular=sort takes every row for one step; "
             "--config.data.irregular=resample makes steps even, missing where there is no row"
         )
-    if even:
-        offset = ""
     if rule == "resample" and not even:
         frame, stamps = _resample(frame, name, entity, stamps, groups, step, numeric)
         _log.info("%s: resampled to a row every %s", where, _words(step, numeric))
@@ -250,6 +254,23 @@ def _order(
     form = "" if numeric else schemas.time_format(column)
     step = step if step > 0 else 1.0
     return frame, Clock(name, str(column.dtype), start, step, offset, form, zone)
+
+
+def arrange(frame: pd.DataFrame, where: str, schema: Schema) -> pd.DataFrame:
+    """Rows of a later table as the schema's clock and entity want them.
+
+    Raises:
+      DataError: a column that is not there, or rows out of order.
+    """
+    for name in (schema.entity, schema.clock.name if schema.clock else ""):
+        if name and name not in frame.columns:
+            raise DataError(f"{where} has no column {name!r}; the model was trained with it")
+    frame = frame.copy()
+    if schema.entity:
+        frame = frame.sort_values(schema.entity, kind="stable", ignore_index=True)
+    if schema.clock is not None and len(frame) > 1:
+        frame, _ = _order(frame, where, schema.clock.name, schema.entity, "error")
+    return frame
 
 
 def _groups(frame: pd.DataFrame, entity: str) -> Int[np.ndarray, " rows"]:
@@ -267,9 +288,12 @@ def _offset(times: pd.Series, groups: Int[np.ndarray, " rows"]) -> str:
     """The calendar rule of steps of uneven length (months, business days), or ""."""
     index = pd.DatetimeIndex(times.iloc[: int((groups == groups[0]).sum())])
     try:
-        return pd.infer_freq(index) or ""
+        with warnings.catch_warnings():  # that pandas 4 will give an object instead of its name
+            warnings.simplefilter("ignore")
+            found = pd.infer_freq(index)
     except (ValueError, TypeError):  # fewer than three times, or repeated ones
         return ""
+    return str(getattr(found, "freqstr", found) or "")
 
 
 def _words(step: float, numeric: bool) -> str:

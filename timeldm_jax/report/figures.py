@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from etils import epath
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -205,6 +206,46 @@ def pairs_figure(
     for axis, column in zip(axes[:, 0], columns, strict=False):
         _name(axis, column)
     _say_how_many(figure, rows, len(columns))
+    return figure
+
+
+def forecast_figure(
+    history: pd.DataFrame, quantiles: pd.DataFrame, columns: tuple[str, ...]
+) -> Figure:
+    """A history and the median and bands of what may follow, a panel a column.
+
+    Args:
+      history: a table.
+      quantiles: as `api.Forecast` has them: a time or step, `column`, and a column a level.
+      columns: what to draw, at most `ROWS`.
+    """
+    shown = columns[:ROWS]
+    figure = Figure(figsize=(WIDTH, 1.7 * len(shown) + 0.6), layout="constrained")
+    axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    past = np.arange(-len(history), 0)
+    for axis, name in zip(axes, shown, strict=True):
+        part = quantiles[quantiles["column"] == name]
+        levels = part.drop(columns=[part.columns[0], "column"])
+        future = np.arange(len(part))
+        axis.plot(past, history[name].to_numpy(float), color=REAL, label="history", linewidth=1.2)
+        middle = levels.shape[1] // 2
+        for i in range(middle):
+            low, high = levels.columns[i], levels.columns[-1 - i]
+            axis.fill_between(
+                future,
+                levels[low],
+                levels[high],
+                color=SYNTHETIC,
+                alpha=0.22,
+                linewidth=0,
+                label=f"{float(high) - float(low):.0%} of futures",
+            )
+        median = levels.iloc[:, middle]
+        axis.plot(future, median, color=SYNTHETIC, label="median", linewidth=1.2)
+        _name(axis, name)
+    axes[0].legend(fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
+    axes[-1].set_xlabel("rows from the end of the history")
+    _say_how_many(figure, len(shown), len(columns))
     return figure
 
 
