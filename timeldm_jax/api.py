@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from etils import epath
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
@@ -206,9 +206,9 @@ class TimeLDM:
         return self._present(self._windows(count, seed), missing=missing)
 
     def sample_series(self, length: int, seed: int = 0, *, count: int = 1) -> Any:
-        """Series longer than a window, each of one piece; see `diffusion.conditional`.
+        """Series longer than a window, each drawn half a window at a time given the half before.
 
-        `seam_score` says whether the joins of windows can be told from the rest.
+        `seam_score` says whether the joins can be told from the rest.
 
         Args:
           length: rows of each.
@@ -219,21 +219,25 @@ class TimeLDM:
           As `sample`.
 
         Raises:
-          ValueError: `length` below the window, `count` below 1, or a model that is not trained.
+          ValueError: `length` or `count` below 1, or a model that is not trained.
         """
-        generator = self._trained()
-        window = generator.models.vae.window
-        if count < 1 or length < window:
-            raise ValueError(
-                f"count={count} must be at least 1 and length={length} at least a window, {window}"
-            )
-        return self._present(generator.sample_series(count, length, seed))
+        if length < 1:
+            raise ValueError(f"length={length} must be at least 1")
+        first = self._windows(count, seed)
+        if self._trained().schema is not None and self._schema().padded:
+            first[..., -1] = 1.0
+        rest = max(length - first.shape[1], 0)
+        if rest:
+            first = np.concatenate([first, self._trained().extend(first, rest, seed)], axis=1)
+        return self._present(first[:, :length])
 
     def seam_score(self, series: pd.DataFrame | np.ndarray) -> dict[str, Any]:
         """Whether joins of windows in `sample_series`'s result can be told; see `metrics.seams`."""
         generator = self._trained()
         values = self._encode_samples(series)
-        rows = generator.cover(values.shape[1]).seams()
+        window = generator.models.vae.window
+        more = max(values.shape[1] - window, 0)
+        rows = window + np.append(0, pipeline.joins(more, window)) if more else np.zeros(0, int)
         return seams.seam_score(values, rows, generator.columns)
 
     def impute(self, table: Source, seed: int = 0, *, draws: int = 1) -> Any:
@@ -252,29 +256,12 @@ class TimeLDM:
           DataError: a table that does not fit the model.
           ValueError: a model that is not trained.
         """
-        generator = self._trained()
         schema = self._schema()
         frame, encoded, wants_array = self._encode(table)
-        window = generator.models.vae.window
-        stride = max(window // 2, 1)
-        found = np.array(encoded.values)
-        lengths = np.bincount(encoded.groups)
-        ends = np.cumsum(lengths)
-        padded = np.maximum(-(-lengths // stride) * stride, -(-window // stride) * stride)
-        for length in np.unique(padded):  # series of one length together
-            chosen = np.flatnonzero(padded == length)
-            observed = np.full((len(chosen), length, found.shape[1]), np.nan)
-            for row, group in enumerate(chosen):
-                part = encoded.values[ends[group] - lengths[group] : ends[group]]
-                observed[row, : len(part)] = part
-            observed[..., self._flags()] = np.nan
-            many = np.stack(
-                [generator.complete(observed, seed + draw) for draw in range(max(draws, 1))]
-            )
-            middle = np.median(many, axis=0) if draws > 1 else many[0]
-            for row, group in enumerate(chosen):
-                first = ends[group] - lengths[group]
-                found[first : ends[group]] = middle[row, : lengths[group]]
+        values = np.array(encoded.values)
+        values[:, self._flags()] = np.nan
+        many = [self._fill_gaps(values, encoded.groups, seed + i) for i in range(max(draws, 1))]
+        found = np.median(many, axis=0) if draws > 1 else many[0]
         filled = tables.decode(found[None], schema)
         for name in schema.order:
             if schema.clock is None or name != schema.clock.name:
@@ -302,19 +289,9 @@ class TimeLDM:
         frame, encoded, _ = self._encode(history)
         if encoded.groups.max() > 0:
             raise DataError("the history holds several series; forecast one at a time")
-        window = generator.models.vae.window
-        known = np.repeat(encoded.values[None, -window:], n, axis=0)
-        known[..., self._flags()] = np.nan
-        futures = np.empty((n, 0, known.shape[2]))
-        while futures.shape[1] < horizon:  # half a window at a time, from what came before
-            ahead = min(horizon - futures.shape[1], max(window // 2, 1))
-            before = np.concatenate([known, futures], axis=1)[:, ahead - window :]
-            observed = np.full((n, window, known.shape[2]), np.nan)
-            observed[:, window - ahead - before.shape[1] : window - ahead] = before
-            if self._schema().padded:
-                observed[..., -1] = 1.0
-            drawn = generator.complete(observed, seed + futures.shape[1])
-            futures = np.concatenate([futures, drawn[:, window - ahead :]], axis=1)
+        before = np.repeat(encoded.values[None, -generator.models.vae.window :], n, axis=0)
+        before[..., self._flags()] = np.nan
+        futures = generator.extend(before, horizon, seed)
         schema = self._schema()
         times = None
         if schema.clock is not None:
@@ -338,7 +315,7 @@ class TimeLDM:
             levels.insert(0, label, when)
             parts.append(levels)
         quantiles = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-        return Forecast(samples, quantiles, frame.tail(2 * window), numeric)
+        return Forecast(samples, quantiles, frame.tail(2 * generator.models.vae.window), numeric)
 
     def evaluate(
         self, real: Source | None = None, *, count: int | None = None, seed: int = 0
@@ -492,6 +469,41 @@ class TimeLDM:
     def _flags(self) -> list[int]:
         layout = schemas.features(self._schema())
         return [place for place, feature in enumerate(layout) if feature.role == "missing"]
+
+    def _fill_gaps(
+        self,
+        values: Float[np.ndarray, "rows feature"],
+        groups: Int[np.ndarray, " rows"],
+        seed: int,
+    ) -> Float[np.ndarray, "rows feature"]:
+        """The rows with NaN filled, in blocks of a third of a window.
+
+        Every other block is drawn in the middle of a window, given what is known of it and around
+        it; then those between, given their neighbours too.
+        """
+        generator = self._trained()
+        window = generator.models.vae.window
+        third = max(window // 3, 1)
+        found = np.array(values)
+        rows = np.arange(window) - (window - third) // 2
+        ends = np.cumsum(np.bincount(groups))
+        firsts = np.concatenate([[0], ends[:-1]])
+        for turn in range(2):
+            parts = [
+                np.arange(first + turn * third, end, 2 * third)
+                for first, end in zip(firsts, ends, strict=True)
+            ]
+            blocks = np.concatenate(parts)
+            if not len(blocks):
+                continue
+            places = blocks[:, None] + rows  # (blocks, window), some beyond the series
+            inside = np.clip(places, 0, len(values) - 1)
+            whole = (places == inside) & (groups[inside] == groups[blocks][:, None])
+            observed = np.where(whole[..., None], found[inside], np.nan)
+            drawn = generator.complete(observed, seed * 2 + turn)
+            middle = (rows >= 0) & (rows < third)
+            found[inside[:, middle][whole[:, middle]]] = drawn[:, middle][whole[:, middle]]
+        return found
 
     def _saved(self, name: str) -> epath.Path:
         self._trained()

@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 ENCODE_BATCH = 1024
 VALID_WINDOWS = 1024
 LDM_VALID_DRAWS = 4
-PRIOR_SAMPLES, CHAIN_SAMPLES, PRIOR_BATCH = 4_000, 8_000, 1_000
+PRIOR_SAMPLES, PRIOR_BATCH = 4_000, 1_000
 PyTree = Any
 
 
@@ -292,76 +292,60 @@ class Generator:
             yield self._finish(np.asarray(drawn)[: count - first])
 
     def complete(
-        self, observed: Float[np.ndarray, "n length feature"], seed: int
-    ) -> Float[np.ndarray, "n length feature"]:
-        """Series that agree with what is observed of them, in the data's own units, float64.
+        self, observed: Float[np.ndarray, "n window feature"], seed: int
+    ) -> Float[np.ndarray, "n window feature"]:
+        """Windows that agree with what is observed of them, in the data's own units, float64.
 
         Args:
-          observed: at least a window long; NaN where the model is to say.
-          seed: of the noise. Series i depends on (seed, i) alone.
+          observed: NaN where the model is to say.
+          seed: of the noise. Window i depends on (seed, i) alone.
         """
         scaled = self.scaler.scale(observed).astype(np.float32)
-        windows = self.cover(observed.shape[1])
-        batch = max(1, min(self.config.sample.batch // len(windows.starts), len(observed)))
-        parts = []
+        batch = min(self.config.sample.batch, len(observed))
+        key, parts = jax.random.key(seed), []
         for first in range(0, len(observed), batch):
             index = np.arange(first, first + batch)
             part = scaled[np.minimum(index, len(scaled) - 1)]
-            found = self._complete(seed, index, windows.length, part)
+            arguments = (self.vae_params, self.ldm_params, self.stats, self._prior)
+            found = self._complete(*arguments, key, index, part)
             parts.append(np.asarray(found)[: len(observed) - first])
         return np.where(np.isnan(observed), self._finish(np.concatenate(parts)), observed)
 
-    def sample_series(
-        self, count: int, length: int, seed: int
-    ) -> Float[np.ndarray, "count length feature"]:
-        """Series longer than a window, in the data's own units, float64.
+    def extend(
+        self, before: Float[np.ndarray, "n rows feature"], count: int, seed: int
+    ) -> Float[np.ndarray, "n count feature"]:
+        """What may follow rows, up to half a window at a time, in the data's own units, float64.
 
         Args:
-          count: how many.
-          length: rows of each, at least a window.
+          before: at least a row; the last of them, up to a window less what is drawn, count.
+          count: rows to draw.
           seed: of the noise.
         """
-        windows = self.cover(length)
-        key, latents, decoded = jax.random.key(seed), [], []
-        for first in range(0, CHAIN_SAMPLES, PRIOR_BATCH):
-            index = jnp.arange(first, first + PRIOR_BATCH)
-            z = self._draw_latents(self.ldm_params, key, index)
-            latents.append(np.asarray(z))
-            decoded.append(np.asarray(self._decode(self.vae_params, self.stats, z)))
-        links = conditional.chain(np.concatenate(decoded), count, len(windows.starts), seed)
-        unknown = np.full((1, length, len(self.columns)), np.nan, np.float32)
-        if self.schema is not None and self.schema.padded:
-            unknown[..., -1] = 1.0
-        pool = np.concatenate(latents)
-        found = [
-            self._complete(seed, np.array([i]), length, unknown, pool[links[i]])
-            for i in range(count)
-        ]
-        return self._finish(np.concatenate([np.asarray(x) for x in found]))
-
-    def cover(self, length: int) -> conditional.Cover:
-        """The windows, half over each other, that cover a series."""
-        return conditional.cover(length, self.models.vae.window)
+        window, rows = self.models.vae.window, before.shape[1]
+        ends = rows + np.append(joins(count, window), count)
+        series = np.full((len(before), rows + count, before.shape[2]), np.nan)
+        series[:, :rows] = before
+        start = rows
+        with loop.progress("extend", count, unit="row") as show:
+            for step, end in enumerate(ends):
+                observed = np.full((len(before), window, before.shape[2]), np.nan)
+                known = series[:, max(end - window, 0) : start]
+                ahead = end - start
+                observed[:, window - ahead - known.shape[1] : window - ahead] = known
+                if self.schema is not None and self.schema.padded:
+                    observed[..., -1] = 1.0
+                series[:, start:end] = self.complete(observed, seed + step)[:, window - ahead :]
+                start = end
+                show(int(end) - rows, {})
+        return series[:, rows:]
 
     def _finish(self, scaled: Float[np.ndarray, "n time feature"]) -> Any:
         windows = self.scaler.unscale(scaled)
         return windows if self.schema is None else tables.snap(windows, self.schema)
 
-    def _complete(
-        self,
-        seed: int,
-        index: Int[np.ndarray, " n"],
-        length: int,
-        observed: Float[np.ndarray, "n length feature"],
-        start: Float[np.ndarray, "windows flat"] | None = None,
-    ) -> Array:
-        arguments = (self.vae_params, self.ldm_params, self.stats, self._prior)
-        return self._compiled_complete(
-            *arguments, jax.random.key(seed), index, observed, start, length
-        )
-
     @functools.cached_property
-    def _compiled_complete(self) -> Any:
+    def _complete(self) -> Any:
+        """The compiled completion of scaled windows by their numbers."""
         denoiser, sigma_data = self.models.denoiser, self.config.ldm.noise.sigma_data
 
         def run(
@@ -372,24 +356,21 @@ class Generator:
             key: Array,
             index: Array,
             observed: Array,
-            start: Array | None,
-            length: int,
         ) -> Array:
             network = steps.bind(denoiser, ldm_params)
-            windows = self.cover(length)
-            count = len(windows.starts)
-            numbers = (index[:, None] * count + jnp.arange(count)).ravel()
+
+            def noise(number: Array | int) -> Array:
+                return state.normal(jax.random.fold_in(key, number), index, (self.models.flat,))
+
             return conditional.complete(
                 lambda z, sigma: edm.denoise(network, z, sigma, sigma_data),
                 lambda z: self._decode(vae_params, stats, z),
                 observed,
-                windows,
-                lambda i: state.normal(jax.random.fold_in(key, i), numbers, (self.models.flat,)),
+                noise,
                 prior,
-                start,
             )
 
-        return jax.jit(run, static_argnames="length")
+        return jax.jit(run)
 
     @functools.cached_property
     def _prior(self) -> conditional.Prior:
@@ -446,6 +427,19 @@ class Generator:
         vae = self.models.vae
         z = (z * stats.scale + stats.mean).reshape(-1, vae.window, vae.latent)
         return steps.bind(vae, vae_params, "decode")(z)
+
+
+def joins(count: int, window: int) -> Int[np.ndarray, " joins"]:
+    """Rows of an extension by `count` rows at which another window begins to be drawn.
+
+    A third to a half of a window apart, so that no rhythm of the data (a day of hours) always
+    meets a join.
+    """
+    random = np.random.default_rng(0)
+    most = max(window // 2, 1)
+    steps_apart = random.integers(max(window // 3, 1), most + 1, count)
+    found = np.cumsum(steps_apart)
+    return found[found < count]
 
 
 def load_vae(
