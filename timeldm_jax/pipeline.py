@@ -40,6 +40,7 @@ ENCODE_BATCH = 1024
 VALID_WINDOWS = 1024
 LDM_VALID_DRAWS = 4
 PRIOR_SAMPLES, PRIOR_BATCH = 4_000, 1_000
+MARGIN = 2  # rows at the end of a window that extensions do not use
 PyTree = Any
 
 
@@ -329,12 +330,15 @@ class Generator:
         with loop.progress("extend", count, unit="row") as show:
             for step, end in enumerate(ends):
                 observed = np.full((len(before), window, before.shape[2]), np.nan)
-                known = series[:, max(end - window, 0) : start]
-                ahead = end - start
+                # The last rows of a window bend more than others: they are drawn and thrown away.
+                new = end - start
+                ahead = min(new + MARGIN, window - 1)
+                known = series[:, max(start + ahead - window, 0) : start]
                 observed[:, window - ahead - known.shape[1] : window - ahead] = known
                 if self.schema is not None and self.schema.padded:
                     observed[..., -1] = 1.0
-                series[:, start:end] = self.complete(observed, seed + step)[:, window - ahead :]
+                drawn = self.complete(observed, seed + step)[:, window - ahead :]
+                series[:, start:end] = drawn[:, :new]
                 start = end
                 show(int(end) - rows, {})
         return series[:, rows:]
