@@ -74,7 +74,7 @@ def model():
 @pytest.fixture(scope="module")
 def saved(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("api") / "new" / "model"
-    model.save(str(folder))
+    model.save(str(folder), report=False)
     return folder
 
 
@@ -127,7 +127,11 @@ def files(folder):
 
 
 def test_a_saved_model_is_small_and_holds_no_pickle(saved):
-    assert sorted(p.name for p in saved.iterdir()) == ["config.json", "ldm", "vae"]
+    names = ["MODEL_CARD.md", "config.json", "ldm", "vae"]
+    assert sorted(p.name for p in saved.iterdir()) == names
+    card = (saved / "MODEL_CARD.md").read_text()
+    assert "Not scored" in card
+    assert "plain name  float, scaled by minmax" in card
     for stage in ("vae", "ldm"):
         assert len(list((saved / stage).iterdir())) == 1  # the best checkpoint only
     # "\x80\x04" opens a pickle of the protocol that Python writes.
@@ -147,7 +151,7 @@ def test_saving_overwrites_nothing(model, tmp_path):
             model.save(str(tmp_path / name))
     assert files(tmp_path) == {"full/notes.txt": b"mine", "file": b"mine"}
     (tmp_path / "empty").mkdir()
-    model.save(str(tmp_path / "empty"))
+    model.save(str(tmp_path / "empty"), report=False)
     assert TimeLDM.load(str(tmp_path / "empty")).columns == NAMES
 
 
@@ -223,11 +227,166 @@ def test_a_data_frame_brings_its_names_and_a_temporary_directory_goes_with_its_m
     frame = pd.DataFrame(rows(), columns=["x", "y", 3]).astype({"y": "Float64"})
     framed = TimeLDM(config=tiny()).fit(frame)
     assert framed.columns == ("x", "y", "3")
-    np.testing.assert_array_equal(framed.sample(3), model.sample(3))
+    samples = framed.sample(3)
+    assert list(samples.columns) == ["series", "x", "y", "3"]
+    assert samples["y"].dtype == "Float64"
+    values = samples[["x", "y", "3"]].to_numpy(np.float32).reshape(3, WINDOW, 3)
+    np.testing.assert_array_equal(values, model.sample(3))
     folder = pathlib.Path(framed._workdir)
     assert folder.exists()
     del framed
     assert not folder.exists()
+
+
+# Tables.
+
+
+def mixed(count=400, seed=0):
+    """Times, floats, counts, words, a flag, a constant, and missing values in two columns."""
+    random = np.random.default_rng(seed)
+    time = np.arange(count)
+    frame = pd.DataFrame(
+        {
+            "count": random.poisson(4, count),
+            "time": pd.date_range("2024-01-01", periods=count, freq="h"),
+            "level": np.round(50 + 30 * np.sin(0.3 * time) + random.normal(size=count), 1),
+            "state": random.choice(["idle", "busy"], count),
+            "flag": time % 7 == 0,
+            "site": "north",
+        }
+    )
+    frame.loc[random.random(count) < 0.2, "level"] = None
+    frame.loc[50:70, "state"] = None
+    return frame
+
+
+@pytest.fixture(scope="module")
+def mixed_model():
+    config = tiny()
+    config.data.protocol = "heldout"
+    return TimeLDM(config=config).fit(mixed())
+
+
+@pytest.fixture(scope="module")
+def mixed_saved(mixed_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mixed") / "m.timeldm"
+    mixed_model.save(folder)
+    return folder
+
+
+def test_samples_of_a_table_are_the_table_again(mixed_model, mixed_saved):
+    samples = mixed_model.sample(5, seed=2)
+    frame = mixed()
+    assert list(samples.columns) == ["series", *frame.columns]
+    assert samples.drop(columns="series").dtypes.to_dict() == frame.dtypes.to_dict()
+    assert len(samples) == 5 * WINDOW
+    assert not samples.isna().any().any()
+    assert set(samples["state"]) <= {"idle", "busy"}
+    assert (samples["site"] == "north").all()
+    assert (samples["count"] >= 0).all()
+    pd.testing.assert_frame_equal(TimeLDM.load(mixed_saved).sample(5, seed=2), samples)
+    gaps = mixed_model.sample(200, missing="generate")
+    assert gaps.drop(columns=["level", "state"]).notna().all().all()
+    assert gaps["level"].isna().any()
+    with pytest.raises(DataError, match="missing='mask' is not one of fill, generate"):
+        mixed_model.sample(1, missing="mask")
+
+
+def test_a_saved_model_brings_its_report_and_card(mixed_saved, tmp_path):
+    card = (mixed_saved / "MODEL_CARD.md").read_text()
+    for words in (
+        "has missing values",
+        "| Discriminative |",
+        "A diagnostic, not a guarantee",
+        "SHA-256",
+    ):
+        assert words in card
+    loaded = TimeLDM.load(mixed_saved)
+    loaded.report(tmp_path / "r.html")
+    assert (tmp_path / "r.html").read_bytes() == (mixed_saved / "report.html").read_bytes()
+    assert loaded.evaluate()["protocol"] == "heldout"
+    loaded.save(tmp_path / "again")
+    assert files(tmp_path / "again") == files(mixed_saved)
+    assert loaded.evaluate(mixed())["windows"]["real"] == 400 - WINDOW + 1
+
+
+def test_long_series_keep_columns_and_time(mixed_model):
+    series = mixed_model.sample_series(35, count=2)
+    assert len(series) == 70
+    assert series.groupby("series")["time"].diff().dropna().eq(pd.Timedelta("1h")).all()
+    found = mixed_model.seam_score(series)
+    assert set(found["features"]) == set(mixed_model.columns)
+    assert 0 <= found["p"] <= 1
+    pd.testing.assert_frame_equal(
+        mixed_model.sample_series(5, count=2),
+        series.groupby("series").head(5).reset_index(drop=True),
+    )
+
+
+def test_imputation_fills_gaps_and_touches_nothing_else(mixed_model):
+    table = mixed(60, seed=1)
+    filled = mixed_model.impute(table, seed=1)
+    assert not filled.isna().any().any()
+    assert filled.dtypes.to_dict() == table.dtypes.to_dict()
+    for name in table.columns:
+        known = table[name].notna()
+        pd.testing.assert_series_equal(filled[name][known], table[name][known])
+    assert filled["level"].between(-100, 200).all()
+    again = mixed_model.impute(table, seed=1)
+    pd.testing.assert_frame_equal(again, filled)
+    short = mixed_model.impute(table.head(3))
+    assert not short.isna().any().any()
+    many = mixed_model.impute(table, draws=3)
+    assert not many.isna().any().any()
+
+
+def test_forecasts_continue_the_history(mixed_model, tmp_path):
+    found = mixed_model.forecast(mixed(60, seed=1), horizon=7, n=20)
+    assert len(found.samples) == 140
+    first = found.samples[found.samples["series"] == 0]["time"]
+    assert first.iloc[0] == pd.Timestamp("2024-01-03 12:00")
+    assert len(first) == 7
+    assert found.columns == ("count", "level")
+    levels = found.quantiles[found.quantiles["column"] == "level"]
+    assert list(levels["time"]) == list(first)
+    assert (levels[0.05] <= levels[0.5]).all()
+    assert (levels[0.5] <= levels[0.95]).all()
+    found.plot(tmp_path / "f.png")
+    assert (tmp_path / "f.png").stat().st_size > 10_000
+    with pytest.raises(ValueError, match="horizon=0 and n=5 must be at least 1"):
+        mixed_model.forecast(mixed(60), 0, n=5)
+
+
+def test_arrays_are_completed_as_arrays(model):
+    array = rows(50)
+    array[10:14, 1] = np.nan
+    filled = model.impute(array)
+    assert filled.shape == (50, 3)
+    known = ~np.isnan(array)
+    np.testing.assert_array_equal(filled[known], array[known])
+    assert np.isfinite(filled).all()
+    assert model.sample_series(20).shape == (1, 20, 3)
+    with pytest.raises(DataError, match=r"shape \(50, 2\); expected \(rows, 3\)"):
+        model.impute(array[:, :2])
+
+
+def test_panels_of_uneven_length_give_series_of_uneven_length():
+    random = np.random.default_rng(0)
+    frame = pd.concat(
+        pd.DataFrame({"patient": f"p{i}", "x": random.normal(size=n).cumsum()})
+        for i, n in enumerate(random.integers(3, 14, 40))
+    )
+    config = tiny()
+    config.data.protocol, config.data.split = "heldout", "entity"
+    model = TimeLDM(config=config).fit(frame, entity="patient")
+    lengths = model.sample(60).groupby("series").size()
+    assert lengths.between(1, WINDOW).all()
+    assert "patient" not in model.sample(2).columns
+    filled = model.impute(frame.assign(x=frame["x"].where(random.random(len(frame)) > 0.2)))
+    assert filled["x"].notna().all()
+    with pytest.raises(DataError, match="several series; forecast one at a time"):
+        model.forecast(frame, 3)
+    assert model.forecast(frame[frame["patient"] == "p1"], 3, n=4).samples.shape[0] == 12
 
 
 # What cannot be done.
@@ -238,22 +397,24 @@ def test_a_data_frame_brings_its_names_and_a_temporary_directory_goes_with_its_m
     [
         (np.zeros(30), r"shape \(30,\)"),
         (np.zeros((2, 3, 4, 5)), r"shape \(2, 3, 4, 5\)"),
-        (np.float64(1), r"shape \(\)"),
         (np.zeros((0, 3)), r"shape \(0, 3\)"),
         (np.zeros((30, 0)), r"shape \(30, 0\)"),
         ([], r"shape \(0,\)"),
         ([["a", "b"]] * 30, "expected real numbers"),
         (np.array([[1, None]] * 30), "dtype object; expected real numbers"),
         (np.ones((30, 2)) + 1j, "dtype complex128"),
-        (np.where(rows() > 6e3, np.nan, rows()) * 0 + rows()[:, ::-1] * np.nan, "has nan at index"),
+        (rows() * np.nan, "has no value in any of its 120 rows"),
         (np.full((30, 2), np.inf), "has inf at index"),
-        (rows() * np.array([1, 0, 1]), "column 'feature_1' is constant"),
+        (rows() * 0, "every column is constant"),
+        (rows().reshape(15, 8, 3) * np.array([1, 0, 1]), "column 'feature_1' is constant"),
+        (np.full((15, 8, 3), np.nan), "has nan at index"),
         (rows(7), "7 rows, fewer than one window of 8"),
         (rows().reshape(8, 15, 3), "8 windows are too few"),
-        (pd.DataFrame({"day": ["mon", "tue"] * 20, "x": range(40)}), "column 'day' has dtype"),
-        (pd.DataFrame({"x": range(40), "ok": [True, False] * 20}), "column 'ok' has dtype bool"),
-        (pd.DataFrame({"x": pd.array([1, None] * 20, "Int64")}), "'x' has nan at index"),
-        (pd.DataFrame(), r"shape \(0, 0\)"),
+        (pd.DataFrame({"x": range(40), "y": [{}] * 40}), "column 'y'"),
+        (pd.DataFrame({"x": pd.to_timedelta(range(40), "D")}), "has dtype timedelta64"),
+        (pd.DataFrame(), "has 0 rows of 0 columns"),
+        ("no_such_file.csv", "does not exist"),
+        (rows(40), "40 rows are too few for windows of 8 under protocol 'heldout'"),
     ],
 )
 def test_data_that_cannot_be_used(data, message):
@@ -304,11 +465,6 @@ def test_a_wrong_recipe_is_refused_at_once():
         TimeLDM(config=config)
 
 
-def test_the_default_latent_is_twice_the_features():
-    recipe = TimeLDM(window=WINDOW)._recipe(rows())
-    assert (recipe.vae.model.latent, recipe.data.window) == (6, WINDOW)
-
-
 def test_a_fitted_model_scores_itself_as_a_run_does(tmp_path):
     model = TimeLDM(config=tiny()).fit(rows(), columns=NAMES)
     scores = model.evaluate(seed=3)
@@ -317,10 +473,11 @@ def test_a_fitted_model_scores_itself_as_a_run_does(tmp_path):
     assert scores["columns"] == list(NAMES)
     assert set(scores["scores"]) == set(suite.SCORES)
     assert scores["fingerprint"]
-    real = np.stack([rows()[i : i + WINDOW] for i in range(120 - WINDOW + 1)])
+    series = model._dataset.series
+    real = series.windows(series.test)
     expected = suite.score(
         real,
-        model.sample(len(real), seed=3),
+        model._windows(len(real), 3),
         NAMES,
         protocol="paper",
         seed=3,
@@ -331,10 +488,10 @@ def test_a_fitted_model_scores_itself_as_a_run_does(tmp_path):
 
 
 def test_a_loaded_model_scores_itself_against_given_windows(tmp_path):
-    TimeLDM(config=tiny()).fit(rows(), columns=NAMES).save(tmp_path / "m")
+    TimeLDM(config=tiny()).fit(rows(), columns=NAMES).save(tmp_path / "m", report=False)
     model = TimeLDM.load(tmp_path / "m")
     for call in (model.evaluate, lambda: model.report(tmp_path / "r.html")):
-        with pytest.raises(ValueError, match="a loaded model has no data: give `real`"):
+        with pytest.raises(ValueError, match="has no data and was saved without"):
             call()
     real = np.stack([rows()[i : i + WINDOW] for i in range(100)])
     assert model.evaluate(real)["windows"]["real"] == 100
