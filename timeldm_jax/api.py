@@ -136,9 +136,9 @@ class TimeLDM:
         """
         asked = self._config.copy_and_resolve_references()
         asked.data.irregular, asked.data.time, asked.data.entity = irregular, time, entity
+        asked.data.name = "array" if isinstance(data, np.ndarray | list) else "table"
         make: Callable[[ConfigDict], Dataset]
         if isinstance(data, np.ndarray | list):
-            asked.data.name = "array"
             array, names = load.check_array(data, columns)
             if array.ndim == 3:
                 asked.data.window = array.shape[1]
@@ -151,10 +151,7 @@ class TimeLDM:
                 data = pd.DataFrame(array, columns=list(names))
         if not isinstance(data, np.ndarray | list):
             if not isinstance(data, pd.DataFrame):
-                asked.data.name = "table"
                 data = os.fspath(data)
-            elif asked.data.name != "array":
-                asked.data.name = "table"
             frame, where = tables.read(data, decimal)
             options = tables.Options(
                 time=time,

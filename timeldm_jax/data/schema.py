@@ -366,6 +366,14 @@ def _kind(present: pd.Series, at: str) -> Kind:
     if pd.api.types.is_timedelta64_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
         raise DataError(f"{at} has dtype {dtype}; turn it into numbers first")
     kinds = {type(value) for value in present}
+    strange = {k for k in kinds if issubclass(k, Iterable) and not issubclass(k, str)}
+    if strange:
+        bad = present[[type(value) in strange for value in present]]
+        raise DataError(
+            f"{at}, row {row_of(bad)} holds a {type(bad.iloc[0]).__name__}, {bad.iloc[0]!r}; "
+            "expected numbers, words, flags or times: take it apart into columns, or leave it out "
+            "(kind 'drop' in the schema)"
+        )
     if kinds <= {bool, np.bool_}:
         return "boolean"
     if kinds <= {int, float, np.int64, np.float64}:
