@@ -20,7 +20,7 @@ from timeldm_jax.data.table import IRREGULAR, MISSING
 from timeldm_jax.metrics.suite import Evaluators
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.training.beta import BetaConfig
-from timeldm_jax.training.steps import NoiseConfig, OptimizerConfig, make_optimizer
+from timeldm_jax.training.steps import LAYOUTS, NoiseConfig, OptimizerConfig, make_optimizer
 
 
 class ConfigError(ValueError):
@@ -87,8 +87,8 @@ def base() -> ConfigDict:
             "eval_every": 1_000,
             "model": {"hidden": 512, "blocks": 3},
             "optimizer": _optimizer(learning_rate=1e-3, b2=0.999, ema=0.999),
-            "standardize": True,  # latents to zero mean and unit scale per coordinate
-            "noise": {"sigma_data": 1.0, "log_mean": -0.5, "log_std": 1.2},
+            "latents": "principal",  # raw | standard | principal; see pipeline.latent_stats
+            "noise": {"sigma_data": 1.0, "log_mean": 0.5, "log_std": 1.6},
         }
     )
     config.sample = ConfigDict(
@@ -146,7 +146,7 @@ def apply_published(config: ConfigDict, *, epoch_steps: int, epochs: int = 15_00
     config.ldm.optimizer.b2 = 0.96
     config.ldm.optimizer.plateau_factor = 0.9
     config.ldm.optimizer.plateau_patience = 20
-    config.ldm.standardize = False
+    config.ldm.latents = "raw"
     config.ldm.model.blocks = 0
     config.ldm.noise = ConfigDict({"sigma_data": 0.5, "log_mean": -1.2, "log_std": 1.2})
     config.sample.steps = 50
@@ -392,15 +392,16 @@ def _check_leaf(key: str, value: Any, default: Any) -> None:
 
 def _check_together(config: ConfigDict) -> None:
     """Raises unless the values fit each other."""
-    for key, known in (
-        ("protocol", PROTOCOLS),
-        ("irregular", IRREGULAR),
-        ("split", SPLITS),
-        ("missing", MISSING),
+    for section, key, known in (
+        ("data", "protocol", PROTOCOLS),
+        ("data", "irregular", IRREGULAR),
+        ("data", "split", SPLITS),
+        ("data", "missing", MISSING),
+        ("ldm", "latents", LAYOUTS),
     ):
-        if config.data[key] not in known:
+        if config[section][key] not in known:
             raise ConfigError(
-                f"config.data.{key}={config.data[key]!r} is not one of {', '.join(known)}"
+                f"config.{section}.{key}={config[section][key]!r} is not one of {', '.join(known)}"
             )
     if config.data.name == "table" and config.data.decimal not in (".", ","):
         raise ConfigError(f"config.data.decimal={config.data.decimal!r} must be '.' or ','")
