@@ -29,6 +29,7 @@ SMALL_VAE = VAE(
     decoder_layers=1,
     norm="pre",
     head="linear",
+    skip=True,
 )
 DENOISER = Denoiser(hidden=16, blocks=1)
 NOISE = steps.NoiseConfig(sigma_data=1.0, log_mean=-0.5, log_std=1.2)
@@ -143,6 +144,18 @@ def test_gradient_is_of_the_loss_that_is_reported(problem):
 
 def is_adam(node):
     return isinstance(node, optax.ScaleByAdamState)
+
+
+def test_a_vae_with_skips_starts_as_the_identity():
+    """With a latent channel a feature: nothing of a window is lost before training adds to it."""
+    vae = SMALL_VAE.clone(latent=3)
+    x = normal(0, 5, 8, 3)
+    params = vae.init(jax.random.key(0), x, x)
+    output = vae.apply(params, x, jnp.zeros((5, 8, 3)))
+    np.testing.assert_array_equal(output.mean, x)
+    np.testing.assert_array_equal(output.reconstruction, x)
+    # A posterior narrow enough to show it: e^(-6/2) is 0.05 of a range of 1; the head adds to it.
+    assert -9 < output.log_variance.mean() < -3
 
 
 def test_a_window_gets_a_fresh_posterior_draw_at_each_visit():
