@@ -29,7 +29,8 @@ def make_networks(problem: Problem) -> tuple[pytorch_baseline.VAE, pytorch_basel
     """The PyTorch networks of a problem, with PyTorch's initial weights."""
     models, config = problem.models, problem.config
     features, window = models.vae.features, models.vae.window
-    vae = pytorch_baseline.VAE(features=features, window=window, **config.vae.model)
+    sizes = {key: size for key, size in config.vae.model.items() if key != "skip"}
+    vae = pytorch_baseline.VAE(features=features, window=window, **sizes)
     return vae, pytorch_baseline.Denoiser(models.flat, models.denoiser.hidden)
 
 

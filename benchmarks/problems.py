@@ -112,7 +112,7 @@ def make_training(problem: Problem, stage: str, *, in_parts: bool = True) -> Tra
             jax.tree.map(jnp.asarray, DeviceWindows(problem.values, problem.starts)),
         )
     noise = configuration.noise_config(config)
-    stats = pipeline.latent_stats(problem.posteriors, standardize=config.ldm.standardize)
+    stats = _latent_stats(problem)
     return Training(
         steps.ldm_step(models.denoiser, optimizer, optimizer_config, noise, batch),
         batch,
@@ -121,10 +121,15 @@ def make_training(problem: Problem, stage: str, *, in_parts: bool = True) -> Tra
     )
 
 
+def _latent_stats(problem: Problem) -> steps.LatentStats:
+    config = problem.config.ldm
+    return pipeline.latent_stats(problem.posteriors, config.latents, config.noise.sigma_data)
+
+
 def make_generator(problem: Problem) -> pipeline.Generator:
     """An untrained generator of a problem."""
     config, models = problem.config, problem.models
-    stats = pipeline.latent_stats(problem.posteriors, standardize=config.ldm.standardize)
+    stats = _latent_stats(problem)
     features = models.vae.features
     return pipeline.Generator(
         config=config,

@@ -75,7 +75,7 @@ def figures():
         jnp.asarray(random.normal(size=(40, models.flat)), jnp.float32),
         jnp.asarray(random.normal(size=(40, models.flat)) - 3, jnp.float32),
     )
-    stats = steps.LatentStats(np.zeros(models.flat, np.float32), np.ones(models.flat, np.float32))
+    stats = pipeline.latent_stats(jax.tree.map(np.asarray, posteriors), "principal", 1.0)
     vae_state = pipeline.init_vae_state(config, models)
     ldm_state = pipeline.init_ldm_state(config, models, stats)
     for name, train in (("vae", vae_state), ("ldm", ldm_state)):

@@ -6,7 +6,6 @@ import math
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -72,9 +71,8 @@ def test_every_variant_builds_networks_that_fit_each_other(name, variant):
     models = pipeline.build_models(config, features)
     model = config.vae.model
     vae = jax.eval_shape(lambda: pipeline.init_vae_state(config, models)).params
-    zeros = jnp.zeros(window * model.latent)
     ldm = jax.eval_shape(
-        lambda: pipeline.init_ldm_state(config, models, pipeline.LatentStats(zeros, zeros))
+        lambda: pipeline.init_ldm_state(config, models, pipeline.zero_stats(config, models))
     ).params
     vae, ldm = shapes(vae), shapes(ldm)
     # The convolution reads 3 steps of D features; the decoder's reads 3 steps of m channels.
@@ -147,7 +145,7 @@ def check_published(config, i):
     assert (vae.optimizer.ema, ldm.optimizer.ema) == (0.0, 0.0)
     assert (vae.beta.maximum, vae.beta.minimum, vae.beta.decay) == (1e-2, 1e-5, 0.7)
     assert vae.beta.patience == 10 * epoch
-    assert (ldm.model.blocks, ldm.standardize) == (0, False)
+    assert (ldm.model.blocks, ldm.latents) == (0, "raw")
     assert ldm.noise.to_dict() == {"sigma_data": 0.5, "log_mean": -1.2, "log_std": 1.2}
     sample = config.sample
     assert (sample.steps, sample.churn, sample.rho) == (50, 1.0, 7.0)
@@ -233,7 +231,12 @@ def set_value(config, key, value):
         ("zzz", 5, "unknown key config.zzz"),
         ("vae.steps", 5.5, "config.vae.steps=5.5 is of type float, expected int"),
         ("vae.steps", True, "config.vae.steps=True is of type bool, expected int"),
-        ("ldm.standardize", 1, "config.ldm.standardize=1 is of type int, expected bool"),
+        ("vae.beta.restart", 1, "config.vae.beta.restart=1 is of type int, expected bool"),
+        (
+            "ldm.latents",
+            "whole",
+            "config.ldm.latents='whole' is not one of raw, standard, principal",
+        ),
         ("sample.rho", "7", "config.sample.rho='7' is of type str, expected float"),
         ("data.name", None, "config.data.name=None is of type NoneType, expected str"),
         ("vae.steps", 0, "config.vae.steps=0 must be at least 1"),

@@ -8,7 +8,6 @@ import signal
 import socket
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -182,8 +181,7 @@ def final_figures(workdir):
     """Weights at the end of both stages by name, and the training losses."""
     config = pipeline.read_config(epath.Path(workdir))
     models = pipeline.build_models(config, 5)
-    zeros = jnp.zeros(models.flat)
-    stats = pipeline.LatentStats(zeros, zeros)
+    stats = pipeline.zero_stats(config, models)
     templates = {
         "vae": lambda: pipeline.init_vae_state(config, models),
         "ldm": lambda: pipeline.init_ldm_state(config, models, stats),

@@ -168,3 +168,41 @@ def test_churn_raises_noise_as_published():
 def test_churn_without_noise_is_an_error():
     with pytest.raises(ValueError, match="step_noise"):
         samplers.heun(gaussian_denoiser, jnp.zeros((2, 3)), jnp.array([1.0, 0.5, 0.0]), churn=1.0)
+
+
+def test_one_deviation_a_coordinate_makes_the_skip_path_the_gaussian_denoiser():
+    centred = jnp.asarray(np.random.default_rng(6).normal(size=(5, 3)), jnp.float32)
+    sigma = jnp.array([0.01, 0.3, 1.0, 4.0, 80.0])
+    exact = gaussian_denoiser(centred + MEAN, sigma) - MEAN
+    silent = edm.denoise(lambda z, label: 0 * z, centred, sigma, STD)
+    np.testing.assert_allclose(silent, exact, rtol=1e-5, atol=1e-6)
+
+
+def test_what_the_network_reads_when_coordinates_differ():
+    """Each scaled by its own signal to noise, the clearest to unit variance."""
+    sigma = 0.7
+    seen = []
+
+    def network(z, label):
+        seen.append((z, label))
+        return jnp.zeros_like(z)
+
+    edm.denoise(network, jnp.ones((2, 3)), jnp.full(2, sigma), STD)
+    total = STD**2 + sigma**2
+    expected = np.sqrt(STD**2 / total) / np.sqrt(STD[-1] ** 2 / total[-1]) / np.sqrt(total)
+    np.testing.assert_allclose(seen[0][0], np.tile(expected, (2, 1)), rtol=1e-5)
+    np.testing.assert_allclose(seen[0][1], np.full(2, np.log(sigma) / 4), rtol=1e-6)
+
+
+def test_denoising_loss_weighs_coordinates_by_the_scale_of_their_output():
+    sigma = np.array([0.1, 2.0])
+    clean, noise = np.random.default_rng(7).normal(size=(2, 2, 3)).astype(np.float32)
+    raw = np.random.default_rng(8).normal(size=(2, 3)).astype(np.float32)
+    loss = edm.denoising_loss(
+        lambda z, label: jnp.asarray(raw), clean, noise, jnp.asarray(sigma, jnp.float32), STD
+    )
+    total = STD**2 + sigma[:, None] ** 2
+    out = sigma[:, None] * STD / np.sqrt(total)
+    target = (clean - STD**2 / total * (clean + sigma[:, None] * noise)) / out
+    expected = np.average((raw - target) ** 2, axis=1, weights=out)
+    np.testing.assert_allclose(loss, expected, rtol=2e-4)

@@ -409,7 +409,7 @@ CONFIG, WORKDIR = "--config=configs/sines.py", "--workdir=run"
         ([CONFIG, WORKDIR, "--config.vae=5"], "--config.vae is a group of keys"),
         ([CONFIG, WORKDIR, "--config.vae.steps=abc"], "--config.vae.steps=abc: invalid literal"),
         ([CONFIG, WORKDIR, "--config.vae.steps=5.5"], "--config.vae.steps=5.5: invalid literal"),
-        ([CONFIG, WORKDIR, "--config.ldm.standardize=maybe"], "--config.ldm.standardize=maybe"),
+        ([CONFIG, WORKDIR, "--config.vae.beta.restart=maybe"], "--config.vae.beta.restart=maybe"),
         ([CONFIG, WORKDIR, "--config.vae.steps=0"], "config.vae.steps=0 must be at least 1"),
         ([CONFIG, WORKDIR, "--config.vae.model.heads=3"], "config.vae.model.heads=3 must divide"),
         ([CONFIG, WORKDIR, "--config.data.protocol=papre"], "'papre' is not one of paper"),

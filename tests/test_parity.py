@@ -113,6 +113,7 @@ def released_vae():
         decoder_layers=2,
         norm="pre",
         head="none",
+        skip=False,
     )
 
 

@@ -36,10 +36,9 @@ def final_states(workdir):
     config = pipeline.read_config(epath.Path(workdir))
     meta = checkpoint.read_meta(epath.Path(workdir) / "vae")
     models = pipeline.build_models(config, len(meta["columns"]))
-    zeros = jnp.zeros(models.flat)
     templates = {
         "vae": lambda: pipeline.init_vae_state(config, models),
-        "ldm": lambda: pipeline.init_ldm_state(config, models, pipeline.LatentStats(zeros, zeros)),
+        "ldm": lambda: pipeline.init_ldm_state(config, models, pipeline.zero_stats(config, models)),
     }
     found = {}
     for stage, template in templates.items():

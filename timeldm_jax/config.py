@@ -20,7 +20,7 @@ from timeldm_jax.data.table import IRREGULAR, MISSING
 from timeldm_jax.metrics.suite import Evaluators
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.training.beta import BetaConfig
-from timeldm_jax.training.steps import NoiseConfig, OptimizerConfig, make_optimizer
+from timeldm_jax.training.steps import LAYOUTS, NoiseConfig, OptimizerConfig, make_optimizer
 
 
 class ConfigError(ValueError):
@@ -54,13 +54,13 @@ def base() -> ConfigDict:
     )
     config.vae = ConfigDict(
         {
-            "steps": 5_000,
-            "batch": 256,
+            "steps": 3_000,
+            "batch": 128,
             "microbatch": 256,  # examples a device holds at once; gradients of parts add up
             "chunk": 50,  # steps a call: one host synchronisation each
             "eval_every": 500,  # steps between validations and checkpoints
             "model": {
-                "latent": 14,  # keep window · latent below ldm.model.hidden
+                "latent": 14,  # as many as features, so that no window loses anything
                 "width": 32,
                 "heads": 2,
                 "ff_factor": 2,
@@ -68,11 +68,12 @@ def base() -> ConfigDict:
                 "decoder_layers": 2,
                 "norm": "pre",  # pre | post
                 "head": "linear",  # none | linear | conv
+                "skip": True,  # linear maps around the stacks
             },
             "optimizer": _optimizer(learning_rate=2e-3, b2=0.999, ema=0.99),
             "beta": {
                 "maximum": 1e-2,
-                "minimum": 3e-4,
+                "minimum": 3e-5,
                 "decay": 0.7,
                 "patience": 30,
                 "restart": True,
@@ -81,14 +82,14 @@ def base() -> ConfigDict:
     )
     config.ldm = ConfigDict(
         {
-            "steps": 20_000,
+            "steps": 10_000,
             "batch": 256,
             "chunk": 50,
             "eval_every": 1_000,
             "model": {"hidden": 512, "blocks": 3},
-            "optimizer": _optimizer(learning_rate=1e-3, b2=0.999, ema=0.999),
-            "standardize": True,  # latents to zero mean and unit scale per coordinate
-            "noise": {"sigma_data": 1.0, "log_mean": -0.5, "log_std": 1.2},
+            "optimizer": _optimizer(learning_rate=2e-3, b2=0.999, ema=0.999),
+            "latents": "principal",  # raw | standard | principal; see pipeline.latent_stats
+            "noise": {"sigma_data": 1.0, "log_mean": 0.5, "log_std": 1.6},
         }
     )
     config.sample = ConfigDict(
@@ -146,7 +147,7 @@ def apply_published(config: ConfigDict, *, epoch_steps: int, epochs: int = 15_00
     config.ldm.optimizer.b2 = 0.96
     config.ldm.optimizer.plateau_factor = 0.9
     config.ldm.optimizer.plateau_patience = 20
-    config.ldm.standardize = False
+    config.ldm.latents = "raw"
     config.ldm.model.blocks = 0
     config.ldm.noise = ConfigDict({"sigma_data": 0.5, "log_mean": -1.2, "log_std": 1.2})
     config.sample.steps = 50
@@ -183,6 +184,7 @@ def apply_paper(
             "decoder_layers": layers[1],
             "norm": "post",
             "head": "conv",
+            "skip": False,
         }
     )
     config.vae.batch = config.ldm.batch = batch
@@ -223,6 +225,7 @@ def apply_released(
             "decoder_layers": layers,
             "norm": "pre",
             "head": "none",
+            "skip": False,
         }
     )
     config.vae.beta.restart = False
@@ -233,10 +236,10 @@ def apply_released(
 
 def apply_quick(config: ConfigDict) -> None:
     """Minutes on two CPU cores: shorter runs and fewer sampler steps."""
-    config.vae.steps = 3_500
+    config.vae.steps = 1_500
     config.ldm.steps = 3_000
     config.ldm.eval_every = 500
-    config.ldm.optimizer.ema = 0.995
+    config.ldm.optimizer.ema = 0.997
     config.sample.count = 4_000
     config.sample.steps = 18
 
@@ -252,7 +255,7 @@ def apply_table(config: ConfigDict) -> None:
         for name in section.split("."):
             node = node[name]
         node[leaf] = 0
-    config.ldm.optimizer.ema = 0.995
+    config.ldm.optimizer.ema = 0.997
     config.sample.steps = 18
 
 
@@ -392,15 +395,16 @@ def _check_leaf(key: str, value: Any, default: Any) -> None:
 
 def _check_together(config: ConfigDict) -> None:
     """Raises unless the values fit each other."""
-    for key, known in (
-        ("protocol", PROTOCOLS),
-        ("irregular", IRREGULAR),
-        ("split", SPLITS),
-        ("missing", MISSING),
+    for section, key, known in (
+        ("data", "protocol", PROTOCOLS),
+        ("data", "irregular", IRREGULAR),
+        ("data", "split", SPLITS),
+        ("data", "missing", MISSING),
+        ("ldm", "latents", LAYOUTS),
     ):
-        if config.data[key] not in known:
+        if config[section][key] not in known:
             raise ConfigError(
-                f"config.data.{key}={config.data[key]!r} is not one of {', '.join(known)}"
+                f"config.{section}.{key}={config[section][key]!r} is not one of {', '.join(known)}"
             )
     if config.data.name == "table" and config.data.decimal not in (".", ","):
         raise ConfigError(f"config.data.decimal={config.data.decimal!r} must be '.' or ','")

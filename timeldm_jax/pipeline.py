@@ -41,6 +41,7 @@ VALID_WINDOWS = 1024
 LDM_VALID_DRAWS = 4
 PRIOR_SAMPLES, PRIOR_BATCH = 4_000, 1_000
 MARGIN = 2  # rows at the end of a window that extensions do not use
+STATS_BATCH = 16_384
 PyTree = Any
 
 
@@ -137,7 +138,8 @@ def step_seconds(config: ConfigDict, dataset: Dataset, stage: str) -> float:
         step = make_ldm_step(config, models)
         zeros = jnp.zeros((min(len(dataset.series.train), 10_000), models.flat))
         data = Posteriors(zeros, zeros)
-        train = init_ldm_state(config, models, latent_stats(data, standardize=False))
+        stats = jax.tree.map(jnp.ones_like, zero_stats(config, models))
+        train = init_ldm_state(config, models, stats)
     chunk = parallel.chunk_runner(step, make_batch(config, stage))(config[stage].chunk)
     train, _ = jax.block_until_ready(chunk(train, data))
     start = time.monotonic()
@@ -188,8 +190,9 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None
     values = dataset.scaled()
     posteriors = encode(models.vae, vae_params, values, dataset.series.train)
     valid = encode(models.vae, vae_params, values, _valid_sample(dataset.series.valid))
-    stats = latent_stats(posteriors, standardize=config.ldm.standardize)
     noise_config = configuration.noise_config(config)
+    stats = latent_stats(posteriors, config.ldm.latents, noise_config.sigma_data)
+    stats = parallel.share_from_first(stats)  # axes are unique only up to sign and rounding
     loop.train(
         "ldm",
         init_ldm_state(config, models, stats),
@@ -230,21 +233,48 @@ def encode(
     return Posteriors(mean, log_variance)
 
 
-def latent_stats(posteriors: Posteriors, *, standardize: bool) -> LatentStats:
-    """Mean and standard deviation of posterior draws over the training windows, per coordinate.
+def latent_stats(posteriors: Posteriors, latents: str, sigma_data: float) -> LatentStats:
+    """How latents are laid out for the diffusion, from posterior draws of the training windows.
 
-    The variance of a draw is that of the means plus the mean of the variances. With
-    `standardize=False`, zeros and ones.
+    - `raw`: as they are.
+    - `standard`: zero mean and unit variance per coordinate.
+    - `principal`: turned to the principal axes of the draws' covariance, widest first, and scaled
+      as a whole to a mean square of `sigma_data²`; each keeps its own deviation.
+
+    The covariance of draws is that of the means plus the mean of the variances.
     """
     flat = posteriors.mean.shape[1]
-    if not standardize:
+    if latents == "raw":
         return LatentStats(np.zeros(flat, np.float32), np.ones(flat, np.float32))
-    variance = posteriors.mean.var(axis=0, dtype=np.float64)
-    variance += np.exp(posteriors.log_variance, dtype=np.float64).mean(axis=0)
-    return LatentStats(
-        posteriors.mean.mean(axis=0, dtype=np.float64).astype(np.float32),
-        np.sqrt(variance).astype(np.float32),
-    )
+    mean = posteriors.mean.mean(axis=0, dtype=np.float64)
+    own_variance = np.zeros(flat)
+    covariance = np.zeros((flat, flat)) if latents == "principal" else None
+    variance = np.zeros(flat)
+    for first in range(0, len(posteriors.mean), STATS_BATCH):  # bounds the memory of float64
+        part = slice(first, first + STATS_BATCH)
+        centred = posteriors.mean[part] - mean
+        own_variance += np.exp(posteriors.log_variance[part], dtype=np.float64).sum(axis=0)
+        if covariance is None:
+            variance += np.square(centred).sum(axis=0)
+        else:
+            covariance += centred.T @ centred
+    if covariance is None:
+        variance = (variance + own_variance) / len(posteriors.mean)
+        return LatentStats(mean.astype(np.float32), np.sqrt(variance).astype(np.float32))
+    covariance = (covariance + np.diag(own_variance)) / len(posteriors.mean)
+    variance, axes = np.linalg.eigh(covariance)
+    variance, axes = np.maximum(variance[::-1], 1e-12 * variance[-1]), axes[:, ::-1]
+    scale = np.sqrt(variance.mean()) / sigma_data
+    stats = LatentStats(mean, np.full(flat, scale), axes, np.sqrt(variance) / scale)
+    return jax.tree.map(lambda array: np.ascontiguousarray(array, np.float32), stats)
+
+
+def zero_stats(config: ConfigDict, models: Models) -> LatentStats:
+    """Latent statistics of the shapes that `latent_stats` gives: the template of a checkpoint."""
+    flat = jnp.zeros(models.flat)
+    if config.ldm.latents != "principal":
+        return LatentStats(flat, flat)
+    return LatentStats(flat, flat, jnp.zeros((models.flat, models.flat)), flat)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,7 +286,7 @@ class Generator:
       models: the networks.
       vae_params: averaged weights of the best VAE checkpoint.
       ldm_params: averaged weights of the best diffusion checkpoint.
-      stats: latent standardisation.
+      stats: between the VAE's latents and the diffusion's.
       scaler: back to the data's own units.
       columns: names of the features.
       schema: what the columns of the user's table are, or None where the data was no table.
@@ -366,8 +396,9 @@ class Generator:
             def noise(number: Array | int) -> Array:
                 return state.normal(jax.random.fold_in(key, number), index, (self.models.flat,))
 
+            deviation = stats.sigma_data(sigma_data)
             return conditional.complete(
-                lambda z, sigma: edm.denoise(network, z, sigma, sigma_data),
+                lambda z, sigma: edm.denoise(network, z, sigma, deviation),
                 lambda z: self._decode(vae_params, stats, z),
                 observed,
                 noise,
@@ -378,11 +409,12 @@ class Generator:
 
     @functools.cached_property
     def _prior(self) -> conditional.Prior:
-        """The covariance of standardised latents, of the model's own samples."""
+        """The covariance of the diffusion's latents, of the model's own samples."""
         key, drawn = jax.random.key(0), []
         for first in range(0, PRIOR_SAMPLES, PRIOR_BATCH):
             index = jnp.arange(first, first + PRIOR_BATCH)
-            drawn.append(np.asarray(self._draw_latents(self.ldm_params, key, index), np.float64))
+            z = self._draw_latents(self.ldm_params, self.stats, key, index)
+            drawn.append(np.asarray(z, np.float64))
         values, vectors = np.linalg.eigh(np.cov(np.concatenate(drawn).T))
         return conditional.Prior(
             jnp.asarray(np.maximum(values, 0), jnp.float32), jnp.asarray(vectors, jnp.float32)
@@ -390,19 +422,22 @@ class Generator:
 
     @functools.cached_property
     def _draw_latents(self) -> Any:
-        """The compiled draw of standardised latents by their numbers."""
+        """The compiled draw of the diffusion's latents by their numbers."""
         c = self.config.sample
         sigmas = samplers.karras_sigmas(c.steps, c.sigma_min, c.sigma_max, c.rho)
         sigma_data = self.config.ldm.noise.sigma_data
 
-        def draw(ldm_params: PyTree, key: Array, index: Array) -> Array:
+        def draw(
+            ldm_params: PyTree, stats: LatentStats, key: Array, index: Array
+        ) -> Array:
             network = steps.bind(self.models.denoiser, ldm_params)
 
             def noise(number: Array | int) -> Array:
                 return state.normal(jax.random.fold_in(key, number), index, (self.models.flat,))
 
+            deviation = stats.sigma_data(sigma_data)
             return samplers.heun(
-                lambda z, sigma: edm.denoise(network, z, sigma, sigma_data),
+                lambda z, sigma: edm.denoise(network, z, sigma, deviation),
                 noise(c.steps),
                 sigmas,
                 churn=c.churn,
@@ -418,7 +453,7 @@ class Generator:
         def draw(
             vae_params: PyTree, ldm_params: PyTree, stats: LatentStats, key: Array, index: Array
         ) -> Array:
-            z = self._draw_latents(ldm_params, key, index)
+            z = self._draw_latents(ldm_params, stats, key, index)
             return self._decode(vae_params, stats, z)
 
         mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("sample",))
@@ -427,9 +462,9 @@ class Generator:
         return jax.jit(draw, in_shardings=(same, same, same, same, shared), out_shardings=shared)
 
     def _decode(self, vae_params: PyTree, stats: LatentStats, z: Array) -> Array:
-        """Windows in [0, 1] of standardised flat latents."""
+        """Windows in [0, 1] of the diffusion's flat latents."""
         vae = self.models.vae
-        z = (z * stats.scale + stats.mean).reshape(-1, vae.window, vae.latent)
+        z = stats.invert(z).reshape(-1, vae.window, vae.latent)
         return steps.bind(vae, vae_params, "decode")(z)
 
 
@@ -486,8 +521,7 @@ def load_generator(workdir: epath.Path) -> Generator:
     models = build_models(config, len(columns))
 
     def ldm_template() -> TrainState:
-        zeros = jnp.zeros(models.flat)
-        return init_ldm_state(config, models, LatentStats(zeros, zeros))
+        return init_ldm_state(config, models, zero_stats(config, models))
 
     restored, meta = checkpoint.restore_best(workdir / "ldm", jax.eval_shape(ldm_template))
     vae_params, _ = load_vae(config, models, workdir)

@@ -5,7 +5,7 @@ The rule, for every key that the configuration leaves at 0:
 - window: 24 rows, or a hundredth of the rows where that is less (blocks of held-out time need about
   100 rows a window step), at least 4; of many series, no more than half of them have;
 - stride: the least that leaves at most `MOST_WINDOWS` training windows;
-- latent: twice the features, as far as window · latent stays below the denoiser's width;
+- latent: as many as features, as far as window · latent stays within `MOST_LATENTS`;
 - samples: as many as training windows, at most 10,000;
 - steps: as many as the budget allows once scores, samples and the report are paid for, `VAE_SHARE`
   of the time for the VAE. Times of a step are measured on this machine, then steps are fixed: a
@@ -31,7 +31,8 @@ _log = logging.getLogger(__name__)
 
 MOST_WINDOWS = 100_000
 MOST_SAMPLES = 10_000
-VAE_SHARE = 0.45
+MOST_LATENTS = 1_200
+VAE_SHARE = 0.25
 FEWEST_STEPS = 200
 SCORES_SHARE = 0.3  # of the budget, at most; evaluators train for less otherwise
 REPORT_SECONDS = 25.0
@@ -74,8 +75,7 @@ def choose_sizes(config: ConfigDict, lengths: np.ndarray, features: int) -> Conf
     if config.data.stride == 0:
         config.data.stride = max(1, math.ceil(windows / MOST_WINDOWS))
     if config.vae.model.latent == 0:
-        widest = max(config.ldm.model.hidden // window, 2)
-        config.vae.model.latent = max(2, min(2 * features, widest))
+        config.vae.model.latent = min(features, max(MOST_LATENTS // window, 2))
     if config.sample.count == 0:
         count = min(windows // config.data.stride, MOST_SAMPLES)
         config.sample.count = max(count, 10)

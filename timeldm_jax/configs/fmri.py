@@ -11,7 +11,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe for this set; `variant` is "", "paper", "released" or "quick"."""
     config = c.base()
     config.data.name = "fmri"
-    config.vae.model.latent = 32
+    config.vae.model.latent = 50
     config.vae.model.width = 64
     config.ldm.model.hidden = 1_024
     config.sample.count = WINDOWS

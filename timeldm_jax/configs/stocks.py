@@ -11,7 +11,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe for this set; `variant` is "", "paper", "released" or "quick"."""
     config = c.base()
     config.data.name = "stocks"
-    config.vae.model.latent = 12
+    config.vae.model.latent = 6
     config.sample.count = WINDOWS
     return c.choose_variant(
         config, variant, {"paper": paper, "released": released, "quick": c.apply_quick}

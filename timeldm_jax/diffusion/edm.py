@@ -1,58 +1,75 @@
-"""The EDM parametrisation as pure functions (Karras et al. 2022, arXiv 2206.00364, Table 1)."""
+"""The EDM parametrisation as pure functions (Karras et al. 2022, arXiv 2206.00364, Table 1).
+
+The standard deviation of the clean latents, σ_d, may be one number, as published, or one a
+coordinate. Where coordinates are uncorrelated (principal axes), the skip path is then the exact
+denoiser of the Gaussian with the latents' covariance, `σ_d²/(σ² + σ_d²)` in each coordinate, and
+the network has to learn only what is not Gaussian about the latents.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 PerExample = Float[Array, " #batch"]  # (batch,), or (1,) where all share one noise level
 FlatLatents = Float[Array, "batch flat"]
+Deviation = float | Float[Array | np.ndarray, " flat"]  # σ_d: of all coordinates, or of each
 Network = Callable[[FlatLatents, PerExample], FlatLatents]
 
 
 class Preconditioning(NamedTuple):
-    """Scalings of the network's input, output, skip path and noise label, each `(batch,)`."""
+    """Scalings of the network's input, output, skip path and noise label.
 
-    skip: PerExample
-    out: PerExample
-    input: PerExample
-    noise: PerExample
+    Shaped as `sigma` broadcast with `sigma_data`; the label as `sigma`.
+    """
+
+    skip: Array
+    out: Array
+    input: Array
+    noise: Array
 
 
-def precondition(sigma: PerExample, sigma_data: float) -> Preconditioning:
+def precondition(sigma: Array, sigma_data: Deviation) -> Preconditioning:
     """The scalings that keep the network's input and target at unit variance (eq. 7).
 
     Args:
-      sigma: noise levels, positive, `(batch,)`.
+      sigma: noise levels, positive; `(batch, 1)` where `sigma_data` is `(flat,)`.
       sigma_data: standard deviation of the clean latents.
     """
-    variance = jnp.square(sigma) + sigma_data**2
+    variance = jnp.square(sigma) + jnp.square(sigma_data)
     return Preconditioning(
-        skip=sigma_data**2 / variance,
+        skip=jnp.square(sigma_data) / variance,
         out=sigma * sigma_data / jnp.sqrt(variance),
         input=1 / jnp.sqrt(variance),
         noise=jnp.log(sigma) / 4,
     )
 
 
-def denoise(network: Network, z: FlatLatents, sigma: PerExample, sigma_data: float) -> FlatLatents:
-    """`D(z; σ) = c_skip·z + c_out·F(c_in·z; c_noise)`, the estimate of the clean latents (eq. 7).
+def denoise(
+    network: Network, z: FlatLatents, sigma: PerExample, sigma_data: Deviation
+) -> FlatLatents:
+    """`D(z; σ) = c_skip·z + c_out·F(g·c_in·z; c_noise)`, the estimate of the clean latents (eq. 7).
+
+    The gain `g = √(c_skip / max c_skip)` dims the coordinates that are mostly noise at this level
+    beside the clearest one; at unit variance a few clear ones would drown in them. It is 1 where
+    all have one deviation, as published.
 
     Args:
       network: the raw network F.
       z: noisy latents `(batch, flat)`.
       sigma: noise levels `(batch,)`.
-      sigma_data: standard deviation of the clean latents.
+      sigma_data: standard deviation of the clean latents, of all coordinates or of each.
     """
-    c = precondition(sigma, sigma_data)
-    raw = network(c.input[:, None] * z, c.noise)
-    return c.skip[:, None] * z + c.out[:, None] * raw
+    c = precondition(sigma[:, None], sigma_data)
+    gain = jnp.sqrt(c.skip / c.skip.max(axis=-1, keepdims=True))
+    return c.skip * z + c.out * network(gain * c.input * z, c.noise[:, 0])
 
 
-def loss_weight(sigma: PerExample, sigma_data: float) -> PerExample:
-    """`λ(σ) = (σ² + σ_d²)/(σ·σ_d)²`, which makes the network's own loss uniform in σ (eq. 8)."""
-    return (jnp.square(sigma) + sigma_data**2) / jnp.square(sigma * sigma_data)
+def loss_weight(sigma: Array, sigma_data: Deviation) -> Array:
+    """`λ(σ) = 1/c_out² = (σ² + σ_d²)/(σ·σ_d)²`: the network's own loss, uniform in σ (eq. 8)."""
+    return (jnp.square(sigma) + jnp.square(sigma_data)) / jnp.square(sigma * sigma_data)
 
 
 def noise_level(normal: PerExample, log_mean: float, log_std: float) -> PerExample:
@@ -61,16 +78,27 @@ def noise_level(normal: PerExample, log_mean: float, log_std: float) -> PerExamp
 
 
 def denoising_loss(
-    network: Network, z: FlatLatents, noise: FlatLatents, sigma: PerExample, sigma_data: float
+    network: Network,
+    z: FlatLatents,
+    noise: FlatLatents,
+    sigma: PerExample,
+    sigma_data: Deviation,
 ) -> PerExample:
     """Weighted denoising error of each example, a mean over its elements (eq. 2 with eq. 8).
+
+    The error of the raw network, `(D − z)/c_out`, counts in proportion to `c_out`, whose mean over
+    coordinates is divided out. With one deviation that is the published weight, `1/c_out²`. With
+    one a coordinate it stands between the error of the latents, which forgets all coordinates but
+    the widest, and that of the raw network, which spends most on those that hardly show in data.
 
     Args:
       network: the raw network F.
       z: clean latents `(batch, flat)`.
       noise: standard normal numbers `(batch, flat)`.
       sigma: noise levels `(batch,)`.
-      sigma_data: standard deviation of the clean latents.
+      sigma_data: standard deviation of the clean latents, of all coordinates or of each.
     """
     estimate = denoise(network, z + sigma[:, None] * noise, sigma, sigma_data)
-    return loss_weight(sigma, sigma_data) * jnp.mean(jnp.square(estimate - z), axis=-1)
+    out = precondition(sigma[:, None], sigma_data).out
+    weight = loss_weight(sigma[:, None], sigma_data) * out / out.mean(axis=-1, keepdims=True)
+    return jnp.mean(weight * jnp.square(estimate - z), axis=-1)

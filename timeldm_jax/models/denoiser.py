@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 FlatLatents = Float[Array, "batch flat"]
+CONDITION = 128  # channels that carry the noise level in the residual network
+LABEL_SCALE = 16.0  # its sinusoids' fastest runs through a period in ln σ of π/2
 
 
 def noise_sinusoids(noise_label: Float[Array, " batch"], size: int) -> Float[Array, "batch size"]:
@@ -41,21 +43,26 @@ class Denoiser(nn.Module):
     @nn.compact
     def __call__(self, z: FlatLatents, noise_label: Float[Array, " #batch"]) -> FlatLatents:
         """Maps scaled latents `(batch, T·m)` and labels `(batch,)` or `(1,)` to `(batch, T·m)`."""
-        embedding = noise_sinusoids(noise_label, self.hidden)
-        embedding = nn.silu(nn.Dense(self.hidden, name="embed_in")(embedding))
-        embedding = nn.Dense(self.hidden, name="embed_out")(embedding)
-        x = nn.Dense(self.hidden, name="project")(z)
         if self.blocks == 0:
-            x = x + embedding
-            for i, size in enumerate((2 * self.hidden, 2 * self.hidden, self.hidden)):
-                x = nn.silu(nn.Dense(size, name=f"mlp_{i}")(x))
-            return nn.Dense(z.shape[-1], name="out")(x)
-        condition = nn.silu(embedding)
+            return self._plain(z, noise_label)
+        condition = noise_sinusoids(LABEL_SCALE * noise_label, CONDITION)
+        for name in ("embed_in", "embed_out"):
+            condition = nn.silu(nn.Dense(CONDITION, name=name)(condition))
+        x = nn.Dense(self.hidden, name="project")(z)
         for i in range(self.blocks):
             x = self._residual_block(x, condition, i)
         scale, shift = jnp.split(self._modulation(2, "out_modulation")(condition), 2, axis=-1)
         x = _normalise(x) * (1 + scale) + shift
         return nn.Dense(z.shape[-1], kernel_init=nn.initializers.zeros, name="out")(x)
+
+    def _plain(self, z: Array, noise_label: Array) -> Array:
+        embedding = noise_sinusoids(noise_label, self.hidden)
+        embedding = nn.silu(nn.Dense(self.hidden, name="embed_in")(embedding))
+        embedding = nn.Dense(self.hidden, name="embed_out")(embedding)
+        x = nn.Dense(self.hidden, name="project")(z) + embedding
+        for i, size in enumerate((2 * self.hidden, 2 * self.hidden, self.hidden)):
+            x = nn.silu(nn.Dense(size, name=f"mlp_{i}")(x))
+        return nn.Dense(z.shape[-1], name="out")(x)
 
     def _residual_block(self, x: Array, condition: Array, i: int) -> Array:
         modulation = self._modulation(3, f"block_{i}_modulation")(condition)

@@ -52,12 +52,13 @@ class Linear(nn.Module):
     """Linear map with bias of tokens `(batch * time, channel)` to `(batch * time, features)`."""
 
     features: int
+    start: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: Tokens) -> Float[Array, "batch*time out"]:
         """Maps tokens; see `linear`."""
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        kernel = self.param("kernel", self.start, shape)
         return linear(x, kernel) + self.param("bias", nn.initializers.zeros, (self.features,))
 
 
@@ -214,6 +215,7 @@ class TimeConv(nn.Module):
     """
 
     width: int
+    start: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch time channel"]) -> Tokens:
@@ -221,4 +223,4 @@ class TimeConv(nn.Module):
         batch, time, channels = x.shape
         padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
         taps = jnp.concatenate([padded[:, i : i + time] for i in range(3)], axis=-1)
-        return Linear(self.width, name="taps")(taps.reshape(batch * time, 3 * channels))
+        return Linear(self.width, self.start, name="taps")(taps.reshape(batch * time, 3 * channels))

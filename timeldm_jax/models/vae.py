@@ -1,7 +1,7 @@
 """The transformer β-VAE of TimeLDM (arXiv 2407.04211, Fig. 2 b and d)."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,6 +13,7 @@ from timeldm_jax.models.transformer import LayerNorm, Linear, Norm, Stack, TimeC
 Windows = Float[Array, "batch time feature"]
 Latents = Float[Array, "batch time latent"]
 Head = Literal["none", "linear", "conv"]
+LOG_VARIANCE_START = -6.0  # with skips, of the posterior: windows span about 1
 
 
 class VAEOutput(NamedTuple):
@@ -42,6 +43,9 @@ class VAE(nn.Module):
       head: how stacks end. "none" is the released code: an encoder stack's output *is* μ or
         log σ², and only the decoder has a linear map to the features. "linear" and "conv" (kernel
         3, the paper's figure) end all three stacks, after a last norm when `norm="pre"`.
+      skip: whether a linear map of each time step goes around the stacks, from x to μ and from z to
+        the reconstruction. It starts as the identity, the heads at zero and σ near e⁻³, so that
+        training starts from windows that come back as they are (where m ≥ D) and adds to that.
     """
 
     features: int
@@ -54,6 +58,7 @@ class VAE(nn.Module):
     decoder_layers: int
     norm: Norm
     head: Head
+    skip: bool
 
     def __post_init__(self) -> None:
         """Checks the sizes against each other.
@@ -97,20 +102,26 @@ class VAE(nn.Module):
             if self.norm == "pre" and self.head != "none"
             else None
         )
-        make_map: dict[Head, Callable[[int], nn.Module]] = {"linear": Linear, "conv": TimeConv}
+        make_map: dict[Head, Callable[..., nn.Module]] = {"linear": Linear, "conv": TimeConv}
         make_last = make_map.get(self.head)
+        silent = {"start": nn.initializers.zeros} if self.skip else {}
         self.last_maps = [
+            make_last(self.latent, **silent) if make_last else None,
             make_last(self.latent) if make_last else None,
-            make_last(self.latent) if make_last else None,
-            make_last(self.features) if make_last else Linear(self.features),
+            make_last(self.features, **silent) if make_last else Linear(self.features, **silent),
         ]
+        self.skips = [_around(self.latent), _around(self.features)] if self.skip else None
 
     def encode(self, x: Windows) -> tuple[Latents, Latents]:
         """Posterior of `x` `(batch, time, feature)`: μ and log σ², each `(batch, time, latent)`."""
         batch = x.shape[0]
         tokens = self._with_positions(self.embed(x), self.encoder_positions)
         mean = self._finish(0, self.mean_stack(tokens, batch), batch)
+        if self.skips is not None:
+            mean = mean + self.skips[0](x)
         log_variance = self._finish(1, self.log_variance_stack(tokens, batch), batch)
+        if self.skips is not None:
+            log_variance = log_variance + LOG_VARIANCE_START
         return mean, log_variance
 
     def decode(self, z: Latents) -> Windows:
@@ -118,7 +129,8 @@ class VAE(nn.Module):
         batch = z.shape[0]
         tokens = self._with_positions(self.embed_latent(z), self.decoder_positions)
         memory = z.reshape(-1, z.shape[-1])
-        return self._finish(2, self.decoder_stack(tokens, batch, memory), batch)
+        x = self._finish(2, self.decoder_stack(tokens, batch, memory), batch)
+        return x if self.skips is None else x + self.skips[1](z)
 
     def __call__(self, x: Windows, noise: Latents) -> VAEOutput:
         """Encodes, draws `z = μ + exp(½ log σ²)·noise` and decodes."""
@@ -143,6 +155,15 @@ class VAE(nn.Module):
 def draw(mean: Latents, log_variance: Latents, noise: Latents) -> Latents:
     """Reparametrised draw from the posterior, `μ + exp(½ log σ²)·ε`."""
     return mean + jnp.exp(0.5 * log_variance) * noise
+
+
+def _around(features: int) -> nn.Dense:
+    return nn.Dense(features, use_bias=False, kernel_init=_partial_identity)
+
+
+def _partial_identity(key: Array, shape: tuple[int, int], dtype: Any) -> Array:
+    del key
+    return jnp.eye(*shape, dtype=dtype)
 
 
 def _uniform_positions(key: Array, shape: tuple[int, ...]) -> Array:

@@ -24,6 +24,7 @@ from timeldm_jax.training import beta as adaptive_beta
 from timeldm_jax.training import losses, state
 from timeldm_jax.training.state import TrainState
 
+LAYOUTS = ("raw", "standard", "principal")  # of latents; see `pipeline.latent_stats`
 Metrics = dict[str, Float[Array, ""]]
 Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
@@ -161,10 +162,35 @@ class Posteriors(NamedTuple):
 
 
 class LatentStats(NamedTuple):
-    """Per-coordinate mean and scale that make latents standard, `(flat,)` each."""
+    """The affine map between the VAE's latents and those that the diffusion sees.
+
+    Attributes:
+      mean: subtracted first, `(flat,)`.
+      scale: divided by last, `(flat,)`.
+      axes: orthonormal columns that latents are turned to in between, `(flat, flat)`; `()` where
+        they are not turned.
+      deviation: standard deviation of each coordinate after that, `(flat,)`; `()` where it is the
+        noise's one `sigma_data` for all.
+    """
 
     mean: Float[Array | np.ndarray, " flat"]
     scale: Float[Array | np.ndarray, " flat"]
+    axes: Float[Array | np.ndarray, "flat flat"] | tuple[()] = ()
+    deviation: Float[Array | np.ndarray, " flat"] | tuple[()] = ()
+
+    def apply(self, z: Float[Array, "batch flat"]) -> Float[Array, "batch flat"]:
+        """From the VAE's latents to the diffusion's."""
+        z = z - self.mean
+        return (z if isinstance(self.axes, tuple) else z @ self.axes) / self.scale
+
+    def invert(self, z: Float[Array, "batch flat"]) -> Float[Array, "batch flat"]:
+        """From the diffusion's latents to the VAE's."""
+        z = z * self.scale
+        return (z if isinstance(self.axes, tuple) else z @ self.axes.T) + self.mean
+
+    def sigma_data(self, common: float) -> edm.Deviation:
+        """σ_data of each coordinate, or the one of all."""
+        return common if isinstance(self.deviation, tuple) else self.deviation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,14 +237,15 @@ def latent_loss(
         data.log_variance[index],
         state.normal(state.step_key(train, state.POSTERIOR), positions, shape),
     )
-    z = (z - train.latent_stats.mean) / train.latent_stats.scale
+    z = train.latent_stats.apply(z)
     level = state.normal(state.step_key(train, state.NOISE_LEVEL), positions, ())
     sigma = edm.noise_level(level, noise_config.log_mean, noise_config.log_std)
     noise = state.normal(state.step_key(train, state.NOISE), positions, shape)
 
+    sigma_data = train.latent_stats.sigma_data(noise_config.sigma_data)
+
     def loss_fn(params: Any) -> Float[Array, ""]:
-        network = bind(model, params)
-        return jnp.mean(edm.denoising_loss(network, z, noise, sigma, noise_config.sigma_data))
+        return jnp.mean(edm.denoising_loss(bind(model, params), z, noise, sigma, sigma_data))
 
     return loss_fn
 
