@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float
 from timeldm_jax.diffusion import samplers
 
 LEVELS = 30
-SIGMA_MAX, SIGMA_MIN = 10.0, 0.02  # of latents of unit scale
+SIGMA_MAX, SIGMA_MIN = 10.0, 0.02  # of latents whose mean square is 1
 CG_STEPS = 5
 FADE = 1.5  # rows
 TOLERANCE = 0.01  # of the range: standard deviation with which observed values are met
@@ -51,7 +51,7 @@ def complete(
     """Draws windows that agree with what is observed of them.
 
     Args:
-      denoise: `D(z; σ)` over standardised latents.
+      denoise: `D(z; σ)` over the diffusion's latents, which are centred.
       decode: windows in [0, 1] for latents `(batch, flat)`.
       observed: `(batch, time, feature)` in [0, 1], NaN where anything may stand.
       noise: standard normal `(batch, flat)` for a number of its own.
@@ -85,7 +85,9 @@ def complete(
         return fit(clean, root) + lower * noise(2 * i + 2), None
 
     sigmas = jnp.asarray(samplers.karras_sigmas(LEVELS, SIGMA_MIN, SIGMA_MAX, 7.0))
-    z, _ = jax.lax.scan(level, noise(0) * sigmas[0], (jnp.arange(LEVELS), sigmas[:-1], sigmas[1:]))
+    first = noise(2 * LEVELS + 1) @ (prior.vectors * jnp.sqrt(prior.values)).T
+    z = first + sigmas[0] * noise(0)
+    z, _ = jax.lax.scan(level, z, (jnp.arange(LEVELS), sigmas[:-1], sigmas[1:]))
     x = decode(z)
     return jnp.where(known, observed, x + _carry(jnp.where(known, observed - x, 0), known))
 

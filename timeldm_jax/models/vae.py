@@ -104,11 +104,11 @@ class VAE(nn.Module):
         )
         make_map: dict[Head, Callable[..., nn.Module]] = {"linear": Linear, "conv": TimeConv}
         make_last = make_map.get(self.head)
-        silent = {"start": nn.initializers.zeros} if self.skip else {}
+        start = nn.initializers.zeros if self.skip else nn.initializers.lecun_normal()
         self.last_maps = [
-            make_last(self.latent, **silent) if make_last else None,
+            make_last(self.latent, start) if make_last else None,
             make_last(self.latent) if make_last else None,
-            make_last(self.features, **silent) if make_last else Linear(self.features, **silent),
+            make_last(self.features, start) if make_last else Linear(self.features, start),
         ]
         self.skips = [_around(self.latent), _around(self.features)] if self.skip else None
 
