@@ -24,7 +24,7 @@ def load(monkeypatch):
 def small_config(**vae):
     config = configuration.base()
     config.data.window = 9
-    sizes = {"latent": 8, "width": 8, "ff_factor": 3, "encoder_layers": 1}
+    sizes = {"latent": 8, "width": 8, "ff_factor": 3, "encoder_layers": 1, "skip": False}
     config.vae.model.update({**sizes, **vae})
     config.ldm.model.update({"hidden": 16, "blocks": 0})
     return config

@@ -427,9 +427,7 @@ class Generator:
         sigmas = samplers.karras_sigmas(c.steps, c.sigma_min, c.sigma_max, c.rho)
         sigma_data = self.config.ldm.noise.sigma_data
 
-        def draw(
-            ldm_params: PyTree, stats: LatentStats, key: Array, index: Array
-        ) -> Array:
+        def draw(ldm_params: PyTree, stats: LatentStats, key: Array, index: Array) -> Array:
             network = steps.bind(self.models.denoiser, ldm_params)
 
             def noise(number: Array | int) -> Array:

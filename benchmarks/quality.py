@@ -1,0 +1,289 @@
+"""The benchmark table: train, sample and score the shipped recipes, beside the published rows.
+
+    python benchmarks/quality.py --set=sines --seeds=3     # hours; a rerun resumes
+    python benchmarks/quality.py --set=etth --protocol=heldout --seeds=1
+    python benchmarks/quality.py --set=etth --window=256 --seeds=1
+    python benchmarks/quality.py --readme                  # renews README.md's table and figure
+
+The first forms write benchmarks/results/quality_<set>[_<protocol>][_<window>].json. A work
+directory is `--runs`/<name>-<seed>. `--readme` needs no run: it reads the committed results.
+"""
+
+import argparse
+import json
+import logging
+import pathlib
+import time
+from typing import Any
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from etils import epath
+from scipy import stats
+from scores import RESULTS, ROOT, machine
+
+from timeldm_jax import config as configuration
+from timeldm_jax import pipeline, run
+from timeldm_jax.metrics import suite
+
+SETS = ("sines", "mujoco", "stocks", "etth", "fmri")
+LABELS = dict(zip(SETS, ("Sines", "MuJoCo", "Stocks", "ETTh", "fMRI"), strict=True))
+SCORES = {
+    "context_fid": "Context-FID",
+    "discriminative": "Discriminative",
+    "predictive": "Predictive",
+    "correlational": "Correlational",
+}
+START, END = "<!-- quality: written by benchmarks/quality.py --readme -->", "<!-- /quality -->"
+LEVEL = 0.05
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--set", choices=SETS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--protocol", default="paper", choices=("paper", "heldout"))
+    parser.add_argument("--window", type=int, default=24)
+    parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs" / "quality")
+    parser.add_argument("--readme", action="store_true")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if arguments.set:
+        measure(
+            arguments.set, arguments.seeds, arguments.protocol, arguments.window, arguments.runs
+        )
+    elif arguments.readme:
+        write_readme()
+    else:
+        parser.error("say --set=… or --readme")
+
+
+def measure(name: str, seeds: int, protocol: str, window: int, runs: pathlib.Path) -> None:
+    """Runs each seed to its scores and writes what came of all so far."""
+    label = name + ("" if protocol == "paper" else f"_{protocol}")
+    label += "" if window == 24 else f"_{window}"
+    results = []
+    for seed in range(seeds):
+        config = configuration.load(f"configs/{name}.py")
+        config.seed = config.sample.seed = seed
+        config.data.protocol, config.data.window = protocol, window
+        configuration.validate(config)
+        results.append(one_run(config, runs / f"{label}-{seed}"))
+        found = {
+            "set": name,
+            "protocol": protocol,
+            "window": window,
+            "config": config.to_dict() | {"seed": list(range(len(results)))},
+            "runs": results,
+            "machine": machine(),
+            "versions": suite.versions(),
+        }
+        (RESULTS / f"quality_{label}.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def one_run(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
+    """Scores, minutes, sizes and the memorisation verdict of one training."""
+    path = epath.Path(workdir)
+    clock = workdir / "seconds.json"
+    seconds = json.loads(clock.read_text()) if clock.exists() else {}
+    for stage in ("vae", "ldm", "sample", "evaluate"):
+        start = time.monotonic()
+        run.run_stages(config, path, (stage,))
+        if stage not in seconds:
+            seconds[stage] = round(time.monotonic() - start, 1)
+            clock.write_text(json.dumps(seconds))
+    scores = json.loads((workdir / "scores.json").read_text())
+    generator = pipeline.load_generator(path)
+    weights = (generator.vae_params, generator.ldm_params)
+    parameters = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in weights]
+    for _ in range(2):  # the first compiles
+        start = time.monotonic()
+        list(generator.sample(1_000, 0))
+        sampling = time.monotonic() - start
+    kept = ("runs", "mean", "half_width", "calibrated", "floor", "verdict")
+    memorisation = scores.get("memorisation") or {}
+    return {
+        "seed": config.seed,
+        "seconds": seconds,
+        "parameters": {"vae": parameters[0], "ldm": parameters[1]},
+        "ms_per_1000_samples": round(1e3 * sampling),
+        "windows": scores["windows"],
+        "scores": {
+            score: {key: entry[key] for key in kept if key in entry}
+            for score, entry in scores["scores"].items()
+        },
+        "memorisation": {
+            key: memorisation[key]
+            for key in ("verdict", "memorised", "share_closer_to_training")
+            if key in memorisation
+        },
+    }
+
+
+def combine(result: dict[str, Any], score: str) -> tuple[float, float, int]:
+    """Mean, standard error and degrees of freedom of a score.
+
+    Of the means of trainings where there are three or more, as repeats of one training share its
+    luck; otherwise of all repeats.
+    """
+    entries = [one["scores"][score]["runs"] for one in result["runs"]]
+    values = np.mean(entries, axis=1) if len(entries) >= 3 else np.concatenate(entries)
+    return float(np.mean(values)), float(stats.sem(values)), len(values) - 1
+
+
+def half_width(error: float, freedom: int) -> float:
+    """Of the 95% t-interval."""
+    return float(error * stats.t.ppf(0.975, freedom))
+
+
+def welch(ours: tuple[float, float, int], published: list[float | None]) -> float | None:
+    """P-value that the means are equal; None where no interval was published (five repeats)."""
+    mean, error, freedom = ours
+    if published[1] is None:
+        return None
+    other = published[1] / stats.t.ppf(0.975, 4)
+    total = error**2 + other**2
+    if total == 0:
+        return None
+    welch_freedom = total**2 / (error**4 / freedom + other**4 / 4)
+    return float(2 * stats.t.sf(abs(mean - published[0]) / total**0.5, welch_freedom))
+
+
+def holm(values: dict[Any, float]) -> dict[Any, bool]:
+    """Which p-values are significant at 5% together (Holm 1979)."""
+    significant, alive = {}, True
+    for rank, (key, value) in enumerate(sorted(values.items(), key=lambda item: item[1])):
+        alive = alive and value <= LEVEL / (len(values) - rank)
+        significant[key] = alive
+    return significant
+
+
+def floor_of(result: dict[str, Any], score: str) -> tuple[float, float]:
+    """The floor's mean, and ours on sets of the same size."""
+    entries = [one["scores"][score] for one in result["runs"]]
+    means = [[e["floor"]["mean"], e["calibrated"]["mean"]] for e in entries]
+    floor, ours = np.mean(means, axis=0)
+    return float(floor), float(ours)
+
+
+def load_results() -> dict[str, dict[str, Any]]:
+    """The committed results of the table, by set."""
+    paths = {name: RESULTS / f"quality_{name}.json" for name in SETS}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+
+
+def write_readme() -> None:
+    """Renews what is between the markers of README.md, and docs/quality.png."""
+    results = load_results()
+    published = json.loads((RESULTS.parent / "published.json").read_text())
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split(START)
+    _, after = rest.split(END)
+    readme.write_text(f"{before}{START}\n{table(results, published)}\n{END}{after}")
+    figure(results, published).savefig(ROOT / "docs" / "quality.png", dpi=110)
+
+
+def table(results: dict[str, dict[str, Any]], published: dict[str, Any]) -> str:
+    """Markdown: a block of rows a score."""
+    tests = {}
+    for score in SCORES:
+        for name in results:
+            row = published[score].get("TimeLDM")
+            p = welch(combine(results[name], score), row[name]) if row else None
+            if p is not None:
+                tests[score, name] = p
+    different = holm(tests)
+    lines = [
+        "| | " + " | ".join(LABELS[name] for name in results) + " |",
+        "|---|" + "---:|" * len(results),
+    ]
+    for score, label in SCORES.items():
+        cells = []
+        for name in results:
+            mean, error, freedom = combine(results[name], score)
+            mark = ""
+            if different.get((score, name)):
+                mark = " ▼" if mean < published[score]["TimeLDM"][name][0] else " ▲"
+            cells.append(f"**{_number(mean)}** ± {_number(half_width(error, freedom))}{mark}")
+        lines.append(f"| **{label}: ours** | " + " | ".join(cells) + " |")
+        pairs = [floor_of(results[name], score) for name in results]
+        cells = [f"{_number(ours)} / {_number(floor)}" for floor, ours in pairs]
+        lines.append("| ours / floor, equal sizes | " + " | ".join(cells) + " |")
+        for rival, row in published[score].items():
+            cells = [_published(row[name]) for name in results]
+            lines.append(f"| {rival} | " + " | ".join(cells) + " |")
+    lines.append("| **Cost: minutes of training** | " + _cells(results, _minutes) + " |")
+    lines.append("| parameters, VAE + denoiser | " + _cells(results, _parameters) + " |")
+    lines.append("| ms per 1,000 samples | " + _cells(results, _sampling) + " |")
+    lines.append("| closer to training than to unseen | " + _cells(results, _memorised) + " |")
+    return "\n".join(lines)
+
+
+def figure(results: dict[str, dict[str, Any]], published: dict[str, Any]) -> plt.Figure:
+    """Ours, the floor and the published scores, a panel a score."""
+    shown = ("context_fid", "discriminative")
+    figure, axes = plt.subplots(1, len(shown), figsize=(10, 3.6), layout="constrained")
+    for axis, score in zip(axes, shown, strict=True):
+        for i, name in enumerate(results):
+            mean, error, freedom = combine(results[name], score)
+            width = half_width(error, freedom)
+            axis.errorbar(i, mean, yerr=width, fmt="o", color="C0", zorder=3)
+            axis.plot(i, max(floor_of(results[name], score)[0], 1e-4), "_", color="0.3", ms=18)
+            for j, (rival, row) in enumerate(published[score].items()):
+                if row[name] is not None:
+                    label = rival if i == 0 else None
+                    axis.plot(i + 0.15 * (j + 1), row[name][0], "x", color=f"C{j + 1}", label=label)
+        axis.plot([], [], "o", color="C0", label="ours")
+        axis.plot([], [], "_", color="0.3", label="floor")
+        axis.set_xticks(range(len(results)), [LABELS[name] for name in results])
+        axis.set_yscale("log")
+        axis.set_title(SCORES[score])
+    axes[0].legend(fontsize=8)
+    return figure
+
+
+def _cells(results: dict[str, dict[str, Any]], cell: Any) -> str:
+    return " | ".join(cell(result) for result in results.values())
+
+
+def _minutes(result: dict[str, Any]) -> str:
+    seconds = [one["seconds"]["vae"] + one["seconds"]["ldm"] for one in result["runs"]]
+    return f"{np.mean(seconds) / 60:.1f}"
+
+
+def _parameters(result: dict[str, Any]) -> str:
+    sizes = result["runs"][0]["parameters"]
+    return f"{sizes['vae'] / 1e6:.2f} M + {sizes['ldm'] / 1e6:.2f} M"
+
+
+def _sampling(result: dict[str, Any]) -> str:
+    return f"{np.mean([one['ms_per_1000_samples'] for one in result['runs']]):,.0f}"
+
+
+def _memorised(result: dict[str, Any]) -> str:
+    """Of the run itself, or of the run of the held-out protocol."""
+    path = RESULTS / f"quality_{result['set']}_heldout.json"
+    if not result["runs"][0]["memorisation"] and path.exists():
+        result = json.loads(path.read_text())
+    shares = [one["memorisation"].get("share_closer_to_training") for one in result["runs"]]
+    if not all(shares):
+        return "needs held-out windows"
+    first = shares[0]
+    return f"{np.mean([s['share'] for s in shares]):.2f} ({first['low']:.2f}–{first['high']:.2f})"
+
+
+def _published(entry: list[float | None] | None) -> str:
+    if entry is None:
+        return ""
+    value, width = entry
+    return _number(value) + (f" ± {_number(width)}" if width is not None else "")
+
+
+def _number(value: float) -> str:
+    digits = 3 if abs(value) >= 0.1 else 4
+    return f"{value:.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    main()
