@@ -5,7 +5,7 @@
 
 Trains a model of the table with the default settings (or takes the work directory that
 `--workdir` names: one of a run, or of an earlier call) and writes
-benchmarks/results/conditional_<table>.json. Errors are in units of each column's standard deviation.
+benchmarks/results/conditional_<table>.json. Errors are in units of a column's standard deviation.
 
 Cost model: a completed window costs 30 evaluations of the denoiser and 180 forward and reverse
 passes of the decoder; imputation completes a window for every third of a window of rows, a forecast

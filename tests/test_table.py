@@ -209,6 +209,21 @@ def test_samples_keep_bounds_and_wholeness():
     np.testing.assert_array_equal(table.snap(snapped, found), snapped)
 
 
+def test_windows_stay_within_the_range_of_the_table_or_the_users():
+    frame, found = prepared(every_kind())
+    wild = np.random.default_rng(0).normal(size=(50, 12, len(schema.features(found)))) * 500
+    windows = table.within_range(table.snap(wild, found), found)
+    samples = table.decode(windows, found)
+    for name in ("price", "count", "humidity", "income"):
+        assert samples[name].between(frame[name].min(), frame[name].max()).all()
+    np.testing.assert_array_equal(table.snap(windows, found), windows)
+    wider = {"columns": {"price": {"low": -1e3, "high": 1e3}}}
+    _, found = table.prepare(every_kind(), "the table", Options(), wider)
+    samples = table.decode(table.within_range(table.snap(wild, found), found), found)
+    assert samples["price"].min() < frame["price"].min()
+    assert samples["price"].between(-1e3, 1e3).all()
+
+
 # Time.
 
 

@@ -226,6 +226,8 @@ class TimeLDM:
         rest = max(length - first.shape[1], 0)
         if rest:
             first = np.concatenate([first, self._trained().extend(first, rest, seed)], axis=1)
+            if self._trained().schema is not None:
+                first = tables.within_range(first, self._schema())
         return self._present(first[:, :length])
 
     def seam_score(self, series: pd.DataFrame | np.ndarray) -> dict[str, Any]:

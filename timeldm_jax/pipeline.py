@@ -307,7 +307,7 @@ class Generator:
         """Yields batches of synthetic windows in the data's own units, float64.
 
         Window i is a function of (seed, i) alone, whatever the batch size. Windows of a table are
-        as its columns can hold them (`table.snap`).
+        as its columns can hold them (`table.snap`), within the range of the table.
 
         Args:
           count: windows in all.
@@ -320,7 +320,8 @@ class Generator:
         for first in range(0, count, batch):
             index = jnp.arange(first, first + batch)
             drawn = self._draw(self.vae_params, self.ldm_params, self.stats, key, index)
-            yield self._finish(np.asarray(drawn)[: count - first])
+            windows = self._finish(np.asarray(drawn)[: count - first])
+            yield windows if self.schema is None else tables.within_range(windows, self.schema)
 
     def complete(
         self, observed: Float[np.ndarray, "n window feature"], seed: int

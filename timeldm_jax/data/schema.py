@@ -50,6 +50,8 @@ class Column:
       decimals: digits after the point that floats are rounded to, or None.
       low: bound that samples keep, in the column's unit, or None.
       high: the same above.
+      smallest: least value that samples of windows take: the data's, or the user's `low`.
+      largest: the same above.
       categories: of a category.
       value: of a constant column; a datetime as ISO text.
       origin: first time of a datetime column, ISO text; the feature is seconds since.
@@ -64,6 +66,8 @@ class Column:
     decimals: int | None = None
     low: float | None = None
     high: float | None = None
+    smallest: float | None = None
+    largest: float | None = None
     categories: tuple[Any, ...] = ()
     value: Any = None
     origin: str = ""
@@ -473,7 +477,13 @@ def _number(
         )
     low, high = _bounds(name, numbers)
     scaling = choose_scaling(numbers)
-    found: dict[str, Any] = {"scaling": scaling, "low": low, "high": high}
+    found: dict[str, Any] = {
+        "scaling": scaling,
+        "low": low,
+        "high": high,
+        "smallest": float(numbers.min() if given.get("low") is None else given["low"]),
+        "largest": float(numbers.max() if given.get("high") is None else given["high"]),
+    }
     if kind == "float":
         found["decimals"] = _decimals(numbers)
     stray = [

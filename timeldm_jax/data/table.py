@@ -453,6 +453,25 @@ def _snap_value(values: Float[np.ndarray, "..."], column: Column) -> Float[np.nd
     return np.clip(values, low, high)
 
 
+def within_range(windows: Windows, schema: Schema) -> Windows:
+    """Windows whose values lie between the smallest and largest that the table showed.
+
+    Few do not: the model's tails are a little wider than the data's. For samples of windows; what
+    continues or completes rows of the user's may go further.
+
+    Args:
+      windows: `(n, time, feature)`, snapped.
+      schema: whose features they are.
+    """
+    low, high = np.full(windows.shape[2], -np.inf), np.full(windows.shape[2], np.inf)
+    for place, feature in enumerate(schemas.features(schema)):
+        if feature.role == "value":
+            column = schema.columns[feature.column]
+            low[place] = -np.inf if column.smallest is None else column.smallest
+            high[place] = np.inf if column.largest is None else column.largest
+    return np.clip(windows, low, high)
+
+
 def close_gaps(
     synthetic: Windows, real: Sequence[Windows], schema: Schema, missing: str, seed: int
 ) -> tuple[Windows, list[Windows]]:

@@ -1,0 +1,120 @@
+"""Is diffusion in the VAE's latents better than in data, and than the VAE's own prior?
+
+    python benchmarks/studies/latent_space.py [--set=etth]
+
+The same denoiser, steps and sampler throughout. Data space is a VAE that was not trained: it starts
+as the identity, and its posterior is given no width.
+"""
+
+import argparse
+import logging
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from study import Row, folder, short, summary, write
+
+from timeldm_jax import config as configuration
+from timeldm_jax import pipeline, run
+from timeldm_jax.data import load
+from timeldm_jax.training import checkpoint, loop, parallel, steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--set", default="etth")
+    name = parser.parse_args().set
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    rows: list[Row] = []
+    for latents in ("standard", "principal"):
+        for space in ("data", "VAE without skips", "VAE with skips"):
+            config = short(
+                name, ldm__latents=latents, vae__model__skip=space != "VAE without skips"
+            )
+            label = f"{space}, {latents} axes"
+            rows.append(diffusion(config, label, in_data=space == "data"))
+            write("latent_space", __doc__.splitlines()[0], rows, None)
+    for skip in (False, True):
+        config = short(name, vae__model__skip=skip)
+        label = f"prior of the VAE {'with' if skip else 'without'} skips"
+        rows.append(prior(config, label))
+        write("latent_space", __doc__.splitlines()[0], rows, None)
+
+
+def diffusion(config: Any, label: str, *, in_data: bool) -> Row:
+    """Scores of samples of a diffusion on latents, or on windows themselves."""
+    workdir = folder("latent_space", label)
+    start = time.monotonic()
+    if in_data:
+        dataset = load.load_dataset(config)
+        generator = data_space(config, dataset, workdir)
+        windows = np.concatenate(list(generator.sample(config.sample.count, 0)))
+    else:
+        run.run_stages(config, workdir, ("vae", "ldm", "sample"))
+        dataset = load.load_dataset(config)
+        windows = np.load(workdir / "samples.npz")["samples"]
+    seconds = round(time.monotonic() - start, 1)
+    return {"label": label, "seconds": seconds} | summary(
+        run.evaluate_samples(config, dataset, windows, 0)
+    )
+
+
+def data_space(config: Any, dataset: load.Dataset, workdir: epath.Path) -> pipeline.Generator:
+    """A generator whose VAE is the identity."""
+    models = pipeline.build_models(config, len(dataset.series.columns))
+    values = dataset.scaled()
+
+    def flat(starts: np.ndarray) -> steps.Posteriors:
+        windows = values[starts[:, None] + np.arange(models.vae.window)].reshape(len(starts), -1)
+        return steps.Posteriors(windows, np.full(windows.shape, -40, np.float32))
+
+    train, valid = flat(dataset.series.train), flat(dataset.series.valid)
+    noise = configuration.noise_config(config)
+    stats = pipeline.latent_stats(train, config.ldm.latents, noise.sigma_data)
+    loop.train(
+        "ldm",
+        pipeline.init_ldm_state(config, models, stats),
+        jax.tree.map(jnp.asarray, train),
+        parallel.chunk_runner(
+            pipeline.make_ldm_step(config, models), pipeline.make_batch(config, "ldm")
+        ),
+        pipeline._ldm_validation(models.denoiser, noise, stats, valid),
+        pipeline._schedule(config.ldm),
+        workdir / "ldm",
+        loop.Journal(workdir),
+        pipeline._meta(config, dataset) | {"vae_step": 0},
+    )
+    template = jax.eval_shape(lambda: pipeline.init_ldm_state(config, models, stats))
+    restored, meta = checkpoint.restore_best(workdir / "ldm", template)
+    return pipeline.Generator(
+        config=config,
+        models=models,
+        vae_params=pipeline.init_vae_state(config, models).params,
+        ldm_params=restored.ema,
+        stats=steps.LatentStats(*restored.latent_stats),
+        scaler=dataset.scaler,
+        columns=dataset.series.columns,
+        schema=dataset.schema,
+        meta=meta,
+    )
+
+
+def prior(config: Any, label: str) -> Row:
+    """Scores of standard normal latents, decoded."""
+    workdir = folder("latent_space", label)
+    run.run_stages(config, workdir, ("vae",))
+    dataset = load.load_dataset(config)
+    models = pipeline.build_models(config, len(dataset.series.columns))
+    params, _ = pipeline.load_vae(config, models, workdir)
+    shape = (config.sample.count, models.vae.window, models.vae.latent)
+    z = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    windows = np.asarray(jax.jit(lambda p, z: steps.bind(models.vae, p, "decode")(z))(params, z))
+    scores = run.evaluate_samples(config, dataset, dataset.scaler.unscale(windows), 0)
+    return {"label": label} | summary(scores)
+
+
+if __name__ == "__main__":
+    main()

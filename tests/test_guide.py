@@ -1,0 +1,86 @@
+"""The guide and the notebook run as they are printed, with smaller networks."""
+
+import os
+import pathlib
+import re
+import shlex
+
+import nbclient
+import nbformat
+import pytest
+import quick
+
+import timeldm_jax
+
+ROOT = pathlib.Path(__file__).parents[1]
+GUIDE = ROOT / "docs" / "table.md"
+NOTEBOOK = ROOT / "docs" / "table.ipynb"
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with the table of the example, which is the working directory."""
+    data = pathlib.Path(os.environ.get("TIMELDM_DATA_DIR", ROOT / ".." / "shared" / "data"))
+    source = (data / "ETTh1.csv").resolve()
+    if not source.exists():
+        pytest.skip(f"{source} is not there: the guide is not run (set TIMELDM_DATA_DIR)")
+    (tmp_path / "ETTh1.csv").symlink_to(source)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_blocks_of_the_guide_run_in_order(folder, monkeypatch):
+    monkeypatch.setattr(timeldm_jax, "TimeLDM", quick.Quick)
+    found = blocks("python")
+    assert len(found) >= 6
+    names = {}
+    for number, code in enumerate(found):
+        exec(compile(code, f"docs/table.md, block {number}", "exec"), names)
+    assert {path.name for path in folder.iterdir()} >= {
+        "forecast.png",
+        "mine.timeldm",
+        "report.html",
+    }
+
+
+def test_the_command_of_the_guide_runs(folder, server):
+    [line] = blocks("sh")
+    words = shlex.split(line)
+    assert words[:3] == ["python", "-m", "timeldm_jax.launch"]
+    small = [f"--config.{key}={value}" for key, value in quick.SMALL.items()]
+    small += ["--config.evaluate.repeats=2", "--config.evaluate.context_fid_steps=2"]
+    small += [f"--config.evaluate.{name}_steps=5" for name in ("discriminative", "predictive")]
+    child = server.run(*words[3:], *small, log=folder / "log")
+    assert child.code == 0, child.output[-2000:]
+    assert {path.name for path in (folder / "runs" / "mine").iterdir()} >= {
+        "samples.csv",
+        "report.html",
+        "scores.json",
+    }
+    first = (folder / "runs" / "mine" / "samples.csv").read_text().splitlines()[:2]
+    assert first[0] == "series,date,HUFL,HULL,MUFL,MULL,LUFL,LULL,OT"
+    assert first[1].startswith("0,2016-07-01 00:00:00,")
+
+
+@pytest.mark.filterwarnings("ignore")  # of Jupyter's own
+def test_the_notebook_runs(folder):
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    quickly = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import quick; quick.install()"
+    )
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(quickly))
+    client = nbclient.NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+    client.execute()  # raises what a cell raises
+    pictures = [
+        output
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) >= 3

@@ -1,0 +1,167 @@
+"""Sizes and steps that follow from a table and a budget, and the command on a table."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import quick
+
+from timeldm_jax import config as configuration
+from timeldm_jax import pipeline, recipe
+from timeldm_jax.config import ConfigError
+from timeldm_jax.data import load, table
+
+
+def asked(**data):
+    config = configuration.base()
+    configuration.apply_table(config)
+    config.data.update(data)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("1h30m", 5400)]
+)
+def test_budgets(budget, seconds):
+    assert recipe.seconds_of(budget) == seconds
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [("", "is not a time"), ("ten", "is not a time"), ("10", "is not a time"), ("20s", "at least")],
+)
+def test_what_is_no_budget(budget, message):
+    with pytest.raises(ConfigError, match=message):
+        recipe.seconds_of(budget)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "features", "expected"),
+    [
+        ([17_420], 7, (24, 1, 7, 10_000)),
+        ([400], 3, (4, 1, 3, 397)),
+        ([1_000_000], 20, (24, 10, 20, 10_000)),
+        ([17_420], 300, (24, 1, 50, 10_000)),
+        ([10] * 500, 4, (10, 1, 4, 500)),
+    ],
+)
+def test_sizes_follow_from_the_shape(lengths, features, expected):
+    config = recipe.choose_sizes(asked(), np.array(lengths), features)
+    found = (config.data.window, config.data.stride, config.vae.model.latent, config.sample.count)
+    assert found == expected
+
+
+def test_what_is_said_stands():
+    config = asked(window=48, stride=3)
+    config.vae.model.latent, config.sample.count = 2, 77
+    assert recipe.choose_sizes(config, np.array([9_000]), 5) == config
+
+
+@pytest.fixture
+def dataset():
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(random.normal(size=(2_000, 3)).cumsum(0), columns=list("abc"))
+    frame, schema = table.prepare(frame, "table", table.Options())
+    config = recipe.choose_sizes(asked(window=20), np.array([2_000]), 3)
+    return config, load.from_table(frame, schema, config)
+
+
+def test_steps_fill_the_budget(dataset, monkeypatch):
+    """Steps of 10 and 40 ms: what is left of ten minutes, a quarter of it for the VAE."""
+    config, data = dataset
+    monkeypatch.setattr(
+        pipeline, "step_seconds", lambda config, data, stage: {"vae": 0.01, "ldm": 0.04}[stage]
+    )
+    monkeypatch.setattr(recipe, "_scores_seconds", lambda config, data: 100.0)
+    chosen = recipe.choose_steps(config, data)
+    trained = chosen.vae.steps * 0.01 + chosen.ldm.steps * 0.04
+    sampling = 0.04 / config.ldm.batch / 3 * 35 * config.sample.count
+    total = trained + sampling + 100 + recipe.START_SECONDS + recipe.REPORT_SECONDS
+    # Steps come in chunks of 50: 2 s at most of each stage; the probes took no time.
+    assert 600 - 4 < total <= 600
+    assert chosen.vae.steps * 0.01 / trained == pytest.approx(recipe.VAE_SHARE, abs=0.01)
+    configuration.validate(chosen)
+
+
+def test_a_short_budget_takes_from_the_evaluators_or_says_so(dataset, monkeypatch):
+    config, data = dataset
+    monkeypatch.setattr(pipeline, "step_seconds", lambda *_: 0.01)
+    monkeypatch.setattr(recipe, "_scores_seconds", lambda config, data: 300.0)
+    config.budget = "3m"
+    chosen = recipe.choose_steps(config, data)
+    published = configuration.base().evaluate
+    assert chosen.evaluate.discriminative_steps < published.discriminative_steps
+    monkeypatch.setattr(pipeline, "step_seconds", lambda *_: 1.0)
+    with pytest.raises(ConfigError, match=r"leaves \d+ steps to the vae .*give it more time"):
+        recipe.choose_steps(config, data)
+
+
+def test_a_measured_step_is_of_this_model(dataset):
+    config, data = dataset
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict(quick.SMALL)
+    small = pipeline.step_seconds(config, data, "ldm")
+    config.ldm.model.hidden = 1024
+    assert 0 < small < pipeline.step_seconds(config, data, "ldm")
+
+
+@pytest.fixture
+def own(tmp_path):
+    random = np.random.default_rng(1)
+    count = 1_500
+    frame = pd.DataFrame(
+        {
+            "when": pd.date_range("2024-03-01", periods=count, freq="15min"),
+            "load": np.round(np.abs(random.normal(size=count)).cumsum() % 50, 2),
+            "people": random.poisson(3, count),
+            "open": random.random(count) > 0.4,
+            "weather": random.choice(["dry", "wet"], count),
+        }
+    )
+    frame.loc[5:9, "load"] = None
+    frame.to_csv(tmp_path / "own.csv", index=False)
+    return tmp_path / "own.csv"
+
+
+def test_the_command_on_a_table(own, server, tmp_path):
+    workdir = tmp_path / "run"
+    small = [f"--config.{key}={value}" for key, value in quick.SMALL.items() if "steps" not in key]
+    small += ["--config.vae.steps=20", "--config.sample.steps=3", "--config.ldm.steps=0"]
+    small += ["--config.evaluate.repeats=2", "--config.evaluate.context_fid_steps=2"]
+    small += [f"--config.evaluate.{name}_steps=5" for name in ("discriminative", "predictive")]
+    small += ["--stages=vae,ldm,sample"]
+    flags = ["--config=configs/table.py", f"--config.data.path={own}", f"--workdir={workdir}"]
+    run = server.run(*flags, *small, "--config.budget=85s", log=tmp_path / "log")
+    assert run.code == 0, run.output[-2000:]
+    assert "estimate: " in run.output
+    assert "load" in run.output
+
+    read = pd.read_csv(own)
+    made = pd.read_csv(workdir / "samples.csv")
+    assert list(made.columns) == ["series", *read.columns]
+    assert (made.dtypes[read.columns] == read.dtypes).all()
+    assert made["load"].between(0, read["load"].max() + 5).all()
+    assert set(made["weather"]) <= {"dry", "wet"}
+    window = json.loads((workdir / "config.json").read_text())["data"]["window"]
+    assert (made.groupby("series").size() == window).all()
+
+    # The same command finds it finished, whatever the clock says now; another budget is refused.
+    before = (workdir / "config.json").read_text()
+    again = server.run(*flags, *small, "--config.budget=85s", log=tmp_path / "log2")
+    assert again.code == 0, again.output[-2000:]
+    assert (workdir / "config.json").read_text() == before
+    other = server.run(*flags, *small, "--config.budget=2m", log=tmp_path / "log3")
+    assert other.code != 0
+    assert "budget" in other.output
+
+
+def test_the_command_without_a_table(server, tmp_path):
+    flags = ["--config=configs/table.py", f"--workdir={tmp_path / 'run'}"]
+    missing = server.run(*flags, "--config.data.path=none.csv", log=tmp_path / "log")
+    assert missing.code != 0
+    assert "none.csv does not exist" in missing.output
+    unsaid = server.run(*flags, log=tmp_path / "log2")
+    assert unsaid.code != 0
+    assert "config.data.path" in unsaid.output
+    assert not (tmp_path / "run").exists()
