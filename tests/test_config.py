@@ -237,6 +237,7 @@ def set_value(config, key, value):
             "whole",
             "config.ldm.latents='whole' is not one of raw, standard, principal",
         ),
+        ("data.window", 1_001, "needs the axes of 10,010 numbers, more than 10,000"),
         ("sample.rho", "7", "config.sample.rho='7' is of type str, expected float"),
         ("data.name", None, "config.data.name=None is of type NoneType, expected str"),
         ("vae.steps", 0, "config.vae.steps=0 must be at least 1"),

@@ -22,6 +22,8 @@ from timeldm_jax.models.vae import VAE
 from timeldm_jax.training.beta import BetaConfig
 from timeldm_jax.training.steps import LAYOUTS, NoiseConfig, OptimizerConfig, make_optimizer
 
+MOST_PRINCIPAL = 10_000  # latents of a window: their covariance then takes 0.8 GB, minutes to solve
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be run; the message names the key."""
@@ -408,6 +410,13 @@ def _check_together(config: ConfigDict) -> None:
             )
     if config.data.name == "table" and config.data.decimal not in (".", ","):
         raise ConfigError(f"config.data.decimal={config.data.decimal!r} must be '.' or ','")
+    flat = config.data.window * config.vae.model.latent
+    if config.ldm.latents == "principal" and flat > MOST_PRINCIPAL:
+        raise ConfigError(
+            f"config.ldm.latents='principal' with config.data.window={config.data.window} and "
+            f"config.vae.model.latent={config.vae.model.latent} needs the axes of {flat:,} "
+            f"numbers, more than {MOST_PRINCIPAL:,}; use a smaller latent, or config.ldm.latents=standard"
+        )
     pairs = (("vae.beta.minimum", "vae.beta.maximum"), ("sample.sigma_min", "sample.sigma_max"))
     values = dict(leaves(config))
     for low, high in pairs:

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 MOST_WINDOWS = 100_000
 MOST_SAMPLES = 10_000
-MOST_LATENTS = 1_200
+MOST_LATENTS = 4_096
 VAE_SHARE = 0.25
 FEWEST_STEPS = 200
 SCORES_SHARE = 0.3  # of the budget, at most; evaluators train for less otherwise

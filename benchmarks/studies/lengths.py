@@ -1,0 +1,161 @@
+"""What do longer windows cost, in scores, time and memory, beside a recurrent generator?
+
+    python benchmarks/studies/lengths.py             # 24 to 256 scored; 1,024 and 4,096 timed
+    python benchmarks/studies/lengths.py --cost      # timed only
+
+ETTh. Each length runs in a process of its own, so that its peak memory is its own. The recurrent
+generator is a three-layer GRU (as in TimeGAN) of as many parameters as VAE and denoiser together,
+trained to predict the next step; only its speed is compared.
+"""
+
+import argparse
+import json
+import logging
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from study import Row, curves, folder, short, summary, write
+
+from timeldm_jax import pipeline, run
+from timeldm_jax.data import load
+
+SCORED = (24, 64, 128, 256)
+TIMED = (1_024, 4_096)
+BATCHES = {1_024: 16, 4_096: 4}  # windows a step where 128 would not fit a small machine
+DRAWN = 100  # windows whose sampling is timed
+QUESTION = "What do longer windows cost, beside a recurrent generator of the same size?"
+
+
+class Recurrent(nn.Module):
+    """Three GRU layers and a linear map."""
+
+    hidden: int
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for _ in range(3):
+            x = nn.RNN(nn.GRUCell(self.hidden))(x)
+        return nn.Dense(self.features)(x)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--one", type=int, help="a length, in this process")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if arguments.one:
+        print(json.dumps(one(arguments.one, arguments.one in SCORED and not arguments.cost)))
+        return
+    rows: list[Row] = []
+    for length in (*SCORED, *TIMED):
+        command = [sys.executable, __file__, f"--one={length}"]
+        command += ["--cost"] if arguments.cost else []
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        scored = [row for row in rows if "context_fid" in row]
+        write("lengths", QUESTION, rows, lambda axes, s=scored: curves(axes, s, "length"))
+
+
+def one(length: int, scored: bool) -> Row:
+    """Cost, and scores where asked for, of one length."""
+    batch = BATCHES.get(length, 128)
+    changed: dict[str, Any] = {"data__window": length, "vae__batch": batch, "ldm__batch": batch}
+    if length in TIMED:  # a covariance of window · latent squared would not fit
+        changed |= {"ldm__latents": "standard", "data__protocol": "paper"}
+    config = short("etth", **changed)
+    dataset = load.load_dataset(config)
+    models = pipeline.build_models(config, len(dataset.series.columns))
+    row: Row = {"label": f"{length} steps", "length": length, "batch": batch}
+    for stage in ("vae", "ldm"):
+        chunked = config.copy_and_resolve_references()
+        chunked[stage].chunk = 5
+        row[f"{stage} ms a step"] = round(1e3 * pipeline.step_seconds(chunked, dataset, stage), 1)
+    row["draw ms a window"] = round(1e3 * draw_seconds(config, models) / DRAWN, 2)
+    row["peak GiB"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    row["recurrent"] = recurrent(config, dataset, batch)
+    if scored:
+        workdir = folder("lengths", str(length))
+        start = time.monotonic()
+        run.run_stages(config, workdir, ("vae", "ldm", "sample"))
+        row["seconds"] = round(time.monotonic() - start, 1)
+        run.run_stages(config, workdir, ("evaluate",))
+        row |= summary(json.loads((workdir / "scores.json").read_text()))
+    return row
+
+
+def draw_seconds(config: Any, models: pipeline.Models) -> float:
+    """Of sampling `DRAWN` windows with weights that were not trained."""
+    stats = jax.tree.map(jnp.ones_like, pipeline.zero_stats(config, models))
+    vae = pipeline.init_vae_state(config, models).params
+    ldm = pipeline.init_ldm_state(config, models, stats).params
+    generator = pipeline.Generator(
+        config=config,
+        models=models,
+        vae_params=vae,
+        ldm_params=ldm,
+        stats=stats,
+        scaler=None,  # type: ignore[arg-type]
+        columns=(),
+        schema=None,
+        meta={},
+    )
+    index = jnp.arange(DRAWN)
+    for _ in range(2):  # the first compiles
+        start = time.monotonic()
+        jax.block_until_ready(generator._draw(vae, ldm, stats, jax.random.key(0), index))
+        seconds = time.monotonic() - start
+    return seconds
+
+
+def recurrent(config: Any, dataset: load.Dataset, batch: int) -> dict[str, float]:
+    """Milliseconds a training step and a drawn window of a GRU of as many parameters."""
+    features = len(dataset.series.columns)
+    models = pipeline.build_models(config, features)
+    stats = pipeline.zero_stats(config, models)
+    shapes = jax.eval_shape(
+        lambda: (
+            pipeline.init_vae_state(config, models).params,
+            pipeline.init_ldm_state(config, models, stats).params,
+        )
+    )
+    size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    model = Recurrent(int((size / 15) ** 0.5), features)  # 3 layers: 15 hidden² and a little
+    x = jnp.asarray(dataset.scaled()[: config.data.window])[None].repeat(batch, 0)
+    params = model.init(jax.random.key(0), x[:, :2])
+    optimizer = optax.adam(1e-3)
+
+    @jax.jit
+    def step(params: Any, state: Any) -> Any:
+        def loss(params: Any) -> jax.Array:
+            return jnp.mean(jnp.square(model.apply(params, x[:, :-1]) - x[:, 1:]))
+
+        updates, state = optimizer.update(jax.grad(loss)(params), state)
+        return optax.apply_updates(params, updates), state
+
+    draw = jax.jit(lambda params: model.apply(params, jnp.zeros((DRAWN, x.shape[1], features))))
+    state = optimizer.init(params)
+    timed = {}
+    works = {"ms a step": lambda: step(params, state), "draw ms a window": lambda: draw(params)}
+    for name, work in works.items():
+        times = []
+        for _ in range(3):
+            start = time.monotonic()
+            jax.block_until_ready(work())
+            times.append(time.monotonic() - start)
+        timed[name] = round(1e3 * min(times) / (DRAWN if "draw" in name else 1), 2)
+    found = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return timed | {"parameters": found, "parameters of VAE and denoiser": int(np.int64(size))}
+
+
+if __name__ == "__main__":
+    main()
