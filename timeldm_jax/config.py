@@ -415,7 +415,7 @@ def _check_together(config: ConfigDict) -> None:
         raise ConfigError(
             f"config.ldm.latents='principal' with config.data.window={config.data.window} and "
             f"config.vae.model.latent={config.vae.model.latent} needs the axes of {flat:,} "
-            f"numbers, more than {MOST_PRINCIPAL:,}; use a smaller latent, or config.ldm.latents=standard"
+            f"numbers, more than {MOST_PRINCIPAL:,}; use a smaller latent, or ldm.latents=standard"
         )
     pairs = (("vae.beta.minimum", "vae.beta.maximum"), ("sample.sigma_min", "sample.sigma_max"))
     values = dict(leaves(config))
