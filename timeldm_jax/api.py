@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
 from timeldm_jax import evaluate, pipeline
+from timeldm_jax import forecast as forecasts
 from timeldm_jax import run as runs
 from timeldm_jax.data import load
 from timeldm_jax.data import schema as schemas
@@ -30,34 +31,7 @@ from timeldm_jax.training import checkpoint
 from timeldm_jax.training.checkpoint import CheckpointError
 
 Source = str | os.PathLike[str] | pd.DataFrame | np.ndarray
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 LARGEST_REPORT = 10_000  # windows that a report scores
-
-
-@dataclasses.dataclass(frozen=True)
-class Forecast:
-    """What may come after a history.
-
-    Attributes:
-      samples: a table of `n` futures, told apart by `series`.
-      quantiles: of each numeric column at each time, one row each: the time (or step), `column`,
-        and a column a level.
-      history: the rows that the forecast continues.
-      columns: the numeric columns.
-    """
-
-    samples: pd.DataFrame
-    quantiles: pd.DataFrame
-    history: pd.DataFrame
-    columns: tuple[str, ...]
-
-    def plot(self, path: str) -> None:
-        """Draws history, median and bands of each column as a PNG file."""
-        from timeldm_jax.report import figures  # plotting takes seconds to import
-
-        with figures.theme("light"):
-            figure = figures.forecast_figure(self.history, self.quantiles, self.columns)
-            figures.save(figures.png(figure), epath.Path(os.path.abspath(path)))
 
 
 class TimeLDM:
@@ -269,7 +243,9 @@ class TimeLDM:
                     frame[name] = frame[name].astype(filled[name].dtype).where(~holes, filled[name])
         return frame[list(schema.order)].to_numpy(np.float64) if wants_array else frame
 
-    def forecast(self, history: Source, horizon: int, n: int = 100, seed: int = 0) -> Forecast:
+    def forecast(
+        self, history: Source, horizon: int, n: int = 100, seed: int = 0
+    ) -> forecasts.Forecast:
         """Draws what may follow the last rows of a series.
 
         Args:
@@ -297,24 +273,9 @@ class TimeLDM:
             last = frame[schema.clock.name].iloc[-1]
             times = schema.clock.after(last).times(horizon + 1).iloc[1:].reset_index(drop=True)
         samples = tables.decode(futures, schema, times=times)
-        numeric = tuple(
-            c.name
-            for c in schema.columns
-            if c.kind in ("float", "integer") and c.scaling != "constant"
+        return forecasts.summarise(
+            samples, schema, times, frame.tail(2 * generator.models.vae.window)
         )
-        step = samples.groupby(schemas.SERIES).cumcount()
-        parts = []
-        for name in numeric:
-            levels = (
-                samples[name].astype(float).groupby(step).quantile(np.array(QUANTILES)).unstack()
-            )
-            when = levels.index if times is None else times.to_numpy()
-            label = "step" if schema.clock is None else schema.clock.name
-            levels.insert(0, "column", name)
-            levels.insert(0, label, when)
-            parts.append(levels)
-        quantiles = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-        return Forecast(samples, quantiles, frame.tail(2 * generator.models.vae.window), numeric)
 
     def evaluate(
         self, real: Source | None = None, *, count: int | None = None, seed: int = 0
