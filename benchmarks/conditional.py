@@ -9,7 +9,7 @@ benchmarks/results/conditional_<table>.json. Errors are in units of a column's s
 
 Cost model: a completed window costs 30 evaluations of the denoiser and 180 forward and reverse
 passes of the decoder; imputation completes a window for every third of a window of rows, a forecast
-`samples` windows for every half window of the horizon.
+`samples` windows for every third of a window of the horizon.
 """
 
 import argparse

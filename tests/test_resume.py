@@ -19,7 +19,8 @@ import pytest
 from etils import epath
 
 from timeldm_jax import pipeline
-from timeldm_jax.data.load import from_array
+from timeldm_jax.data.load import make_dataset
+from timeldm_jax.data.series import split_series
 from timeldm_jax.training import checkpoint, loop, parallel
 from timeldm_jax.training.checkpoint import CheckpointError
 from timeldm_jax.training.loop import NonFiniteLossError, Preempted
@@ -77,7 +78,7 @@ def assert_same_run(workdir, reference):
 @pytest.fixture(scope="module")
 def dataset():
     values = np.cumsum(np.random.default_rng(0).normal(size=(120, 3)), axis=0)
-    return from_array(values, 8, "paper", None)
+    return make_dataset(split_series(values, ("a", "b", "c"), 8, "paper"))
 
 
 @pytest.fixture

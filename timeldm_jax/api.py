@@ -177,7 +177,7 @@ class TimeLDM:
         return self._present(self._windows(count, seed), missing=missing)
 
     def sample_series(self, length: int, seed: int = 0, *, count: int = 1) -> Any:
-        """Series longer than a window, each drawn half a window at a time given the half before.
+        """Series longer than a window, drawn a third of a window at a time given the rows before.
 
         `seam_score` says whether the joins can be told from the rest.
 

@@ -346,7 +346,7 @@ class Generator:
     def extend(
         self, before: Float[np.ndarray, "n rows feature"], count: int, seed: int
     ) -> Float[np.ndarray, "n count feature"]:
-        """What may follow rows, up to half a window at a time, in the data's own units, float64.
+        """What may follow rows, up to a third of a window at a time, in the data's own units, float64.
 
         Args:
           before: at least a row; the last of them, up to a window less what is drawn, count.
@@ -470,12 +470,12 @@ class Generator:
 def joins(count: int, window: int) -> Int[np.ndarray, " joins"]:
     """Rows of an extension by `count` rows at which another window begins to be drawn.
 
-    A third to a half of a window apart, so that no rhythm of the data (a day of hours) always
+    A quarter to a third of a window apart, so that no rhythm of the data (a day of hours) always
     meets a join.
     """
     random = np.random.default_rng(0)
-    most = max(window // 2, 1)
-    steps_apart = random.integers(max(window // 3, 1), most + 1, count)
+    most = max(window // 3, 1)
+    steps_apart = random.integers(max(window // 4, 1), most + 1, count)
     found = np.cumsum(steps_apart)
     return found[found < count]
 
