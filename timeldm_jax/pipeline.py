@@ -346,7 +346,7 @@ class Generator:
     def extend(
         self, before: Float[np.ndarray, "n rows feature"], count: int, seed: int
     ) -> Float[np.ndarray, "n count feature"]:
-        """What may follow rows, up to a third of a window at a time, in the data's own units, float64.
+        """What may follow rows, a third of a window at a time, in the data's own units, float64.
 
         Args:
           before: at least a row; the last of them, up to a window less what is drawn, count.
