@@ -116,17 +116,19 @@ def choose_steps(config: ConfigDict, dataset: Dataset) -> ConfigDict:
     spent = time.monotonic() - began
     left = budget - spent - START_SECONDS - REPORT_SECONDS - sampling - scores
     shares = {"vae": VAE_SHARE, "ldm": 1 - VAE_SHARE}
-    for stage, share in shares.items():
-        section = config[stage]
-        steps = int(max(left, 0) * share / step[stage])
-        if section.steps == 0:
-            section.steps = steps // section.chunk * section.chunk
-        if section.steps < FEWEST_STEPS:
+    open_shares = {stage: share for stage, share in shares.items() if config[stage].steps == 0}
+    left -= sum(config[stage].steps * step[stage] for stage in shares)
+    for stage, share in open_shares.items():
+        steps = int(max(left, 0) * share / sum(open_shares.values()) / step[stage])
+        if steps < FEWEST_STEPS:
             raise ConfigError(
-                f"config.budget={config.budget} leaves {max(steps, 0)} steps to the {stage} (of "
+                f"config.budget={config.budget} leaves {steps} steps to the {stage} (of "
                 f"{step[stage] * 1e3:.0f} ms each), fewer than {FEWEST_STEPS}; give it more time, "
                 "or a smaller model"
             )
+        config[stage].steps = steps // config[stage].chunk * config[stage].chunk
+    for stage in shares:
+        section = config[stage]
         tenth = max(section.steps // 10 // section.chunk, 1) * section.chunk
         section.eval_every = min(section.eval_every, tenth)
     total = spent + START_SECONDS + REPORT_SECONDS + sampling + scores

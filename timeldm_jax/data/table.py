@@ -75,6 +75,8 @@ def read(source: str | pd.DataFrame, decimal: str = ".") -> tuple[pd.DataFrame, 
         if isinstance(source.index, pd.MultiIndex):
             raise DataError("the table has an index of several levels; call reset_index() first")
     else:
+        if not str(source):
+            raise DataError("no table is named: set --config.data.path to a .csv or .parquet file")
         path = epath.Path(source)
         where = str(source)
         if not path.exists() or path.is_dir():
