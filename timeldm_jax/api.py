@@ -240,7 +240,9 @@ class TimeLDM:
             if schema.clock is None or name != schema.clock.name:
                 holes = frame[name].isna()
                 if holes.any():
-                    frame[name] = frame[name].astype(filled[name].dtype).where(~holes, filled[name])
+                    # As objects in between: whole numbers with gaps are floats until filled.
+                    both = frame[name].astype(object).where(~holes, filled[name])
+                    frame[name] = both.astype(filled[name].dtype)
         return frame[list(schema.order)].to_numpy(np.float64) if wants_array else frame
 
     def forecast(
