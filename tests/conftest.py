@@ -34,6 +34,15 @@ def compilation_cache(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """For modules where compiling is most of the time, and no figure is compared with another's."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 # Sizes at which a step takes microseconds; two validations between the ends of each stage at least.
 TINY = """
 from timeldm_jax import config as base_config

@@ -6,7 +6,6 @@ import pathlib
 import re
 import shlex
 
-import jax
 import nbclient
 import nbformat
 import pytest
@@ -18,6 +17,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "table.md"
 NOTEBOOK = ROOT / "docs" / "table.ipynb"
 ROWS = 6_100  # of the table: the notebook looks as far as row 6,024
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def blocks(language):
@@ -35,15 +36,6 @@ def folder(tmp_path, monkeypatch):
         (tmp_path / "ETTh1.csv").write_text("".join(itertools.islice(whole, ROWS + 1)))
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    """Compiling is most of what these tests do."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def test_the_blocks_of_the_guide_run_in_order(folder, monkeypatch):
