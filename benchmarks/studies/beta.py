@@ -3,10 +3,7 @@
 python benchmarks/studies/beta.py [--set=etth]
 """
 
-import argparse
-import logging
-
-from study import Row, short, whole_run, write
+from study import Row, chosen_set, short, whole_run, write
 
 BETAS = {
     "adaptive, 1e-2 to 3e-5": {},
@@ -17,10 +14,7 @@ BETAS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--set", default="etth")
-    name = parser.parse_args().set
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    name = chosen_set(__doc__.splitlines()[0])
     rows: list[Row] = []
     for skip in (False, True):
         for label, change in BETAS.items():

@@ -3,19 +3,13 @@
 python benchmarks/studies/latent_size.py [--set=etth]
 """
 
-import argparse
-import logging
-
-from study import Row, curves, short, whole_run, write
+from study import Row, chosen_set, curves, short, whole_run, write
 
 SIZES = (2, 4, 7, 16, 32, 64)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--set", default="etth")
-    name = parser.parse_args().set
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    name = chosen_set(__doc__.splitlines()[0])
     rows: list[Row] = []
     for size in SIZES:
         config = short(name, vae__model__latent=size)

@@ -6,8 +6,6 @@ The same denoiser, steps and sampler throughout. Data space is a VAE that was no
 as the identity, and its posterior is given no width.
 """
 
-import argparse
-import logging
 import time
 from typing import Any
 
@@ -15,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from study import Row, folder, short, summary, write
+from study import Row, chosen_set, folder, short, summary, write
 
 from timeldm_jax import config as configuration
 from timeldm_jax import pipeline, run
@@ -24,10 +22,7 @@ from timeldm_jax.training import checkpoint, loop, parallel, steps
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--set", default="etth")
-    name = parser.parse_args().set
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    name = chosen_set(__doc__.splitlines()[0])
     rows: list[Row] = []
     for latents in ("standard", "principal"):
         for space in ("data", "VAE without skips", "VAE with skips"):

@@ -6,13 +6,11 @@ Each is removed in turn, from our VAE and from the published one without skips, 
 VAE gives back (posterior draws, decoded) are scored: no diffusion stands between.
 """
 
-import argparse
-import logging
 from typing import Any
 
 import jax
 import numpy as np
-from study import Row, folder, short, summary, write
+from study import Row, chosen_set, folder, short, summary, write
 
 from timeldm_jax import pipeline, run
 from timeldm_jax.data import load
@@ -22,10 +20,7 @@ TERMS = ("fft", "l1", "l2", "feature_mean")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--set", default="etth")
-    name = parser.parse_args().set
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    name = chosen_set(__doc__.splitlines()[0])
     rows: list[Row] = []
     for skip in (False, True):
         for removed in (None, *TERMS):

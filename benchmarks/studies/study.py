@@ -5,7 +5,9 @@ A study asks one question at a size that answers it in minutes: 1,000 VAE and 2,
 the benchmark table. Each writes benchmarks/results/study_<name>.json and docs/study_<name>.png.
 """
 
+import argparse
 import json
+import logging
 import pathlib
 import shutil
 import sys
@@ -48,6 +50,14 @@ def short(name: str, **overrides: Any) -> Any:
     config.update_from_flattened_dict(changed)
     configuration.validate(config)
     return config
+
+
+def chosen_set(question: str) -> str:
+    """The set that `--set` names, ETTh unless said; sets up the log."""
+    parser = argparse.ArgumentParser(description=question)
+    parser.add_argument("--set", default="etth")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return parser.parse_args().set
 
 
 def folder(study: str, label: str) -> epath.Path:
