@@ -12,6 +12,8 @@ from typing import Any
 import jax
 from problems import Problem, make_training
 
+from timeldm_jax.diffusion import samplers
+
 # Maps whose input is data: training needs no gradient with respect to it.
 FIRST_MAPS = {"vae": ("embed",), "ldm": ("project", "embed_in")}
 DECODER = ("embed_latent", "decoder_stack", "last_maps_2")
@@ -34,7 +36,7 @@ def step_flops(problem: Problem, stage: str) -> float:
 
 
 def sampling_flops(problem: Problem, windows: int) -> float:
-    """Of drawing `windows` windows in one batch: 2·steps − 1 evaluations, then the decoder.
+    """Of drawing `windows` windows in one batch: evaluations of the solver, then the decoder.
 
     All windows of a batch share a noise level, so its embedding is counted once an evaluation.
     """
@@ -43,7 +45,9 @@ def sampling_flops(problem: Problem, windows: int) -> float:
     evaluation = (_maps(denoiser, denoiser) - embedding) * windows + embedding
     attentions = 2 * problem.models.vae.decoder_layers
     decoding = problem.models.vae.window * _maps(vae, DECODER) + attentions * _attention(problem)
-    return float((2 * problem.config.sample.steps - 1) * evaluation + decoding * windows)
+    sample = problem.config.sample
+    evaluations = samplers.evaluations(sample.solver, sample.steps)
+    return float(evaluations * evaluation + decoding * windows)
 
 
 def xla_step_flops(problem: Problem, stage: str) -> float:

@@ -17,7 +17,9 @@ from ml_collections import ConfigDict
 
 from timeldm_jax.data.series import PROTOCOLS, SPLITS
 from timeldm_jax.data.table import IRREGULAR, MISSING
+from timeldm_jax.diffusion.samplers import SOLVERS
 from timeldm_jax.metrics.suite import Evaluators
+from timeldm_jax.models.denoiser import PRECISIONS
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.training.beta import BetaConfig
 from timeldm_jax.training.steps import LAYOUTS, NoiseConfig, OptimizerConfig, make_optimizer
@@ -88,7 +90,11 @@ def base() -> ConfigDict:
             "batch": 256,
             "chunk": 50,
             "eval_every": 1_000,
-            "model": {"hidden": 512, "blocks": 3},
+            "model": {
+                "hidden": 512,
+                "blocks": 3,
+                "precision": "bfloat16",  # of what enters matrix products: float32 | bfloat16
+            },
             "optimizer": _optimizer(learning_rate=2e-3, b2=0.999, ema=0.999),
             "latents": "principal",  # raw | standard | principal; see pipeline.latent_stats
             "noise": {"sigma_data": 1.0, "log_mean": 0.5, "log_std": 1.6},
@@ -99,8 +105,9 @@ def base() -> ConfigDict:
             "count": 10_000,  # windows in samples.npz
             "seed": 0,
             "batch": 1_000,  # windows a call: bounds memory
-            "steps": 40,  # Heun steps; 2·steps − 1 network evaluations
-            "churn": 0.0,  # S_churn of the stochastic sampler
+            "solver": "polar",  # polar | heun; see diffusion/samplers.py
+            "steps": 36,  # network evaluations of polar; 2·steps − 1 of heun
+            "churn": 0.0,  # S_churn of the stochastic sampler, heun's
             "sigma_min": 0.002,
             "sigma_max": 80.0,
             "rho": 7.0,
@@ -151,7 +158,9 @@ def apply_published(config: ConfigDict, *, epoch_steps: int, epochs: int = 15_00
     config.ldm.optimizer.plateau_patience = 20
     config.ldm.latents = "raw"
     config.ldm.model.blocks = 0
+    config.ldm.model.precision = "float32"
     config.ldm.noise = ConfigDict({"sigma_data": 0.5, "log_mean": -1.2, "log_std": 1.2})
+    config.sample.solver = "heun"
     config.sample.steps = 50
     config.sample.churn = 1.0
 
@@ -403,11 +412,22 @@ def _check_together(config: ConfigDict) -> None:
         ("data", "split", SPLITS),
         ("data", "missing", MISSING),
         ("ldm", "latents", LAYOUTS),
+        ("sample", "solver", SOLVERS),
     ):
         if config[section][key] not in known:
             raise ConfigError(
                 f"config.{section}.{key}={config[section][key]!r} is not one of {', '.join(known)}"
             )
+    if config.sample.churn > 0 and config.sample.solver != "heun":
+        raise ConfigError(
+            f"config.sample.churn={config.sample.churn} needs config.sample.solver='heun'; "
+            f"{config.sample.solver!r} adds no noise"
+        )
+    precision = config.ldm.model.precision
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            f"config.ldm.model.precision={precision!r} is not one of {', '.join(PRECISIONS)}"
+        )
     if config.data.name == "table" and config.data.decimal not in (".", ","):
         raise ConfigError(f"config.data.decimal={config.data.decimal!r} must be '.' or ','")
     flat = config.data.window * config.vae.model.latent

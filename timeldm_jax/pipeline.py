@@ -435,6 +435,13 @@ class Generator:
                 return state.normal(jax.random.fold_in(key, number), index, (self.models.flat,))
 
             deviation = stats.sigma_data(sigma_data)
+            if c.solver == "polar":
+                return samplers.polar(
+                    lambda z, sigma: edm.raw_output(network, z, sigma, deviation),
+                    noise(c.steps),
+                    sigmas,
+                    deviation,
+                )
             return samplers.heun(
                 lambda z, sigma: edm.denoise(network, z, sigma, deviation),
                 noise(c.steps),

@@ -25,6 +25,7 @@ from timeldm_jax import config as configuration
 from timeldm_jax import pipeline
 from timeldm_jax.config import ConfigError
 from timeldm_jax.data.load import Dataset
+from timeldm_jax.diffusion import samplers
 from timeldm_jax.metrics.discriminative import discriminative_runs
 
 _log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def choose_steps(config: ConfigDict, dataset: Dataset) -> ConfigDict:
     probe = config.copy_and_resolve_references()
     probe.vae.steps = probe.ldm.steps = 10_000
     step = {stage: pipeline.step_seconds(probe, dataset, stage) for stage in ("vae", "ldm")}
-    evaluations = 2 * config.sample.steps - 1
+    evaluations = samplers.evaluations(config.sample.solver, config.sample.steps)
     sampling = step["ldm"] / config.ldm.batch / 3 * evaluations * config.sample.count
     scores = _scores_seconds(config, dataset)
     if scores > SCORES_SHARE * budget:

@@ -52,10 +52,6 @@ def denoise(
 ) -> FlatLatents:
     """`D(z; σ) = c_skip·z + c_out·F(g·c_in·z; c_noise)`, the estimate of the clean latents (eq. 7).
 
-    The gain `g = √(c_skip / max c_skip)` dims the coordinates that are mostly noise at this level
-    beside the clearest one; at unit variance a few clear ones would drown in them. It is 1 where
-    all have one deviation, as published.
-
     Args:
       network: the raw network F.
       z: noisy latents `(batch, flat)`.
@@ -63,8 +59,21 @@ def denoise(
       sigma_data: standard deviation of the clean latents, of all coordinates or of each.
     """
     c = precondition(sigma[:, None], sigma_data)
+    return c.skip * z + c.out * raw_output(network, z, sigma, sigma_data)
+
+
+def raw_output(
+    network: Network, z: FlatLatents, sigma: PerExample, sigma_data: Deviation
+) -> FlatLatents:
+    """`F(g·c_in·z; c_noise)`, the network's own share of `denoise`, at unit variance.
+
+    The gain `g = √(c_skip / max c_skip)` dims the coordinates that are mostly noise at this level
+    beside the clearest one; at unit variance a few clear ones would drown in them. It is 1 where
+    all have one deviation, as published. Arguments are those of `denoise`.
+    """
+    c = precondition(sigma[:, None], sigma_data)
     gain = jnp.sqrt(c.skip / c.skip.max(axis=-1, keepdims=True))
-    return c.skip * z + c.out * network(gain * c.input * z, c.noise[:, 0])
+    return network(gain * c.input * z, c.noise[:, 0])
 
 
 def loss_weight(sigma: Array, sigma_data: Deviation) -> Array:

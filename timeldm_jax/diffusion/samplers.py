@@ -1,15 +1,30 @@
-"""Heun's second-order sampler of EDM, deterministic and stochastic (arXiv 2206.00364, Alg. 2)."""
+"""Samplers: EDM's of Heun, as published, and one that is exact where latents are Gaussian.
+
+Both follow the probability-flow equation `dz/dσ = (z − D(z; σ))/σ` (arXiv 2206.00364, eq. 3) from
+much noise to none.
+"""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from timeldm_jax.diffusion.edm import Deviation
+
+SOLVERS = ("polar", "heun")
+
 FlatLatents = Float[Array, "batch flat"]
 Denoise = Callable[[FlatLatents, Float[Array, " 1"]], FlatLatents]
+RawOutput = Callable[[FlatLatents, Float[Array, " 1"]], FlatLatents]
 StepNoise = Callable[[Int[Array, ""]], FlatLatents]
+
+
+def evaluations(solver: str, steps: int) -> int:
+    """How often the network is called for a sample."""
+    return steps if solver == "polar" else 2 * steps - 1
 
 
 def karras_sigmas(
@@ -76,3 +91,45 @@ def heun(
     z, _ = jax.lax.scan(step, unit_noise * sigmas[0], jnp.arange(steps - 1))
     z, sigma = raise_noise(z, jnp.asarray(steps - 1))
     return z - sigma * slope(z, sigma)
+
+
+def polar(
+    raw_output: RawOutput,
+    unit_noise: FlatLatents,
+    sigmas: Float[Array | np.ndarray, " levels"],
+    sigma_data: Deviation,
+) -> FlatLatents:
+    """Integrates the same equation in each coordinate's angle, one network evaluation a step.
+
+    With `θ = arctan(σ/σ_d)` and `v = z/√(σ² + σ_d²)` the equation is `dv/dθ = −F`: the skip path is
+    a change of variables and only the network is left to integrate (TrigFlow, arXiv 2410.11081,
+    with a σ_d of each coordinate). Of Gaussian latents, F = 0, samples are exact with any number
+    of steps, where Heun's method in z is off by 1 to 2% in each deviation at 79 evaluations.
+    Steps are of Adams and Bashforth's second order, with the step sizes of each coordinate; the
+    first and the last, to θ = 0, are Euler's.
+
+    Args:
+      raw_output: `F` at `(batch, flat)` noisy latents z and a noise level `(1,)`.
+      unit_noise: standard normal start, `(batch, flat)`.
+      sigmas: falling noise levels ending in 0, `(steps + 1,)`.
+      sigma_data: standard deviation of the clean latents, of all coordinates or of each.
+
+    Returns:
+      Samples `(batch, flat)`.
+    """
+    sigmas = jnp.asarray(sigmas, unit_noise.dtype)
+    deviation = jnp.broadcast_to(jnp.asarray(sigma_data, unit_noise.dtype), unit_noise.shape[1:])
+    angles = jnp.arctan2(sigmas[:, None], deviation)
+    radii = jnp.hypot(sigmas[:, None], deviation)
+
+    def step(carry: tuple[FlatLatents, FlatLatents, Array], i: Array) -> tuple[Any, None]:
+        v, before, turned = carry
+        slope = raw_output(v * radii[i], sigmas[i][None])
+        turn = angles[i] - angles[i + 1]
+        # At first nothing was turned before, `turned` is infinite and the step is Euler's.
+        extrapolated = slope + 0.5 * turn / turned * (slope - before)
+        return (v + turn * jnp.where(angles[i + 1] > 0, extrapolated, slope), slope, turn), None
+
+    start = (unit_noise, jnp.zeros_like(unit_noise), jnp.full_like(deviation, jnp.inf))
+    (v, _, _), _ = jax.lax.scan(step, start, jnp.arange(len(sigmas) - 1))
+    return v * deviation
