@@ -323,6 +323,19 @@ def test_long_series_keep_columns_and_time(mixed_model):
     )
 
 
+def test_completions_share_noise_with_nothing_else(mixed_model):
+    """Neighbouring seeds, neighbouring turns and windows drawn from nothing: all differ."""
+    generator = mixed_model._trained()
+    open_window = np.full((1, WINDOW, generator.models.vae.features), np.nan)
+    drawn = [
+        generator.complete(open_window, *numbers)
+        for numbers in ((0,), (0, 0), (0, 1), (1, 0), (1,), (2,), (0, 0, 1), (0, 1, 0))
+    ]
+    assert len({window.tobytes() for window in drawn}) == len(drawn)
+    again = generator.complete(open_window, 0, 1)
+    np.testing.assert_array_equal(again, drawn[2])
+
+
 def test_imputation_fills_gaps_and_touches_nothing_else(mixed_model):
     table = mixed(60, seed=1)
     filled = mixed_model.impute(table, seed=1)

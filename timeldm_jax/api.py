@@ -233,7 +233,7 @@ class TimeLDM:
         frame, encoded, wants_array = self._encode(table)
         values = np.array(encoded.values)
         values[:, self._flags()] = np.nan
-        many = [self._fill_gaps(values, encoded.groups, seed + i) for i in range(max(draws, 1))]
+        many = [self._fill_gaps(values, encoded.groups, seed, i) for i in range(max(draws, 1))]
         found = np.median(many, axis=0) if draws > 1 else many[0]
         filled = tables.decode(found[None], schema)
         for name in schema.order:
@@ -437,6 +437,7 @@ class TimeLDM:
         values: Float[np.ndarray, "rows feature"],
         groups: Int[np.ndarray, " rows"],
         seed: int,
+        draw: int,
     ) -> Float[np.ndarray, "rows feature"]:
         """The rows with NaN filled, in blocks of a third of a window.
 
@@ -462,7 +463,7 @@ class TimeLDM:
             inside = np.clip(places, 0, len(values) - 1)
             whole = (places == inside) & (groups[inside] == groups[blocks][:, None])
             observed = np.where(whole[..., None], found[inside], np.nan)
-            drawn = generator.complete(observed, seed * 2 + turn)
+            drawn = generator.complete(observed, seed, draw, turn)
             middle = (rows >= 0) & (rows < third)
             found[inside[:, middle][whole[:, middle]]] = drawn[:, middle][whole[:, middle]]
         return found

@@ -40,6 +40,7 @@ ENCODE_BATCH = 1024
 VALID_WINDOWS = 1024
 LDM_VALID_DRAWS = 4
 PRIOR_SAMPLES, PRIOR_BATCH = 4_000, 1_000
+COMPLETION = 1  # folded into the key of a seed: completions share no noise with samples
 MARGIN = 2  # rows at the end of a window that extensions do not use
 STATS_BATCH = 16_384
 PyTree = Any
@@ -324,17 +325,21 @@ class Generator:
             yield windows if self.schema is None else tables.within_range(windows, self.schema)
 
     def complete(
-        self, observed: Float[np.ndarray, "n window feature"], seed: int
+        self, observed: Float[np.ndarray, "n window feature"], seed: int, *turns: int
     ) -> Float[np.ndarray, "n window feature"]:
         """Windows that agree with what is observed of them, in the data's own units, float64.
 
         Args:
           observed: NaN where the model is to say.
-          seed: of the noise. Window i depends on (seed, i) alone.
+          seed: of the noise. Window i depends on (seed, turns, i) alone.
+          turns: which of several completions under one seed, none of which shares noise with
+            another, with those of another seed, or with `sample`.
         """
         scaled = self.scaler.scale(observed).astype(np.float32)
         batch = min(self.config.sample.batch, len(observed))
-        key, parts = jax.random.key(seed), []
+        key, parts = jax.random.fold_in(jax.random.key(seed), COMPLETION), []
+        for turn in turns:
+            key = jax.random.fold_in(key, turn)
         for first in range(0, len(observed), batch):
             index = np.arange(first, first + batch)
             part = scaled[np.minimum(index, len(scaled) - 1)]
@@ -368,7 +373,7 @@ class Generator:
                 observed[:, window - ahead - known.shape[1] : window - ahead] = known
                 if self.schema is not None and self.schema.padded:
                     observed[..., -1] = 1.0
-                drawn = self.complete(observed, seed + step)[:, window - ahead :]
+                drawn = self.complete(observed, seed, step)[:, window - ahead :]
                 series[:, start:end] = drawn[:, :new]
                 start = end
                 show(int(end) - rows, {})
