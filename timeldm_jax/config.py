@@ -267,7 +267,6 @@ def apply_table(config: ConfigDict) -> None:
             node = node[name]
         node[leaf] = 0
     config.ldm.optimizer.ema = 0.997
-    config.sample.steps = 18
 
 
 def choose_variant(

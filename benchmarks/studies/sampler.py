@@ -1,0 +1,84 @@
+"""Which sampler, how many network evaluations, and does noise added on the way help?
+
+    python benchmarks/studies/sampler.py [--set=etth] [--run=runs/quality/etth-0]
+
+Windows of one trained model of `benchmarks/quality.py`, drawn in each way.
+"""
+
+import argparse
+import dataclasses
+import logging
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+from etils import epath
+from study import ROOT, SHOWN, Row, summary, write
+
+from timeldm_jax import pipeline, run
+from timeldm_jax.data import load
+from timeldm_jax.diffusion import samplers
+
+QUESTION = __doc__.splitlines()[0]
+# Solver, steps, churn. Heun calls the network 2·steps − 1 times.
+WAYS = (
+    *(("polar", steps, 0.0) for steps in (6, 9, 18, 36, 72)),
+    *(("heun", steps, 0.0) for steps in (5, 9, 18, 36)),
+    *(("heun", 36, churn) for churn in (4.0, 20.0)),
+)
+LINES = (("polar", 0.0), ("heun", 0.0), ("heun", 4.0), ("heun", 20.0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=QUESTION)
+    parser.add_argument("--set", default="etth")
+    parser.add_argument("--run", type=pathlib.Path)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    workdir = arguments.run or ROOT / "runs" / "quality" / f"{arguments.set}-0"
+    generator = pipeline.load_generator(epath.Path(workdir))
+    dataset = load.load_dataset(generator.config)
+    rows: list[Row] = []
+    for solver, steps, churn in WAYS:
+        rows.append(drawn(generator, dataset, solver, steps, churn))
+        write("sampler", QUESTION, rows, lambda axes: draw(axes, rows))
+
+
+def drawn(
+    generator: pipeline.Generator, dataset: load.Dataset, solver: str, steps: int, churn: float
+) -> Row:
+    """Scores of windows drawn in one way."""
+    config = generator.config.copy_and_resolve_references()
+    config.sample.update({"solver": solver, "steps": steps, "churn": churn})
+    config.evaluate.repeats = 3
+    changed = dataclasses.replace(generator, config=config)
+    list(changed.sample(config.sample.batch, 0))  # compiles
+    start = time.monotonic()
+    windows = np.concatenate(list(changed.sample(config.sample.count, 0)))
+    seconds = time.monotonic() - start
+    label = f"{solver}, {steps} steps" + (f", churn {churn:g}" if churn else "")
+    return {
+        "label": label,
+        "solver": solver,
+        "churn": churn,
+        "evaluations": samplers.evaluations(solver, steps),
+        "ms a 1,000 windows": round(1e6 * seconds / len(windows)),
+    } | summary(run.evaluate_samples(config, dataset, windows, 0))
+
+
+def draw(axes: Any, rows: list[Row]) -> None:
+    """A panel a score over evaluations, a line a sampler."""
+    for axis, name in zip(axes, SHOWN, strict=True):
+        for solver, churn in LINES:
+            line = [row for row in rows if (row["solver"], row["churn"]) == (solver, churn)]
+            label = solver + (f", churn {churn:g}" if churn else "")
+            places = [row["evaluations"] for row in line]
+            axis.plot(places, [row[name]["mean"] for row in line], "o-", label=label)
+        axis.axhline(rows[0][name]["floor"], color="0.3", linestyle=":")
+        axis.set(xlabel="network evaluations", xscale="log", yscale="log", title=name)
+    axes[0].legend(fontsize=7)
+
+
+if __name__ == "__main__":
+    main()
