@@ -58,7 +58,7 @@ def base() -> ConfigDict:
     )
     config.vae = ConfigDict(
         {
-            "steps": 3_000,
+            "steps": 1_500,
             "batch": 128,
             "microbatch": 256,  # examples a device holds at once; gradients of parts add up
             "chunk": 50,  # steps a call: one host synchronisation each
@@ -79,14 +79,14 @@ def base() -> ConfigDict:
                 "maximum": 1e-2,
                 "minimum": 3e-5,
                 "decay": 0.7,
-                "patience": 30,
+                "patience": 15,
                 "restart": True,
             },
         }
     )
     config.ldm = ConfigDict(
         {
-            "steps": 10_000,
+            "steps": 12_000,
             "batch": 256,
             "chunk": 50,
             "eval_every": 1_000,
@@ -247,7 +247,7 @@ def apply_released(
 
 def apply_quick(config: ConfigDict) -> None:
     """Minutes on two CPU cores: shorter runs and fewer sampler steps."""
-    config.vae.steps = 1_500
+    config.vae.steps = 1_000
     config.ldm.steps = 3_000
     config.ldm.eval_every = 500
     config.ldm.optimizer.ema = 0.997
