@@ -18,6 +18,7 @@ from timeldm_jax import config as configuration
 from timeldm_jax import pipeline
 from timeldm_jax.data.scaling import Scaler
 from timeldm_jax.data.series import DeviceWindows
+from timeldm_jax.generator import Generator
 from timeldm_jax.training import steps
 from timeldm_jax.training.state import TrainState
 
@@ -126,12 +127,12 @@ def _latent_stats(problem: Problem) -> steps.LatentStats:
     return pipeline.latent_stats(problem.posteriors, config.latents, config.noise.sigma_data)
 
 
-def make_generator(problem: Problem) -> pipeline.Generator:
+def make_generator(problem: Problem) -> Generator:
     """An untrained generator of a problem."""
     config, models = problem.config, problem.models
     stats = _latent_stats(problem)
     features = models.vae.features
-    return pipeline.Generator(
+    return Generator(
         config=config,
         models=models,
         vae_params=pipeline.init_vae_state(config, models).params,

@@ -24,7 +24,8 @@ from scipy import stats
 from scores import RESULTS, ROOT, machine
 
 from timeldm_jax import config as configuration
-from timeldm_jax import pipeline, run
+from timeldm_jax import run
+from timeldm_jax.generator import load_generator
 from timeldm_jax.metrics import suite
 
 SETS = ("sines", "mujoco", "stocks", "etth", "fmri")
@@ -96,7 +97,7 @@ def one_run(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
             seconds[stage] = round(time.monotonic() - start, 1)
             clock.write_text(json.dumps(seconds))
     scores = json.loads((workdir / "scores.json").read_text())
-    generator = pipeline.load_generator(path)
+    generator = load_generator(path)
     weights = (generator.vae_params, generator.ldm_params)
     parameters = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in weights]
     for _ in range(2):  # the first compiles

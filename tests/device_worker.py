@@ -150,8 +150,8 @@ def trained(name, train, data, step, batch):
 
 def sampled(config, models, stats, vae_params, ldm_params):
     """Windows of a generator whose weights are noise: as initialised, it would ignore its input."""
-    from timeldm_jax import pipeline
     from timeldm_jax.data.scaling import Scaler
+    from timeldm_jax.generator import Generator
 
     random = np.random.default_rng(1)
 
@@ -160,7 +160,7 @@ def sampled(config, models, stats, vae_params, ldm_params):
             lambda a: np.asarray(a) + 0.1 * random.normal(size=a.shape).astype(np.float32), params
         )
 
-    generator = pipeline.Generator(
+    generator = Generator(
         config=config,
         models=models,
         vae_params=noisy(vae_params),

@@ -24,6 +24,7 @@ from timeldm_jax import evaluate, pipeline
 from timeldm_jax.data.builders import SEEDS
 from timeldm_jax.data.load import load_dataset
 from timeldm_jax.data.sources import SINES_COLUMNS, simulate_sines
+from timeldm_jax.generator import load_generator
 from timeldm_jax.metrics import suite
 
 WINDOW, COUNT = 8, 40
@@ -166,7 +167,7 @@ def test_samples_are_in_the_datas_units(finished):
     assert (samples.shape, samples.dtype) == ((COUNT, WINDOW, 5), np.float32)
     assert tuple(columns) == SINES_COLUMNS
     # The same that Python's interface draws from the work directory.
-    generator = pipeline.load_generator(epath.Path(folder / "run"))
+    generator = load_generator(epath.Path(folder / "run"))
     drawn = np.concatenate(list(generator.sample(COUNT, 0)))
     np.testing.assert_allclose(drawn, samples, rtol=0, atol=1e-3)  # compiled otherwise
     # The scaler is that of the training trajectories, which go from about .5 up to 1.
@@ -263,7 +264,7 @@ def test_scores_are_those_of_the_public_functions(finished, cache, monkeypatch):
 def test_the_reconstruction_is_decoded_posterior_means(finished):
     folder, _ = finished
     scores = json.loads((folder / "run" / "scores.json").read_text())
-    generator = pipeline.load_generator(epath.Path(folder / "run"))
+    generator = load_generator(epath.Path(folder / "run"))
     real = simulate_sines(COUNT, WINDOW, SEEDS["train"])
     low, high = np.array(generator.scaler.low), np.array(generator.scaler.high)
     scaled = ((real - low) / (high - low)).astype(np.float32)

@@ -26,6 +26,7 @@ from timeldm_jax.data import table as tables
 from timeldm_jax.data.load import Dataset
 from timeldm_jax.data.series import split_series
 from timeldm_jax.data.sources import DataError
+from timeldm_jax.generator import Generator, joins, load_generator
 from timeldm_jax.metrics import seams, suite
 from timeldm_jax.training import checkpoint
 from timeldm_jax.training.checkpoint import CheckpointError
@@ -71,7 +72,7 @@ class TimeLDM:
         configuration.validate(config)
         self._config = config
         self._workdir: epath.Path | None = None
-        self._generator: pipeline.Generator | None = None
+        self._generator: Generator | None = None
         self._dataset: Dataset | None = None
 
     def fit(
@@ -151,7 +152,7 @@ class TimeLDM:
         runs.claim(config, path, asked)
         pipeline.train_vae(config, dataset, path)
         pipeline.train_ldm(config, dataset, path)
-        self._generator = pipeline.load_generator(path)
+        self._generator = load_generator(path)
         self._workdir = path
         self._dataset = dataset
         return self
@@ -210,7 +211,7 @@ class TimeLDM:
         values = self._encode_samples(series)
         window = generator.models.vae.window
         more = max(values.shape[1] - window, 0)
-        rows = window + np.append(0, pipeline.joins(more, window)) if more else np.zeros(0, int)
+        rows = window + np.append(0, joins(more, window)) if more else np.zeros(0, int)
         return seams.seam_score(values, rows, generator.columns)
 
     def impute(self, table: Source, seed: int = 0, *, draws: int = 1) -> Any:
@@ -405,7 +406,7 @@ class TimeLDM:
             raise CheckpointError(f"{workdir / 'config.json'} is damaged: {error}") from error
         for stage in ("vae", "ldm"):
             checkpoint.best_step(workdir / stage)  # its error names a damaged file
-        generator = pipeline.load_generator(workdir)
+        generator = load_generator(workdir)
         # Checksums vouch for the configuration beside the weights, not for this file.
         changed = configuration.difference(generator.meta["config"], config.to_dict())
         if changed:
@@ -417,7 +418,7 @@ class TimeLDM:
         model._generator = generator
         return model
 
-    def _trained(self) -> pipeline.Generator:
+    def _trained(self) -> Generator:
         if self._generator is None:
             raise ValueError("the model is not trained: call fit, or TimeLDM.load")
         return self._generator

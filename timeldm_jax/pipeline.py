@@ -1,16 +1,14 @@
-"""The stages in the order that data flows: VAE, latents, latent diffusion, samples.
+"""Training in the order that data flows: VAE, latents, latent diffusion.
 
 Each stage reads what the one before left in the work directory, so any can be run alone, resumed,
-or skipped once finished.
+or skipped once finished. What is trained is drawn from by `generator.py`.
 """
 
 import dataclasses
-import functools
 import json
 import logging
 import platform
 import time
-from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
@@ -22,12 +20,8 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
-from timeldm_jax.data import table as tables
 from timeldm_jax.data.load import Dataset
-from timeldm_jax.data.scaling import Scaler
-from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.series import DeviceWindows, Missing, fill, gather
-from timeldm_jax.diffusion import conditional, edm, samplers
 from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.training import beta, checkpoint, loop, losses, parallel, state, steps
@@ -39,9 +33,6 @@ _log = logging.getLogger(__name__)
 ENCODE_BATCH = 1024
 VALID_WINDOWS = 1024
 LDM_VALID_DRAWS = 4
-PRIOR_SAMPLES, PRIOR_BATCH = 4_000, 1_000
-COMPLETION = 1  # folded into the key of a seed: completions share no noise with samples
-MARGIN = 2  # rows at the end of a window that extensions do not use
 STATS_BATCH = 16_384
 PyTree = Any
 
@@ -278,220 +269,6 @@ def zero_stats(config: ConfigDict, models: Models) -> LatentStats:
     return LatentStats(flat, flat, jnp.zeros((models.flat, models.flat)), flat)
 
 
-@dataclasses.dataclass(frozen=True)
-class Generator:
-    """A trained TimeLDM: all that sampling needs.
-
-    Attributes:
-      config: as trained.
-      models: the networks.
-      vae_params: averaged weights of the best VAE checkpoint.
-      ldm_params: averaged weights of the best diffusion checkpoint.
-      stats: between the VAE's latents and the diffusion's.
-      scaler: back to the data's own units.
-      columns: names of the features.
-      schema: what the columns of the user's table are, or None where the data was no table.
-      meta: metadata of the diffusion checkpoint.
-    """
-
-    config: ConfigDict
-    models: Models
-    vae_params: PyTree
-    ldm_params: PyTree
-    stats: LatentStats
-    scaler: Scaler
-    columns: tuple[str, ...]
-    schema: Schema | None
-    meta: dict[str, Any]
-
-    def sample(self, count: int, seed: int) -> Iterator[Float[np.ndarray, "n window feature"]]:
-        """Yields batches of synthetic windows in the data's own units, float64.
-
-        Window i is a function of (seed, i) alone, whatever the batch size. Windows of a table are
-        as its columns can hold them (`table.snap`), within the range of the table.
-
-        Args:
-          count: windows in all.
-          seed: of the noise.
-        """
-        batch = min(self.config.sample.batch, max(count, 1))
-        devices = jax.local_device_count()
-        batch = -(-batch // devices) * devices
-        key = jax.random.key(seed)
-        for first in range(0, count, batch):
-            index = jnp.arange(first, first + batch)
-            drawn = self._draw(self.vae_params, self.ldm_params, self.stats, key, index)
-            windows = self._finish(np.asarray(drawn)[: count - first])
-            yield windows if self.schema is None else tables.within_range(windows, self.schema)
-
-    def complete(
-        self, observed: Float[np.ndarray, "n window feature"], seed: int, *turns: int
-    ) -> Float[np.ndarray, "n window feature"]:
-        """Windows that agree with what is observed of them, in the data's own units, float64.
-
-        Args:
-          observed: NaN where the model is to say.
-          seed: of the noise. Window i depends on (seed, turns, i) alone.
-          turns: which of several completions under one seed, none of which shares noise with
-            another, with those of another seed, or with `sample`.
-        """
-        scaled = self.scaler.scale(observed).astype(np.float32)
-        batch = min(self.config.sample.batch, len(observed))
-        key, parts = jax.random.fold_in(jax.random.key(seed), COMPLETION), []
-        for turn in turns:
-            key = jax.random.fold_in(key, turn)
-        for first in range(0, len(observed), batch):
-            index = np.arange(first, first + batch)
-            part = scaled[np.minimum(index, len(scaled) - 1)]
-            arguments = (self.vae_params, self.ldm_params, self.stats, self._prior)
-            found = self._complete(*arguments, key, index, part)
-            parts.append(np.asarray(found)[: len(observed) - first])
-        return np.where(np.isnan(observed), self._finish(np.concatenate(parts)), observed)
-
-    def extend(
-        self, before: Float[np.ndarray, "n rows feature"], count: int, seed: int
-    ) -> Float[np.ndarray, "n count feature"]:
-        """What may follow rows, a third of a window at a time, in the data's own units, float64.
-
-        Args:
-          before: at least a row; the last of them, up to a window less what is drawn, count.
-          count: rows to draw.
-          seed: of the noise.
-        """
-        window, rows = self.models.vae.window, before.shape[1]
-        ends = rows + np.append(joins(count, window), count)
-        series = np.full((len(before), rows + count, before.shape[2]), np.nan)
-        series[:, :rows] = before
-        start = rows
-        with loop.progress("extend", count, unit="row") as show:
-            for step, end in enumerate(ends):
-                observed = np.full((len(before), window, before.shape[2]), np.nan)
-                # The last rows of a window bend more than others: they are drawn and thrown away.
-                new = end - start
-                ahead = min(new + MARGIN, window - 1)
-                known = series[:, max(start + ahead - window, 0) : start]
-                observed[:, window - ahead - known.shape[1] : window - ahead] = known
-                if self.schema is not None and self.schema.padded:
-                    observed[..., -1] = 1.0
-                drawn = self.complete(observed, seed, step)[:, window - ahead :]
-                series[:, start:end] = drawn[:, :new]
-                start = end
-                show(int(end) - rows, {})
-        return series[:, rows:]
-
-    def _finish(self, scaled: Float[np.ndarray, "n time feature"]) -> Any:
-        windows = self.scaler.unscale(scaled)
-        return windows if self.schema is None else tables.snap(windows, self.schema)
-
-    @functools.cached_property
-    def _complete(self) -> Any:
-        """The compiled completion of scaled windows by their numbers."""
-        denoiser, sigma_data = self.models.denoiser, self.config.ldm.noise.sigma_data
-
-        def run(
-            vae_params: PyTree,
-            ldm_params: PyTree,
-            stats: LatentStats,
-            prior: conditional.Prior,
-            key: Array,
-            index: Array,
-            observed: Array,
-        ) -> Array:
-            network = steps.bind(denoiser, ldm_params)
-
-            def noise(number: Array | int) -> Array:
-                return state.normal(jax.random.fold_in(key, number), index, (self.models.flat,))
-
-            deviation = stats.sigma_data(sigma_data)
-            return conditional.complete(
-                lambda z, sigma: edm.denoise(network, z, sigma, deviation),
-                lambda z: self._decode(vae_params, stats, z),
-                observed,
-                noise,
-                prior,
-            )
-
-        return jax.jit(run)
-
-    @functools.cached_property
-    def _prior(self) -> conditional.Prior:
-        """The covariance of the diffusion's latents, of the model's own samples."""
-        key, drawn = jax.random.key(0), []
-        for first in range(0, PRIOR_SAMPLES, PRIOR_BATCH):
-            index = jnp.arange(first, first + PRIOR_BATCH)
-            z = self._draw_latents(self.ldm_params, self.stats, key, index)
-            drawn.append(np.asarray(z, np.float64))
-        values, vectors = np.linalg.eigh(np.cov(np.concatenate(drawn).T))
-        return conditional.Prior(
-            jnp.asarray(np.maximum(values, 0), jnp.float32), jnp.asarray(vectors, jnp.float32)
-        )
-
-    @functools.cached_property
-    def _draw_latents(self) -> Any:
-        """The compiled draw of the diffusion's latents by their numbers."""
-        c = self.config.sample
-        sigmas = samplers.karras_sigmas(c.steps, c.sigma_min, c.sigma_max, c.rho)
-        sigma_data = self.config.ldm.noise.sigma_data
-
-        def draw(ldm_params: PyTree, stats: LatentStats, key: Array, index: Array) -> Array:
-            network = steps.bind(self.models.denoiser, ldm_params)
-
-            def noise(number: Array | int) -> Array:
-                return state.normal(jax.random.fold_in(key, number), index, (self.models.flat,))
-
-            deviation = stats.sigma_data(sigma_data)
-            if c.solver == "polar":
-                return samplers.polar(
-                    lambda z, sigma: edm.raw_output(network, z, sigma, deviation),
-                    noise(c.steps),
-                    sigmas,
-                    deviation,
-                )
-            return samplers.heun(
-                lambda z, sigma: edm.denoise(network, z, sigma, deviation),
-                noise(c.steps),
-                sigmas,
-                churn=c.churn,
-                step_noise=noise,
-            )
-
-        return jax.jit(draw)
-
-    @functools.cached_property
-    def _draw(self) -> Any:
-        """The compiled draw of scaled windows by their numbers, over all devices of this host."""
-
-        def draw(
-            vae_params: PyTree, ldm_params: PyTree, stats: LatentStats, key: Array, index: Array
-        ) -> Array:
-            z = self._draw_latents(ldm_params, stats, key, index)
-            return self._decode(vae_params, stats, z)
-
-        mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("sample",))
-        shared = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("sample"))
-        same = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        return jax.jit(draw, in_shardings=(same, same, same, same, shared), out_shardings=shared)
-
-    def _decode(self, vae_params: PyTree, stats: LatentStats, z: Array) -> Array:
-        """Windows in [0, 1] of the diffusion's flat latents."""
-        vae = self.models.vae
-        z = stats.invert(z).reshape(-1, vae.window, vae.latent)
-        return steps.bind(vae, vae_params, "decode")(z)
-
-
-def joins(count: int, window: int) -> Int[np.ndarray, " joins"]:
-    """Rows of an extension by `count` rows at which another window begins to be drawn.
-
-    A quarter to a third of a window apart, so that no rhythm of the data (a day of hours) always
-    meets a join.
-    """
-    random = np.random.default_rng(0)
-    most = max(window // 3, 1)
-    steps_apart = random.integers(max(window // 4, 1), most + 1, count)
-    found = np.cumsum(steps_apart)
-    return found[found < count]
-
-
 def load_vae(
     config: ConfigDict, models: Models, workdir: epath.Path, *, share: bool = False
 ) -> tuple[PyTree, int]:
@@ -519,34 +296,6 @@ def load_vae(
             f"it again on the VAE of step {meta['step']}"
         )
     return restored.ema, meta["step"]
-
-
-def load_generator(workdir: epath.Path) -> Generator:
-    """The generator that a work directory or a saved model holds.
-
-    Raises:
-      CheckpointError: a part is missing or damaged.
-    """
-    config = read_config(workdir)
-    columns = tuple(checkpoint.read_best_meta(workdir / "ldm")["columns"])
-    models = build_models(config, len(columns))
-
-    def ldm_template() -> TrainState:
-        return init_ldm_state(config, models, zero_stats(config, models))
-
-    restored, meta = checkpoint.restore_best(workdir / "ldm", jax.eval_shape(ldm_template))
-    vae_params, _ = load_vae(config, models, workdir)
-    return Generator(
-        config=config,
-        models=models,
-        vae_params=vae_params,
-        ldm_params=restored.ema,
-        stats=LatentStats(*restored.latent_stats),
-        scaler=Scaler.from_json(meta["scaler"]),
-        columns=columns,
-        schema=None if meta["schema"] is None else Schema.from_json(meta["schema"]),
-        meta=meta,
-    )
 
 
 def read_config(workdir: epath.Path) -> ConfigDict:

@@ -21,6 +21,7 @@ from timeldm_jax.data import table as tables
 from timeldm_jax.data.load import Dataset
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.sources import DataError
+from timeldm_jax.generator import load_generator
 from timeldm_jax.metrics import suite
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.samples import read_windows, write_npz
@@ -224,7 +225,7 @@ def sample(config: ConfigDict, workdir: epath.Path) -> None:
     if path.exists():
         _log.info("sample: finished before, skipped")
         return
-    generator = pipeline.load_generator(workdir)
+    generator = load_generator(workdir)
     count = config.sample.count
     shape = (count, generator.models.vae.window, len(generator.columns))
     with loop.progress("sample", count, unit="window") as show:

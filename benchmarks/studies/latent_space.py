@@ -18,6 +18,7 @@ from study import Row, chosen_set, folder, short, summary, write
 from timeldm_jax import config as configuration
 from timeldm_jax import pipeline, run
 from timeldm_jax.data import load
+from timeldm_jax.generator import Generator
 from timeldm_jax.training import checkpoint, loop, parallel, steps
 
 
@@ -57,7 +58,7 @@ def diffusion(config: Any, label: str, *, in_data: bool) -> Row:
     )
 
 
-def data_space(config: Any, dataset: load.Dataset, workdir: epath.Path) -> pipeline.Generator:
+def data_space(config: Any, dataset: load.Dataset, workdir: epath.Path) -> Generator:
     """A generator whose VAE is the identity."""
     models = pipeline.build_models(config, len(dataset.series.columns))
     values = dataset.scaled()
@@ -84,7 +85,7 @@ def data_space(config: Any, dataset: load.Dataset, workdir: epath.Path) -> pipel
     )
     template = jax.eval_shape(lambda: pipeline.init_ldm_state(config, models, stats))
     restored, meta = checkpoint.restore_best(workdir / "ldm", template)
-    return pipeline.Generator(
+    return Generator(
         config=config,
         models=models,
         vae_params=pipeline.init_vae_state(config, models).params,

@@ -26,6 +26,7 @@ from study import Row, curves, folder, short, summary, write
 
 from timeldm_jax import pipeline, run
 from timeldm_jax.data import load
+from timeldm_jax.generator import Generator
 
 SCORED = (24, 64, 128, 256)
 TIMED = (1_024, 4_096)
@@ -98,7 +99,7 @@ def draw_seconds(config: Any, models: pipeline.Models) -> float:
     stats = jax.tree.map(jnp.ones_like, pipeline.zero_stats(config, models))
     vae = pipeline.init_vae_state(config, models).params
     ldm = pipeline.init_ldm_state(config, models, stats).params
-    generator = pipeline.Generator(
+    generator = Generator(
         config=config,
         models=models,
         vae_params=vae,

@@ -16,9 +16,10 @@ import numpy as np
 from etils import epath
 from study import ROOT, SHOWN, Row, summary, write
 
-from timeldm_jax import pipeline, run
+from timeldm_jax import run
 from timeldm_jax.data import load
 from timeldm_jax.diffusion import samplers
+from timeldm_jax.generator import Generator, load_generator
 
 QUESTION = __doc__.splitlines()[0]
 # Solver, steps, churn. Heun calls the network 2·steps − 1 times.
@@ -37,7 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     workdir = arguments.run or ROOT / "runs" / "quality" / f"{arguments.set}-0"
-    generator = pipeline.load_generator(epath.Path(workdir))
+    generator = load_generator(epath.Path(workdir))
     dataset = load.load_dataset(generator.config)
     rows: list[Row] = []
     for solver, steps, churn in WAYS:
@@ -46,7 +47,7 @@ def main() -> None:
 
 
 def drawn(
-    generator: pipeline.Generator, dataset: load.Dataset, solver: str, steps: int, churn: float
+    generator: Generator, dataset: load.Dataset, solver: str, steps: int, churn: float
 ) -> Row:
     """Scores of windows drawn in one way."""
     config = generator.config.copy_and_resolve_references()

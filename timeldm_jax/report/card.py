@@ -3,7 +3,7 @@
 from typing import Any
 
 from timeldm_jax.metrics.memorisation import CAVEAT
-from timeldm_jax.pipeline import Generator
+from timeldm_jax.generator import Generator
 
 
 def model_card(generator: Generator, scores: dict[str, Any] | None) -> str:
