@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from timeldm_jax.metrics.memorisation import CAVEAT
 from timeldm_jax.generator import Generator
+from timeldm_jax.metrics.memorisation import CAVEAT
 
 
 def model_card(generator: Generator, scores: dict[str, Any] | None) -> str:
