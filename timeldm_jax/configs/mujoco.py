@@ -14,6 +14,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # Positions are smooth: some of its principal axes are very narrow.
     config.ldm.noise.update({"log_mean": 0.3, "log_std": 1.9})
     config.vae.model.latent = 14
+    config.ldm.steps = 7_000  # the loss of trajectories that were not trained on rises later
     config.sample.count = WINDOWS
     return c.choose_variant(
         config, variant, {"paper": paper, "released": released, "quick": c.apply_quick}
