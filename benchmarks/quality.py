@@ -253,7 +253,7 @@ def _cells(results: dict[str, dict[str, Any]], cell: Any) -> str:
 
 def _minutes(result: dict[str, Any]) -> str:
     seconds = [one["seconds"]["vae"] + one["seconds"]["ldm"] for one in result["runs"]]
-    return f"{np.mean(seconds) / 60:.1f}"
+    return f"{np.median(seconds) / 60:.1f}"
 
 
 def _parameters(result: dict[str, Any]) -> str:

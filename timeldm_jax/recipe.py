@@ -33,9 +33,10 @@ _log = logging.getLogger(__name__)
 MOST_WINDOWS = 100_000
 MOST_SAMPLES = 10_000
 MOST_LATENTS = 4_096
-VAE_SHARE = 0.25
+VAE_SHARE = 0.15
 FEWEST_STEPS = 200
 SCORES_SHARE = 0.3  # of the budget, at most; evaluators train for less otherwise
+ENCODER_STEPS = 600  # of Context-FID's network as published, where the config says 0
 REPORT_SECONDS = 25.0
 START_SECONDS = 35.0  # compilation
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -107,7 +108,8 @@ def choose_steps(config: ConfigDict, dataset: Dataset) -> ConfigDict:
         shorter = SCORES_SHARE * budget / scores
         for key in ("discriminative_steps", "predictive_steps"):
             config.evaluate[key] = max(round(config.evaluate[key] * shorter), 10)
-        config.evaluate.context_fid_steps = max(round(600 * shorter), 10)
+        encoder_steps = config.evaluate.context_fid_steps or ENCODER_STEPS
+        config.evaluate.context_fid_steps = max(round(encoder_steps * shorter), 10)
         scores *= shorter
         _log.info(
             "a budget of %s leaves %.0f%% of the published training to the scores' own networks",
@@ -167,7 +169,8 @@ def _scores_seconds(config: ConfigDict, dataset: Dataset) -> float:
     gru = timed[1] / 20
     speed = _product_rate() / 400e9  # of the machine that the figures below are from
     length = series.window / 24
-    contrast = evaluators.repeats / 5 * length * (39 + 0.66e-3 * (real + synthetic)) / speed
+    fitting = 39 * (evaluators.context_fid_steps or ENCODER_STEPS) / ENCODER_STEPS
+    contrast = evaluators.repeats / 5 * length * (fitting + 0.66e-3 * (real + synthetic)) / speed
     others = 1e-4 * (real + synthetic) * length * len(series.columns) / 5
     steps = evaluators.discriminative_steps + 0.55 * evaluators.predictive_steps
     return 5 + steps * gru + contrast + others
