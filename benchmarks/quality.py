@@ -300,7 +300,7 @@ def _sampling(result: dict[str, Any]) -> str:
 def _memorised(result: dict[str, Any]) -> str:
     """Of the run itself, or of the run of the held-out protocol."""
     path = RESULTS / f"quality_{result['set']}_heldout.json"
-    if "share_closer_to_training" not in result["runs"][0]["memorisation"] and path.exists():
+    if not result["runs"][0]["memorisation"].get("share_closer_to_training") and path.exists():
         result = json.loads(path.read_text())
     shares = [one["memorisation"].get("share_closer_to_training") for one in result["runs"]]
     if not all(shares):
