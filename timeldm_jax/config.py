@@ -248,7 +248,7 @@ def apply_released(
 def apply_quick(config: ConfigDict) -> None:
     """Minutes on two CPU cores: shorter runs and fewer sampler steps."""
     config.vae.steps = 1_000
-    config.ldm.steps = 3_000
+    config.ldm.steps = 2_500
     config.ldm.eval_every = 500
     config.ldm.optimizer.ema = 0.997
     config.sample.count = 4_000
