@@ -61,7 +61,7 @@ def get_config(variant=""):
     config.vae.model.encoder_layers = 1
     config.vae.model.decoder_layers = 1
     config.vae.beta.patience = 3  # so that β falls within the run
-    config.ldm.model.update(hidden=16, precision="float32")  # see device_worker.py
+    config.ldm.model.hidden = 16
     config.ldm.model.blocks = 1
     config.sample.count = 32
     config.sample.batch = 16

@@ -49,6 +49,7 @@ def figures():
     config.vae.model.update(latent=4, width=8, encoder_layers=1, decoder_layers=1)
     # Not bfloat16: a sum in another order can round to its next number, 2^-8 away.
     config.ldm.model.update(hidden=16, blocks=1, precision="float32")
+    config.vae.optimizer.learning_rate = config.ldm.optimizer.learning_rate = 1e-3
     config.sample.update(steps=3, batch=10)
     models = pipeline.build_models(config, 3)
     random = np.random.default_rng(0)

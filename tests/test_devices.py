@@ -20,9 +20,14 @@ WORKER = "device_worker"
 STAGES = ("vae", "ldm")
 
 # Devices add up a gradient in another order, so that its last digits differ, and Adam passes on a
-# relative error as it is: RTOL is generous. ATOL, a thousandth of the learning rate, is for entries
+# relative error as it is: RTOL is generous. ATOL, a thousandth of a learning rate, is for entries
 # that have come from far to near zero.
-RTOL, ATOL = 1e-4, 2e-6
+RTOL, ATOL = 1e-4, 1e-6
+
+# In a whole run the denoiser's data differ too: they are what the VAE's last digits made of the
+# windows. Behind a modulation that starts at zero its gradients are small, and Adam scales what
+# differs in them up with the rest: a thousandth of the furthest that it goes in 40 steps.
+WHOLE_RUN_ATOL = {"vae": ATOL, "ldm": 1e-3 * 40 * 1e-3}
 
 # A bias of keys shifts all logits of a softmax alike, so its gradient is zero but for rounding, and
 # Adam, which divides by the gradient's own size, makes that a full step in a random direction. It
@@ -63,10 +68,10 @@ def compared(figures, stage):
     return names
 
 
-def worst(one, other, stage):
+def worst(one, other, stage, atol=ATOL):
     """The largest difference in units of what is tolerated."""
     return max(
-        np.max(np.abs(one[name] - other[name]) / (ATOL + RTOL * np.abs(one[name])))
+        np.max(np.abs(one[name] - other[name]) / (atol + RTOL * np.abs(one[name])))
         for name in compared(one, stage)
     )
 
@@ -91,7 +96,8 @@ def test_four_devices_train_as_one(runs, stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_that_test_sees_a_gradient_that_is_not_averaged(runs, stage):
     """pmap does not: with `out_axes=None` it returns one device's state."""
-    assert worst(runs["one"], runs["unaveraged"], stage) > 10
+    for atol in (ATOL, WHOLE_RUN_ATOL[stage]):
+        assert worst(runs["one"], runs["unaveraged"], stage, atol) > 10
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -134,8 +140,14 @@ def test_a_batch_that_does_not_divide_is_an_error(server, launch_flags, tmp_path
 
 # Two processes of one device each.
 
-SHORT = tuple(
-    f"--config.{stage}.{key}" for stage in STAGES for key in ("steps=40", "eval_every=10")
+# As in device_worker.py: a learning rate that ATOL is a thousandth of, and no rounding to bfloat16.
+SHORT = (
+    *(
+        f"--config.{stage}.{key}"
+        for stage in STAGES
+        for key in ("steps=40", "eval_every=10", "optimizer.learning_rate=1e-3")
+    ),
+    "--config.ldm.model.precision=float32",
 )
 
 
@@ -204,7 +216,7 @@ def final_figures(workdir):
 def assert_same_as_single(workdir, single):
     one, two = final_figures(single), final_figures(workdir)
     for stage in STAGES:
-        assert worst(one, two, stage) < 1
+        assert worst(one, two, stage, WHOLE_RUN_ATOL[stage]) < 1
     assert [(r["stage"], r["step"]) for r in records(workdir)] == [
         (r["stage"], r["step"]) for r in records(single)
     ]
