@@ -68,13 +68,14 @@ def measure(name: str, seeds: int, protocol: str, window: int, runs: pathlib.Pat
     label = name + ("" if protocol == "paper" else f"_{protocol}")
     label += "" if window == 24 else f"_{window}"
     path = RESULTS / f"quality_{label}.json"
-    fresh = json.loads(path.read_text()).get("fresh") if path.exists() else None
+    config = configuration.load(f"configs/{name}.py")
+    config.data.protocol, config.data.window = protocol, window
+    configuration.validate(config)
+    before = json.loads(path.read_text()) if path.exists() else {}
+    fresh = before["fresh"] if "fresh" in before else fresh_scores(config)
     results = []
     for seed in range(seeds):
-        config = configuration.load(f"configs/{name}.py")
         config.seed = config.sample.seed = seed
-        config.data.protocol, config.data.window = protocol, window
-        configuration.validate(config)
         results.append(one_run(config, runs / f"{label}-{seed}"))
         found = {
             "set": name,
@@ -82,11 +83,10 @@ def measure(name: str, seeds: int, protocol: str, window: int, runs: pathlib.Pat
             "window": window,
             "config": config.to_dict() | {"seed": list(range(len(results)))},
             "runs": results,
-            "fresh": fresh or fresh_scores(config),
+            "fresh": fresh,
             "machine": machine(),
             "versions": suite.versions(),
         }
-        fresh = found["fresh"]
         path.write_text(json.dumps(found, indent=1) + "\n")
 
 
@@ -246,13 +246,12 @@ def fresh_row(results: dict[str, dict[str, Any]], score: str) -> list[str]:
     """What real windows of the simulators score in our samples' place."""
     cells = []
     for name, result in results.items():
-        unit = PUBLISHED_UNIT.get((name, score), 1.0)
-        runs = result.get("fresh") and np.multiply(unit, result["fresh"][score])
-        if runs is None:
+        if not result.get("fresh"):
             cells.append("")
-        else:
-            width = half_width(float(stats.sem(runs)), len(runs) - 1)
-            cells.append(f"{_number(float(np.mean(runs)))} ± {_number(width)}")
+            continue
+        runs = np.multiply(PUBLISHED_UNIT.get((name, score), 1.0), result["fresh"][score])
+        width = half_width(float(stats.sem(runs)), len(runs) - 1)
+        cells.append(f"{_number(float(np.mean(runs)))} ± {_number(width)}")
     return ["| fresh draws of the simulator | " + " | ".join(cells) + " |"] if any(cells) else []
 
 

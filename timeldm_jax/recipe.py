@@ -26,6 +26,7 @@ from timeldm_jax import pipeline
 from timeldm_jax.config import ConfigError
 from timeldm_jax.data.load import Dataset
 from timeldm_jax.diffusion import samplers
+from timeldm_jax.metrics import context_fid
 from timeldm_jax.metrics.discriminative import discriminative_runs
 
 _log = logging.getLogger(__name__)
@@ -36,7 +37,6 @@ MOST_LATENTS = 4_096
 VAE_SHARE = 0.15
 FEWEST_STEPS = 200
 SCORES_SHARE = 0.3  # of the budget, at most; evaluators train for less otherwise
-ENCODER_STEPS = 600  # of Context-FID's network as published, where the config says 0
 REPORT_SECONDS = 25.0
 START_SECONDS = 35.0  # compilation
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -108,7 +108,7 @@ def choose_steps(config: ConfigDict, dataset: Dataset) -> ConfigDict:
         shorter = SCORES_SHARE * budget / scores
         for key in ("discriminative_steps", "predictive_steps"):
             config.evaluate[key] = max(round(config.evaluate[key] * shorter), 10)
-        encoder_steps = config.evaluate.context_fid_steps or ENCODER_STEPS
+        encoder_steps = config.evaluate.context_fid_steps or context_fid.STEPS
         config.evaluate.context_fid_steps = max(round(encoder_steps * shorter), 10)
         scores *= shorter
         _log.info(
@@ -169,7 +169,7 @@ def _scores_seconds(config: ConfigDict, dataset: Dataset) -> float:
     gru = timed[1] / 20
     speed = _product_rate() / 400e9  # of the machine that the figures below are from
     length = series.window / 24
-    fitting = 39 * (evaluators.context_fid_steps or ENCODER_STEPS) / ENCODER_STEPS
+    fitting = 39 * (evaluators.context_fid_steps or context_fid.STEPS) / context_fid.STEPS
     contrast = evaluators.repeats / 5 * length * (fitting + 0.66e-3 * (real + synthetic)) / speed
     others = 1e-4 * (real + synthetic) * length * len(series.columns) / 5
     steps = evaluators.discriminative_steps + 0.55 * evaluators.predictive_steps
