@@ -1,7 +1,7 @@
 """What do longer windows cost, in scores, time and memory, beside a recurrent generator?
 
     python benchmarks/studies/lengths.py             # 24 to 256 scored; 1,024 and 4,096 timed
-    python benchmarks/studies/lengths.py --cost      # timed only
+    python benchmarks/studies/lengths.py --lengths=1024,4096   # these, beside what is there
 
 ETTh. Each length runs in a process of its own, so that its peak memory is its own. The recurrent
 generator is a three-layer GRU (as in TimeGAN) of as many parameters as VAE and denoiser together,
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from study import Row, curves, folder, short, summary, write
+from study import RESULTS, Row, folder, short, summary, write
 
 from timeldm_jax import pipeline, run
 from timeldm_jax.data import load
@@ -31,7 +31,7 @@ from timeldm_jax.generator import Generator
 SCORED = (24, 64, 128, 256)
 TIMED = (1_024, 4_096)
 BATCHES = {1_024: 16, 4_096: 4}  # windows a step where 128 would not fit a small machine
-DRAWN = 100  # windows whose sampling is timed
+DRAWN = 100  # windows whose sampling is timed, or the batch where it is smaller
 QUESTION = "What do longer windows cost, beside a recurrent generator of the same size?"
 
 
@@ -50,25 +50,52 @@ class Recurrent(nn.Module):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--lengths", default=",".join(map(str, (*SCORED, *TIMED))))
     parser.add_argument("--one", type=int, help="a length, in this process")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if arguments.one:
-        print(json.dumps(one(arguments.one, arguments.one in SCORED and not arguments.cost)))
+        print(json.dumps(one(arguments.one)))
         return
-    rows: list[Row] = []
-    for length in (*SCORED, *TIMED):
+    asked = [int(length) for length in arguments.lengths.split(",")]
+    path = RESULTS / "study_lengths.json"
+    before = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows: list[Row] = [row for row in before if row["length"] not in asked]
+    for length in asked:
         command = [sys.executable, __file__, f"--one={length}"]
-        command += ["--cost"] if arguments.cost else []
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
-        scored = [row for row in rows if "context_fid" in row]
-        write("lengths", QUESTION, rows, lambda axes, s=scored: curves(axes, s, "length"))
+        rows.sort(key=lambda row: row["length"])
+        write("lengths", QUESTION, rows, lambda axes: draw(axes, rows))
 
 
-def one(length: int, scored: bool) -> Row:
-    """Cost, and scores where asked for, of one length."""
+def draw(axes: Any, rows: list[Row]) -> None:
+    """Context-FID, the cost of training and that of sampling over length."""
+    scored = [row for row in rows if "context_fid" in row]
+    for label, key, style in (("ours", "mean", "o-"), ("floor", "floor", ":")):
+        values = [row["context_fid"][key] for row in scored]
+        axes[0].plot([row["length"] for row in scored], values, style, label=label)
+    axes[0].set_title("context_fid")
+    lengths = [row["length"] for row in rows]
+    for label in ("vae", "ldm"):
+        values = [row[f"{label} ms a step"] / row["batch"] for row in rows]
+        axes[1].plot(lengths, values, "o-", label=label)
+    values = [row["recurrent"]["ms a step"] / row["batch"] for row in rows]
+    axes[1].plot(lengths, values, "o-", label="recurrent")
+    axes[1].set_title("ms a window of a training step")
+    axes[2].plot(lengths, [row["draw ms a window"] for row in rows], "o-", label="ours")
+    values = [row["recurrent"]["draw ms a window"] for row in rows]
+    axes[2].plot(lengths, values, "o-", label="recurrent")
+    axes[2].set_title("ms a window drawn")
+    for axis in axes:
+        axis.set_xlabel("length")
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.legend()
+
+
+def one(length: int) -> Row:
+    """Cost of one length, and scores of those that are `SCORED`."""
     batch = BATCHES.get(length, 128)
     changed: dict[str, Any] = {"data__window": length, "vae__batch": batch, "ldm__batch": batch}
     if length in TIMED:  # a covariance of window · latent squared would not fit
@@ -81,10 +108,11 @@ def one(length: int, scored: bool) -> Row:
         chunked = config.copy_and_resolve_references()
         chunked[stage].chunk = 5
         row[f"{stage} ms a step"] = round(1e3 * pipeline.step_seconds(chunked, dataset, stage), 1)
-    row["draw ms a window"] = round(1e3 * draw_seconds(config, models) / DRAWN, 2)
+    drawn = min(DRAWN, batch)
+    row["draw ms a window"] = round(1e3 * draw_seconds(config, models, drawn) / drawn, 2)
     row["peak GiB"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
-    row["recurrent"] = recurrent(config, dataset, batch)
-    if scored:
+    row["recurrent"] = recurrent(config, dataset, batch, drawn)
+    if length in SCORED:
         workdir = folder("lengths", str(length))
         start = time.monotonic()
         run.run_stages(config, workdir, ("vae", "ldm", "sample"))
@@ -94,8 +122,8 @@ def one(length: int, scored: bool) -> Row:
     return row
 
 
-def draw_seconds(config: Any, models: pipeline.Models) -> float:
-    """Of sampling `DRAWN` windows with weights that were not trained."""
+def draw_seconds(config: Any, models: pipeline.Models, drawn: int) -> float:
+    """Of sampling some windows with weights that were not trained."""
     stats = jax.tree.map(jnp.ones_like, pipeline.zero_stats(config, models))
     vae = pipeline.init_vae_state(config, models).params
     ldm = pipeline.init_ldm_state(config, models, stats).params
@@ -110,7 +138,7 @@ def draw_seconds(config: Any, models: pipeline.Models) -> float:
         schema=None,
         meta={},
     )
-    index = jnp.arange(DRAWN)
+    index = jnp.arange(drawn)
     for _ in range(2):  # the first compiles
         start = time.monotonic()
         jax.block_until_ready(generator._draw(vae, ldm, stats, jax.random.key(0), index))
@@ -118,7 +146,7 @@ def draw_seconds(config: Any, models: pipeline.Models) -> float:
     return seconds
 
 
-def recurrent(config: Any, dataset: load.Dataset, batch: int) -> dict[str, float]:
+def recurrent(config: Any, dataset: load.Dataset, batch: int, drawn: int) -> dict[str, float]:
     """Milliseconds a training step and a drawn window of a GRU of as many parameters."""
     features = len(dataset.series.columns)
     models = pipeline.build_models(config, features)
@@ -143,17 +171,17 @@ def recurrent(config: Any, dataset: load.Dataset, batch: int) -> dict[str, float
         updates, state = optimizer.update(jax.grad(loss)(params), state)
         return optax.apply_updates(params, updates), state
 
-    draw = jax.jit(lambda params: model.apply(params, jnp.zeros((DRAWN, x.shape[1], features))))
+    sample = jax.jit(lambda params: model.apply(params, jnp.zeros((drawn, x.shape[1], features))))
     state = optimizer.init(params)
     timed = {}
-    works = {"ms a step": lambda: step(params, state), "draw ms a window": lambda: draw(params)}
+    works = {"ms a step": lambda: step(params, state), "draw ms a window": lambda: sample(params)}
     for name, work in works.items():
         times = []
         for _ in range(3):
             start = time.monotonic()
             jax.block_until_ready(work())
             times.append(time.monotonic() - start)
-        timed[name] = round(1e3 * min(times) / (DRAWN if "draw" in name else 1), 2)
+        timed[name] = round(1e3 * min(times) / (drawn if "draw" in name else 1), 2)
     found = sum(leaf.size for leaf in jax.tree.leaves(params))
     return timed | {"parameters": found, "parameters of VAE and denoiser": int(np.int64(size))}
 

@@ -129,13 +129,12 @@ def bars(axes: Any, rows: list[Row]) -> None:
         axis.set_title(name)
 
 
-def curves(axes: Any, rows: list[Row], key: str, log: bool = True) -> None:
+def curves(axes: Any, rows: list[Row], key: str) -> None:
     """A panel a score: its value over a number of the rows."""
     for axis, name in zip(axes, SHOWN, strict=True):
         axis.plot([row[key] for row in rows], [row[name]["mean"] for row in rows], "o-")
         axis.plot([row[key] for row in rows], [row[name]["floor"] for row in rows], "0.3", ls=":")
         axis.set_xlabel(key)
         axis.set_yscale("log")
-        if log:
-            axis.set_xscale("log", base=2)
+        axis.set_xscale("log", base=2)
         axis.set_title(name)
