@@ -173,4 +173,10 @@ def sampled(config, models, stats, vae_params, ldm_params):
         schema=None,
         meta={},
     )
-    return {"samples": np.concatenate(list(generator.sample(23, seed=5)))}
+    drawn = generator._draw(
+        generator.vae_params, generator.ldm_params, stats, jax.random.key(5), jnp.arange(24)
+    )
+    return {
+        "samples": np.concatenate(list(generator.sample(23, seed=5))),
+        "drawn": np.asarray(drawn)[:23],  # not yet within the range of any data
+    }

@@ -216,9 +216,11 @@ def test_windows_of_ones_own_set_the_length():
     config = tiny(window=99)
     windows = np.stack([rows()[i : i + WINDOW] for i in range(0, 110, 4)])
     model = TimeLDM(config=config).fit(windows)
-    samples = model.sample(4)
-    assert samples.shape == (4, WINDOW, 3)
-    assert np.isfinite(samples).all()
+    samples = model.sample(200)
+    assert samples.shape == (200, WINDOW, 3)
+    low, high = (f(windows, axis=(0, 1)).astype(np.float32) for f in (np.min, np.max))
+    assert ((samples >= low) & (samples <= high)).all()
+    assert (samples.std(axis=(0, 1)) > 0.01 * (high - low)).all()
     assert model.columns == ("feature_0", "feature_1", "feature_2")
     assert config.data.window == 99  # the caller's config is not changed
 

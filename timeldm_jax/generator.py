@@ -60,8 +60,9 @@ class Generator:
     def sample(self, count: int, seed: int) -> Iterator[Float[np.ndarray, "n window feature"]]:
         """Yields batches of synthetic windows in the data's own units, float64.
 
-        Window i is a function of (seed, i) alone, whatever the batch size. Windows of a table are
-        as its columns can hold them (`table.snap`), within the range of the table.
+        Window i is a function of (seed, i) alone, whatever the batch size. Values lie between the
+        smallest and largest of the training data; windows of a table are as its columns can hold
+        them (`table.snap`), within the range of the table.
 
         Args:
           count: windows in all.
@@ -75,7 +76,10 @@ class Generator:
             index = jnp.arange(first, first + batch)
             drawn = self._draw(self.vae_params, self.ldm_params, self.stats, key, index)
             windows = self._finish(np.asarray(drawn)[: count - first])
-            yield windows if self.schema is None else tables.within_range(windows, self.schema)
+            if self.schema is None:
+                yield np.clip(windows, self.scaler.low, self.scaler.high)
+            else:
+                yield tables.within_range(windows, self.schema)
 
     def complete(
         self, observed: Float[np.ndarray, "n window feature"], seed: int, *turns: int
