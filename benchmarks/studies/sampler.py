@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from study import ROOT, SHOWN, Row, summary, write
+from study import ROOT, Row, curves, summary, write
 
 from timeldm_jax import run
 from timeldm_jax.data import load
@@ -28,7 +28,6 @@ WAYS = (
     *(("heun", steps, 0.0) for steps in (5, 9, 18, 36)),
     *(("heun", 36, churn) for churn in (4.0, 20.0)),
 )
-LINES = (("polar", 0.0), ("heun", 0.0), ("heun", 4.0), ("heun", 20.0))
 
 
 def main() -> None:
@@ -70,14 +69,11 @@ def drawn(
 
 def draw(axes: Any, rows: list[Row]) -> None:
     """A panel a score over evaluations, a line a sampler."""
-    for axis, name in zip(axes, SHOWN, strict=True):
-        for solver, churn in LINES:
-            line = [row for row in rows if (row["solver"], row["churn"]) == (solver, churn)]
-            label = solver + (f", churn {churn:g}" if churn else "")
-            places = [row["evaluations"] for row in line]
-            axis.plot(places, [row[name]["mean"] for row in line], "o-", label=label)
-        axis.axhline(rows[0][name]["floor"], color="0.3", linestyle=":")
-        axis.set(xlabel="network evaluations", xscale="log", yscale="log", title=name)
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        label = row["solver"] + (f", churn {row['churn']:g}" if row["churn"] else "")
+        lines.setdefault(label, []).append(row)
+    curves(axes, rows, "evaluations", **lines)
     axes[0].legend(fontsize=7)
 
 

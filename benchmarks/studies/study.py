@@ -6,6 +6,7 @@ the benchmark table. Each writes benchmarks/results/study_<name>.json and docs/s
 """
 
 import argparse
+import itertools
 import json
 import logging
 import pathlib
@@ -17,6 +18,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from etils import epath
+from matplotlib import ticker
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
@@ -119,22 +121,36 @@ def write(study: str, question: str, rows: list[Row], draw: Callable[[Any], None
 
 
 def bars(axes: Any, rows: list[Row]) -> None:
-    """A panel a score: a bar a row, the floor as a line."""
+    """A panel a score: a bar a row with its 95% interval, the floor as a line."""
     for axis, name in zip(axes, SHOWN, strict=True):
         places = range(len(rows))
-        axis.barh(places, [row[name]["mean"] for row in rows], color="C0")
-        axis.axvline(rows[0][name]["floor"], color="0.3", linestyle=":")
+        means = [row[name]["mean"] for row in rows]
+        axis.barh(places, means, xerr=_half_widths(rows, name), color="C0", ecolor="0.5")
+        for row, place in zip(rows, places, strict=True):
+            axis.plot(2 * [row[name]["floor"]], [place - 0.4, place + 0.4], "0.1", ls=":")
         axis.set_yticks(places, [row["label"] for row in rows] if name == SHOWN[0] else [])
         axis.invert_yaxis()
         axis.set_title(name)
+        if max(means) > 50 * min(means):
+            axis.set_xscale("log")
 
 
-def curves(axes: Any, rows: list[Row], key: str) -> None:
-    """A panel a score: its value over a number of the rows."""
+def curves(axes: Any, rows: list[Row], key: str, **lines: list[Row]) -> None:
+    """A panel a score: its value over a number of the rows, a line each where there are several."""
     for axis, name in zip(axes, SHOWN, strict=True):
-        axis.plot([row[key] for row in rows], [row[name]["mean"] for row in rows], "o-")
-        axis.plot([row[key] for row in rows], [row[name]["floor"] for row in rows], "0.3", ls=":")
-        axis.set_xlabel(key)
-        axis.set_yscale("log")
-        axis.set_xscale("log", base=2)
-        axis.set_title(name)
+        for label, line in (lines or {"": rows}).items():
+            places = [row[key] for row in line]
+            values = [row[name]["mean"] for row in line]
+            axis.errorbar(
+                places, values, _half_widths(line, name), fmt="o-", capsize=2, label=label
+            )
+        axis.plot([row[key] for row in rows], [row[name]["floor"] for row in rows], "0.1", ls=":")
+        axis.set(xlabel=key, xscale="log", yscale="log", title=name)
+        ticks = sorted({row[key] for row in rows})
+        apart = [ticks[0]] + [b for a, b in itertools.pairwise(ticks) if b > 1.1 * a]
+        axis.set_xticks(apart, [str(tick) for tick in apart])
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
+
+
+def _half_widths(rows: list[Row], name: str) -> list[float]:
+    return [row[name]["half_width"] or 0.0 for row in rows]
