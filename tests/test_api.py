@@ -11,9 +11,12 @@ import pandas as pd
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from timeldm_jax import TimeLDM
+from timeldm_jax import TimeLDM, pipeline
 from timeldm_jax import config as c
 from timeldm_jax.config import ConfigError
+from timeldm_jax.data import load
+from timeldm_jax.data import schema as schemas
+from timeldm_jax.data import table as tables
 from timeldm_jax.data.sources import DataError
 from timeldm_jax.metrics import suite
 from timeldm_jax.training.checkpoint import CheckpointError
@@ -223,6 +226,41 @@ def test_windows_of_ones_own_set_the_length():
     assert (samples.std(axis=(0, 1)) > 0.01 * (high - low)).all()
     assert model.columns == ("feature_0", "feature_1", "feature_2")
     assert config.data.window == 99  # the caller's config is not changed
+
+
+def test_matched_samples_have_the_datas_quantiles_whatever_the_training(tmp_path):
+    config = tiny()
+    config.sample.update({"match_margins": True, "batch": 1_000})
+    windows = np.stack([rows()[i : i + WINDOW] for i in range(0, 110, 4)])
+    model = TimeLDM(config=config).fit(windows)
+    series = model._dataset.series
+    levels = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+    def error(samples):
+        found, real = (
+            np.quantile(a, levels, axis=(0, 1)) for a in (samples, series.windows(series.train))
+        )
+        return np.abs((found - real) / SCALE).max()
+
+    # The rows of a window depend on each other: these are 10,000 and the map's 20,000 windows.
+    assert error(model.sample(10_000)) < 0.02
+    unmatched = dataclasses.replace(model._trained(), margins=None)
+    assert error(np.concatenate(list(unmatched.sample(10_000, 0)))) > 0.06
+    model.save(str(tmp_path / "model"), report=False)
+    again = TimeLDM.load(str(tmp_path / "model")).sample(50)
+    np.testing.assert_array_equal(again, model.sample(50))
+
+
+def test_only_values_of_a_table_are_matched():
+    config = tiny()
+    config.sample.match_margins = True
+    config.data.window = 12
+    frame, schema = tables.prepare(mixed(), "the table", tables.Options())
+    dataset = load.from_table(frame, schema, config)
+    roles = [feature.role for feature in schemas.features(schema)]
+    found = pipeline._margins(config, dataset)
+    assert [row is not None for row in found] == [role == "value" for role in roles]
+    assert len(set(roles)) > 1
 
 
 def test_a_data_frame_brings_its_names_and_a_temporary_directory_goes_with_its_model(model):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timeldm_jax.data.load import check_array, from_windows, make_dataset
-from timeldm_jax.data.scaling import Scaler, fit_scaler
+from timeldm_jax.data.scaling import MARGIN_LEVELS, Scaler, fit_scaler, margins
 from timeldm_jax.data.series import (
     DeviceWindows,
     Series,
@@ -380,3 +380,14 @@ def test_too_few_windows_of_ones_own():
         from_windows(np.random.default_rng(0).normal(size=(9, 6, 2)), ("a", "b"), "paper")
     with pytest.raises(DataError, match="'future' needs one series in time"):
         from_windows(np.random.default_rng(0).normal(size=(20, 6, 2)), ("a", "b"), "future")
+
+
+def test_margins_are_quantiles_of_what_is_known():
+    values = np.stack([np.linspace(-1, 3, 10_001), np.full(10_001, np.nan)], axis=1)
+    values[::2, 1] = np.linspace(0, 1, 5_001) ** 2
+    found = margins(values)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[0], 4 * MARGIN_LEVELS - 1, atol=1e-6)
+    np.testing.assert_allclose(found[1], MARGIN_LEVELS**2, atol=1e-6)
+    assert (np.diff(MARGIN_LEVELS) > 0).all()
+    np.testing.assert_allclose(MARGIN_LEVELS, 1 - MARGIN_LEVELS[::-1], atol=1e-12)

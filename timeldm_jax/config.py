@@ -107,6 +107,7 @@ def base() -> ConfigDict:
             "batch": 1_000,  # windows a call: bounds memory
             "solver": "polar",  # polar | heun; see diffusion/samplers.py
             "steps": 36,  # network evaluations of polar; 2·steps − 1 of heun
+            "match_margins": False,  # map each value feature to the training data's distribution
             "churn": 0.0,  # S_churn of the stochastic sampler, heun's
             "sigma_min": 0.002,
             "sigma_max": 80.0,
@@ -162,6 +163,7 @@ def apply_published(config: ConfigDict, *, epoch_steps: int, epochs: int = 15_00
     config.ldm.noise = ConfigDict({"sigma_data": 0.5, "log_mean": -1.2, "log_std": 1.2})
     config.sample.solver = "heun"
     config.sample.steps = 50
+    config.sample.match_margins = False
     config.sample.churn = 1.0
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax import pipeline
+from timeldm_jax.data import scaling
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.scaling import Scaler
 from timeldm_jax.data.schema import Schema
@@ -27,6 +28,8 @@ from timeldm_jax.training.steps import LatentStats
 
 PRIOR_SAMPLES, PRIOR_BATCH = 4_000, 1_000
 COMPLETION = 1  # folded into the key of a seed: completions share no noise with samples
+MARGINS = 2  # neither do the draws that samples' distributions are learnt from
+MARGIN_SAMPLES = 20_000
 MARGIN = 2  # rows at the end of a window that extensions do not use
 PyTree = Any
 
@@ -45,6 +48,8 @@ class Generator:
       columns: names of the features.
       schema: what the columns of the user's table are, or None where the data was no table.
       meta: metadata of the diffusion checkpoint.
+      margins: quantiles of the scaled training data that samples are mapped to, NaN for features
+        that are left alone; None where `sample.match_margins` is off.
     """
 
     config: ConfigDict
@@ -56,12 +61,15 @@ class Generator:
     columns: tuple[str, ...]
     schema: Schema | None
     meta: dict[str, Any]
+    margins: Float[np.ndarray, "feature level"] | None = None
 
     def sample(self, count: int, seed: int) -> Iterator[Float[np.ndarray, "n window feature"]]:
         """Yields batches of synthetic windows in the data's own units, float64.
 
         Window i is a function of (seed, i) alone, whatever the batch size. Values lie between the
-        smallest and largest of the training data; windows of a table are as its columns can hold
+        smallest and largest of the training data, and with `config.sample.match_margins` each
+        feature is distributed as in it (an increasing map that 20,000 other samples define, drawn
+        at the first call); windows of a table are as its columns can hold
         them (`table.snap`), within the range of the table.
 
         Args:
@@ -75,6 +83,8 @@ class Generator:
         for first in range(0, count, batch):
             index = jnp.arange(first, first + batch)
             drawn = self._draw(self.vae_params, self.ldm_params, self.stats, key, index)
+            if self.margins is not None:
+                drawn = match_margins(drawn, self._drawn_margins, self.margins)
             windows = self._finish(np.asarray(drawn)[: count - first])
             if self.schema is None:
                 yield np.clip(windows, self.scaler.low, self.scaler.high)
@@ -184,6 +194,17 @@ class Generator:
         )
 
     @functools.cached_property
+    def _drawn_margins(self) -> Float[np.ndarray, "feature level"]:
+        """`data.scaling.margins` of the model's own samples: not of those that are mapped."""
+        key, drawn = jax.random.fold_in(jax.random.key(0), MARGINS), []
+        batch = jax.local_device_count() * PRIOR_BATCH
+        for first in range(0, MARGIN_SAMPLES, batch):
+            index = jnp.arange(first, first + batch)
+            windows = self._draw(self.vae_params, self.ldm_params, self.stats, key, index)
+            drawn.append(np.asarray(windows)[: MARGIN_SAMPLES - first])
+        return scaling.margins(np.concatenate(drawn).reshape(-1, len(self.columns)))
+
+    @functools.cached_property
     def _draw_latents(self) -> Any:
         """The compiled draw of the diffusion's latents by their numbers."""
         c = self.config.sample
@@ -236,6 +257,21 @@ class Generator:
         return steps.bind(vae, vae_params, "decode")(z)
 
 
+@jax.jit
+def match_margins(
+    windows: Float[Array, "n time feature"],
+    drawn: Float[Array, "feature level"],
+    real: Float[Array, "feature level"],
+) -> Float[Array, "n time feature"]:
+    """Windows mapped feature by feature, increasing, so that quantiles `drawn` become `real`.
+
+    Linear between quantiles, and no further than the outermost. A feature whose `real` is NaN stays
+    as it is.
+    """
+    interpolate = jax.vmap(jnp.interp, in_axes=(-1, 0, 0), out_axes=-1)
+    return jnp.where(jnp.isnan(real[:, 0]), windows, interpolate(windows, drawn, real))
+
+
 def joins(count: int, window: int) -> Int[np.ndarray, " joins"]:
     """Rows of an extension by `count` rows at which another window begins to be drawn.
 
@@ -247,6 +283,13 @@ def joins(count: int, window: int) -> Int[np.ndarray, " joins"]:
     steps_apart = random.integers(max(window // 4, 1), most + 1, count)
     found = np.cumsum(steps_apart)
     return found[found < count]
+
+
+def _margins(meta: dict[str, Any]) -> Float[np.ndarray, "feature level"] | None:
+    if meta["margins"] is None:
+        return None
+    untouched = [np.nan] * len(scaling.MARGIN_LEVELS)
+    return np.array([row or untouched for row in meta["margins"]], np.float32)
 
 
 def load_generator(workdir: epath.Path) -> Generator:
@@ -274,4 +317,5 @@ def load_generator(workdir: epath.Path) -> Generator:
         columns=columns,
         schema=None if meta["schema"] is None else Schema.from_json(meta["schema"]),
         meta=meta,
+        margins=_margins(meta),
     )

@@ -20,6 +20,8 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
+from timeldm_jax.data import scaling
+from timeldm_jax.data import schema as schemas
 from timeldm_jax.data.load import Dataset
 from timeldm_jax.data.series import DeviceWindows, Missing, fill, gather
 from timeldm_jax.models.denoiser import Denoiser
@@ -194,7 +196,7 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None
         _schedule(config.ldm),
         workdir / "ldm",
         loop.Journal(workdir),
-        meta | {"vae_step": vae_step},
+        meta | {"vae_step": vae_step, "margins": _margins(config, dataset)},
     )
 
 
@@ -350,6 +352,21 @@ def _meta(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
         "versions": {name: metadata.version(name) for name in names}
         | {"python": platform.python_version()},
     }
+
+
+def _margins(config: ConfigDict, dataset: Dataset) -> list[list[float] | None] | None:
+    """Quantiles of scaled training rows for `sample.match_margins`; None for flags and words."""
+    if not config.sample.match_margins:
+        return None
+    series = dataset.series
+    trained = np.zeros(len(series.values) + 1, int)  # +1 where a window begins, −1 after it ends
+    np.add.at(trained, series.train, 1)
+    np.add.at(trained, series.train + series.window, -1)
+    found = scaling.margins(dataset.scaled()[np.cumsum(trained)[:-1] > 0]).tolist()
+    if dataset.schema is None:
+        return found
+    layout = schemas.features(dataset.schema)
+    return [row if f.role == "value" else None for row, f in zip(found, layout, strict=True)]
 
 
 def _valid_sample(starts: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
