@@ -18,7 +18,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.ldm.steps = 3_000
     config.ldm.optimizer.learning_rate = 5e-4
     config.sample.count = WINDOWS
-    config.sample.match_margins = True
     return c.choose_variant(
         config, variant, {"paper": paper, "released": released, "quick": c.apply_quick}
     )

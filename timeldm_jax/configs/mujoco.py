@@ -16,7 +16,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.vae.model.latent = 14
     config.ldm.steps = 7_000  # the loss of trajectories that were not trained on rises later
     config.sample.count = WINDOWS
-    config.sample.match_margins = True
+    config.sample.match_margins = True  # some of its wide axes keep tails that are too heavy
     return c.choose_variant(
         config, variant, {"paper": paper, "released": released, "quick": c.apply_quick}
     )
