@@ -13,13 +13,11 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from timeldm_jax import TimeLDM, pipeline
 from timeldm_jax import config as c
-from timeldm_jax.config import ConfigError
 from timeldm_jax.data import load
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
-from timeldm_jax.data.sources import DataError
+from timeldm_jax.errors import CheckpointError, ConfigError, DataError
 from timeldm_jax.metrics import suite
-from timeldm_jax.training.checkpoint import CheckpointError
 
 WINDOW = 8
 NAMES = ("<script>", "a$b", "plain name")

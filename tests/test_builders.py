@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from timeldm_jax.data import builders, sources
-from timeldm_jax.data.sources import DataError, FileSpec
+from timeldm_jax.data.sources import FileSpec
+from timeldm_jax.errors import DataError
 
 SMALL = {"window": 12, "count": 30, "test_count": 20, "valid_count": 10}
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -12,8 +12,8 @@ import pytest
 from etils import epath
 
 import timeldm_jax
+from timeldm_jax.errors import CheckpointError
 from timeldm_jax.training import beta, checkpoint, state, steps
-from timeldm_jax.training.checkpoint import CheckpointError
 from timeldm_jax.training.steps import LatentStats
 
 LOGGER = "timeldm_jax.training.checkpoint"

@@ -11,9 +11,9 @@ import pytest
 
 from timeldm_jax import config as c
 from timeldm_jax import pipeline
-from timeldm_jax.config import ConfigError
 from timeldm_jax.data.builders import COLUMNS
 from timeldm_jax.data.sources import FILES
+from timeldm_jax.errors import ConfigError
 
 PACKAGE = pathlib.Path(c.__file__).parent
 SETS = ("sines", "mujoco", "stocks", "etth", "fmri", "energy")

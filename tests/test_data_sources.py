@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from timeldm_jax.data import sources
-from timeldm_jax.data.sources import FILES, DataError, FileSpec
+from timeldm_jax.data.sources import FILES, FileSpec
+from timeldm_jax.errors import DataError
 
 DATA_DIR = pathlib.Path(
     os.environ.get("TIMELDM_DATA_DIR")

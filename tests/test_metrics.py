@@ -14,7 +14,7 @@ from etils import epath
 from scipy import stats
 
 from timeldm_jax import evaluate
-from timeldm_jax.data.sources import DataError
+from timeldm_jax.errors import DataError
 from timeldm_jax.metrics import suite
 from timeldm_jax.metrics.correlational import (
     correlational_runs,

@@ -9,8 +9,8 @@ import quick
 
 from timeldm_jax import config as configuration
 from timeldm_jax import pipeline, recipe
-from timeldm_jax.config import ConfigError
 from timeldm_jax.data import load, table
+from timeldm_jax.errors import ConfigError
 
 
 def asked(**data):

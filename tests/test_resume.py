@@ -21,9 +21,8 @@ from etils import epath
 from timeldm_jax import pipeline
 from timeldm_jax.data.load import make_dataset
 from timeldm_jax.data.series import split_series
+from timeldm_jax.errors import CheckpointError, NonFiniteLossError, Preempted
 from timeldm_jax.training import checkpoint, loop, parallel
-from timeldm_jax.training.checkpoint import CheckpointError
-from timeldm_jax.training.loop import NonFiniteLossError, Preempted
 
 STAGES = ("vae", "ldm")
 KILLS = 21

@@ -17,7 +17,7 @@ from timeldm_jax.data.series import (
     join_trajectories,
     split_series,
 )
-from timeldm_jax.data.sources import DataError
+from timeldm_jax.errors import DataError
 
 FEW = settings(max_examples=60, deadline=None)
 

@@ -14,8 +14,8 @@ from timeldm_jax.data import load, schema, table
 from timeldm_jax.data.scaling import Curve, Scaler, fit_scaler
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.series import Missing, hide, split_series
-from timeldm_jax.data.sources import DataError
 from timeldm_jax.data.table import Options
+from timeldm_jax.errors import DataError
 
 ROWS = 60
 

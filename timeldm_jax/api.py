@@ -25,11 +25,10 @@ from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.load import Dataset
 from timeldm_jax.data.series import split_series
-from timeldm_jax.data.sources import DataError
+from timeldm_jax.errors import CheckpointError, DataError
 from timeldm_jax.generator import Generator, joins, load_generator
 from timeldm_jax.metrics import seams, suite
 from timeldm_jax.training import checkpoint
-from timeldm_jax.training.checkpoint import CheckpointError
 
 Source = str | os.PathLike[str] | pd.DataFrame | np.ndarray
 LARGEST_REPORT = 10_000  # windows that a report scores

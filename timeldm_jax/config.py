@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from timeldm_jax.data.series import PROTOCOLS, SPLITS
 from timeldm_jax.data.table import IRREGULAR, MISSING
 from timeldm_jax.diffusion.samplers import SOLVERS
+from timeldm_jax.errors import ConfigError
 from timeldm_jax.metrics.suite import Evaluators
 from timeldm_jax.models.denoiser import PRECISIONS
 from timeldm_jax.models.vae import VAE
@@ -25,10 +26,6 @@ from timeldm_jax.training.beta import BetaConfig
 from timeldm_jax.training.steps import LAYOUTS, NoiseConfig, OptimizerConfig, make_optimizer
 
 MOST_PRINCIPAL = 10_000  # latents of a window: their covariance then takes 0.8 GB, minutes to solve
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be run; the message names the key."""
 
 
 def base() -> ConfigDict:

@@ -10,11 +10,11 @@ from absl import app, flags
 from etils import epath
 from jaxtyping import Float, Int
 
-from timeldm_jax.data.sources import DataError
+from timeldm_jax.errors import DataError
 from timeldm_jax.metrics import suite
 from timeldm_jax.metrics.memorisation import memorisation
+from timeldm_jax.progress import progress
 from timeldm_jax.samples import read_windows
-from timeldm_jax.training import loop
 
 _REAL = flags.DEFINE_string(
     "real", None, "Real windows: .npy, .npz or .csv, (windows, time, features) or a table."
@@ -67,7 +67,7 @@ def evaluate(
       DataError: as `suite.score`.
     """
     others = training if training is not None else fresh
-    with loop.progress("evaluate", 6, unit="score") as show:
+    with progress("evaluate", 6, unit="score") as show:
         scores = suite.score(
             real,
             synthetic,

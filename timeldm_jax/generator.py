@@ -22,7 +22,8 @@ from timeldm_jax.data.scaling import Scaler
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.diffusion import conditional, edm, samplers
 from timeldm_jax.pipeline import Models
-from timeldm_jax.training import checkpoint, loop, state, steps
+from timeldm_jax.progress import progress
+from timeldm_jax.training import checkpoint, state, steps
 from timeldm_jax.training.state import TrainState
 from timeldm_jax.training.steps import LatentStats
 
@@ -130,7 +131,7 @@ class Generator:
         series = np.full((len(before), rows + count, before.shape[2]), np.nan)
         series[:, :rows] = before
         start = rows
-        with loop.progress("extend", count, unit="row") as show:
+        with progress("extend", count, unit="row") as show:
             for step, end in enumerate(ends):
                 observed = np.full((len(before), window, before.shape[2]), np.nan)
                 # The last rows of a window bend more than others: they are drawn and thrown away.

@@ -20,10 +20,7 @@ from ml_collections import config_flags
 
 from timeldm_jax import config as configuration
 from timeldm_jax import run as runs
-from timeldm_jax.config import ConfigError
-from timeldm_jax.data.sources import DataError
-from timeldm_jax.training.checkpoint import CheckpointError
-from timeldm_jax.training.loop import NonFiniteLossError, Preempted
+from timeldm_jax.errors import USER_ERRORS, ConfigError, Preempted
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, path.py or path.py:variant; looked up here, then in the package."
@@ -49,7 +46,6 @@ _PROCESS_ID = flags.DEFINE_integer(
 
 EXIT_USAGE = 2
 EXIT_PREEMPTED = 128 + signal.SIGTERM
-USER_ERRORS = (ConfigError, DataError, CheckpointError, NonFiniteLossError)
 
 
 def main(argv: list[str]) -> None:

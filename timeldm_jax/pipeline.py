@@ -24,6 +24,7 @@ from timeldm_jax.data import scaling
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data.load import Dataset
 from timeldm_jax.data.series import DeviceWindows, Missing, fill, gather
+from timeldm_jax.errors import CheckpointError, ConfigError
 from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.training import beta, checkpoint, loop, losses, parallel, state, steps
@@ -73,7 +74,7 @@ def make_batch(config: ConfigDict, stage: str) -> steps.Batch:
     try:
         return parallel.make_batch(config[stage].batch, config[stage].get("microbatch"))
     except ValueError as error:
-        raise configuration.ConfigError(f"config.{stage}.batch: {error}") from error
+        raise ConfigError(f"config.{stage}.batch: {error}") from error
 
 
 def init_vae_state(config: ConfigDict, models: Models) -> TrainState:
@@ -175,7 +176,7 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None
         return
     if not _finished(workdir / "vae", config.vae.steps, meta):
         # Latents of a VAE that changes afterwards would train a diffusion that fits no decoder.
-        raise checkpoint.CheckpointError(
+        raise CheckpointError(
             f"the VAE in {workdir / 'vae'} is not trained to step {config.vae.steps}; "
             "run the vae stage first"
         )
@@ -292,7 +293,7 @@ def load_vae(
     read_meta = checkpoint.share_meta if share else checkpoint.read_meta
     ldm_meta = read_meta(workdir / "ldm")
     if ldm_meta is not None and ldm_meta["vae_step"] != meta["step"]:
-        raise checkpoint.CheckpointError(
+        raise CheckpointError(
             f"the diffusion in {workdir / 'ldm'} was trained on the VAE of step "
             f"{ldm_meta['vae_step']}, which is damaged or gone; delete {workdir / 'ldm'} to train "
             f"it again on the VAE of step {meta['step']}"
@@ -308,7 +309,7 @@ def read_config(workdir: epath.Path) -> ConfigDict:
     """
     path = workdir / "config.json"
     if not path.exists():
-        raise checkpoint.CheckpointError(f"{path} does not exist: {workdir} holds no model")
+        raise CheckpointError(f"{path} does not exist: {workdir} holds no model")
     config = ConfigDict(json.loads(path.read_text()))
     configuration.validate(config)
     return config

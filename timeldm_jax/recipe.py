@@ -23,9 +23,9 @@ from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
 from timeldm_jax import pipeline
-from timeldm_jax.config import ConfigError
 from timeldm_jax.data.load import Dataset
 from timeldm_jax.diffusion import samplers
+from timeldm_jax.errors import ConfigError
 from timeldm_jax.metrics import context_fid
 from timeldm_jax.metrics.discriminative import discriminative_runs
 

@@ -14,18 +14,18 @@ from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
 from timeldm_jax import evaluate, pipeline, recipe
-from timeldm_jax.config import ConfigError
 from timeldm_jax.data import load
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.load import Dataset
 from timeldm_jax.data.schema import Schema
-from timeldm_jax.data.sources import DataError
+from timeldm_jax.errors import ConfigError, DataError
 from timeldm_jax.generator import load_generator
 from timeldm_jax.metrics import suite
 from timeldm_jax.models.vae import VAE
+from timeldm_jax.progress import progress
 from timeldm_jax.samples import read_windows, write_npz
-from timeldm_jax.training import checkpoint, loop, parallel, steps
+from timeldm_jax.training import checkpoint, parallel, steps
 
 _log = logging.getLogger(__name__)
 
@@ -228,7 +228,7 @@ def sample(config: ConfigDict, workdir: epath.Path) -> None:
     generator = load_generator(workdir)
     count = config.sample.count
     shape = (count, generator.models.vae.window, len(generator.columns))
-    with loop.progress("sample", count, unit="window") as show:
+    with progress("sample", count, unit="window") as show:
 
         def batches() -> Any:
             done = 0

@@ -10,7 +10,7 @@ import pandas as pd
 from etils import epath
 from jaxtyping import Float
 
-from timeldm_jax.data.sources import DataError
+from timeldm_jax.errors import DataError
 
 Windows = Float[np.ndarray, "n time feature"]
 

@@ -25,7 +25,7 @@ from absl import logging
 from jaxtyping import Float
 
 from timeldm_jax.data import sources
-from timeldm_jax.data.sources import DataError
+from timeldm_jax.errors import DataError
 
 CACHE_DIR_VARIABLE = "TIMELDM_CACHE_DIR"
 REAL = ("stocks", "etth", "fmri", "energy")

@@ -14,7 +14,7 @@ from timeldm_jax.data import table as tables
 from timeldm_jax.data.scaling import Scaler, fit_scaler
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.series import Missing, Series, join_trajectories, split_series
-from timeldm_jax.data.sources import DataError
+from timeldm_jax.errors import DataError
 
 FEWEST_LEVELS = 1024  # float32 numbers that a column's range must at least hold
 

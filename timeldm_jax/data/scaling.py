@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from timeldm_jax.data.sources import DataError
+from timeldm_jax.errors import DataError
 
 LEVELS = 1_000  # quantiles that a curve keeps at most
 TAIL = (0.0, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)

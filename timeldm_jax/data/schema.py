@@ -19,7 +19,7 @@ from etils import epath
 from pandas.api.types import pandas_dtype
 from pandas.tseries.api import guess_datetime_format
 
-from timeldm_jax.data.sources import DataError
+from timeldm_jax.errors import DataError
 
 Kind = Literal["float", "integer", "boolean", "category", "datetime", "drop"]
 Scaling = Literal["minmax", "standard", "quantile", "log", "constant"]

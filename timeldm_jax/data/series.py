@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from timeldm_jax.data.sources import DataError
+from timeldm_jax.errors import DataError
 
 PROTOCOLS = ("paper", "heldout", "future")
 SPLITS = ("time", "entity")

@@ -23,6 +23,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from timeldm_jax.errors import DataError
+
 DATA_DIR_VARIABLE = "TIMELDM_DATA_DIR"
 DOWNLOAD_TIMEOUT_S = 30.0
 
@@ -30,10 +32,6 @@ SINES_COLUMNS = tuple(f"sine_{i}" for i in range(5))
 # The state of dm_control's planar hopper: three root coordinates, four hinges, and their rates.
 HOPPER_JOINTS = ("rootx", "rootz", "rooty", "waist", "hip", "knee", "ankle")
 HOPPER_COLUMNS = tuple(f"{kind}_{joint}" for kind in ("pos", "vel") for joint in HOPPER_JOINTS)
-
-
-class DataError(ValueError):
-    """A fault in the data, or in how it was asked for, that the user can fix."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pandas.api.types import pandas_dtype
 
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data.schema import Clock, Column, Schema
-from timeldm_jax.data.sources import DataError
+from timeldm_jax.errors import DataError
 
 _log = logging.getLogger(__name__)
 

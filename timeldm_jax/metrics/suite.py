@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from timeldm_jax.data.scaling import fit_scaler
-from timeldm_jax.data.sources import DataError
+from timeldm_jax.errors import DataError
 from timeldm_jax.metrics import context_fid, distribution
 from timeldm_jax.metrics.correlational import correlational_runs, fifths
 from timeldm_jax.metrics.discriminative import discriminative_runs

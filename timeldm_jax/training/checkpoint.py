@@ -20,15 +20,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from timeldm_jax.errors import CheckpointError
 from timeldm_jax.training import parallel
 
 _log = logging.getLogger(__name__)
 
 CHECKSUMS = "checksums.json"
-
-
-class CheckpointError(RuntimeError):
-    """No checkpoint can be used."""
 
 
 def save(

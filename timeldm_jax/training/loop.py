@@ -9,30 +9,21 @@ import json
 import logging
 import math
 import signal
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
+from timeldm_jax.errors import CheckpointError, NonFiniteLossError, Preempted
+from timeldm_jax.progress import progress
 from timeldm_jax.training import checkpoint, parallel
 from timeldm_jax.training.parallel import Chunk
 from timeldm_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite."""
-
-
-class Preempted(RuntimeError):
-    """SIGTERM or SIGINT arrived; the state is saved and the same command resumes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +130,7 @@ def train(
     Raises:
       NonFiniteLossError: a step's loss was not finite.
       Preempted: SIGTERM or SIGINT; the state was saved first.
-      checkpoint.CheckpointError: checkpoints exist and none can be used.
+      CheckpointError: checkpoints exist and none can be used.
     """
     restored = checkpoint.restore_latest(folder, state)
     if restored is not None:
@@ -198,7 +189,7 @@ def train(
 def check_fingerprint(folder: epath.Path, saved: dict[str, Any], meta: dict[str, Any]) -> None:
     """Raises CheckpointError unless a checkpoint's metadata is of the data in `meta`."""
     if saved["fingerprint"] != meta["fingerprint"]:
-        raise checkpoint.CheckpointError(
+        raise CheckpointError(
             f"the data changed since {folder} was trained (fingerprint "
             f"{saved['fingerprint'][:12]}…, now {meta['fingerprint'][:12]}…); use another "
             "--workdir, or put the data back"
@@ -259,49 +250,3 @@ def _stop_signal() -> Iterator[threading.Event]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def progress(
-    stage: str, total: int, start: int = 0, unit: str = "step"
-) -> Iterator[Callable[[int, dict[str, Any]], None]]:
-    """A progress bar with loss and time left on a terminal, plain lines otherwise.
-
-    Yields a function of the count so far and the numbers to show (`loss` and `valid_loss`), or what
-    is under way (`now`).
-    """
-    if jax.process_index() != 0:
-        yield lambda done, numbers: None
-        return
-    if sys.stderr.isatty():
-        with tqdm(total=total, initial=start, desc=stage, unit=unit, dynamic_ncols=True) as bar:
-
-            def show(done: int, numbers: dict[str, Any]) -> None:
-                bar.update(done - bar.n)
-                bar.set_postfix_str(_summary(numbers))
-
-            yield show
-        return
-    began = time.monotonic()
-    last_line = [-math.inf]
-
-    def print_line(done: int, numbers: dict[str, Any]) -> None:
-        now = time.monotonic()
-        if now - last_line[0] < 10 and done < total and not {"valid_loss", "now"} & numbers.keys():
-            return
-        last_line[0] = now
-        left = (now - began) / max(done - start, 1) * (total - done)
-        print(
-            f"{stage}: {unit} {done}/{total}, {_summary(numbers)}"
-            f"{now - began:.0f} s so far, {left:.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    yield print_line
-
-
-def _summary(numbers: dict[str, Any]) -> str:
-    shown = ("loss", "valid_loss", "beta")
-    text = "".join(f"{name} {numbers[name]:.4g}, " for name in shown if name in numbers)
-    return text + (f"{numbers['now']}, " if "now" in numbers else "")
