@@ -15,7 +15,8 @@ from problems import Problem, make_training, with_sample_steps
 from torch import nn
 
 from timeldm_jax.diffusion import edm, samplers
-from timeldm_jax.training import losses, steps
+from timeldm_jax.models import bind
+from timeldm_jax.training import losses
 
 WINDOWS = 16
 BETA = 0.01
@@ -106,7 +107,7 @@ def _compare_denoiser(problem: Problem, module: nn.Module, params: Any) -> Diffe
     sigma_data = problem.config.ldm.noise.sigma_data
 
     def loss_fn(params: Any) -> tuple[jax.Array, jax.Array]:
-        network = steps.bind(problem.models.denoiser, params)
+        network = bind(problem.models.denoiser, params)
         loss = jnp.mean(edm.denoising_loss(network, z, noise, sigma, sigma_data))
         return loss, network(z, sigma)
 
@@ -129,7 +130,7 @@ def _compare_sampling(problem: Problem, modules: tuple[Any, Any], params: tuple[
 
     @jax.jit
     def sample(vae_params: Any, ldm_params: Any) -> jax.Array:
-        network, c = steps.bind(denoiser, ldm_params), config.sample
+        network, c = bind(denoiser, ldm_params), config.sample
         sigma_data = config.ldm.noise.sigma_data
         z = samplers.heun(
             lambda z, sigma: edm.denoise(network, z, sigma, sigma_data),

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
-from timeldm_jax import pipeline
+from timeldm_jax import latents, pipeline
 from timeldm_jax.data.scaling import Scaler
 from timeldm_jax.data.series import DeviceWindows
 from timeldm_jax.generator import Generator
@@ -42,7 +42,7 @@ class Problem:
     models: pipeline.Models
     values: np.ndarray
     starts: np.ndarray
-    posteriors: steps.Posteriors
+    posteriors: latents.Posteriors
 
 
 def with_sample_steps(config: ConfigDict, heun_steps: int) -> ConfigDict:
@@ -63,7 +63,7 @@ def make_problem(config: ConfigDict, features: int, windows: int) -> Problem:
         models=models,
         values=random.random((windows + config.data.window - 1, features), np.float32),
         starts=np.arange(windows, dtype=np.int32),
-        posteriors=steps.Posteriors(mean, np.full(shape, -5, np.float32)),
+        posteriors=latents.Posteriors(mean, np.full(shape, -5, np.float32)),
     )
 
 
@@ -122,9 +122,9 @@ def make_training(problem: Problem, stage: str, *, in_parts: bool = True) -> Tra
     )
 
 
-def _latent_stats(problem: Problem) -> steps.LatentStats:
+def _latent_stats(problem: Problem) -> latents.LatentStats:
     config = problem.config.ldm
-    return pipeline.latent_stats(problem.posteriors, config.latents, config.noise.sigma_data)
+    return latents.latent_stats(problem.posteriors, config.latents, config.noise.sigma_data)
 
 
 def make_generator(problem: Problem) -> Generator:

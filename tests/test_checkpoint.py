@@ -13,8 +13,8 @@ from etils import epath
 
 import timeldm_jax
 from timeldm_jax.errors import CheckpointError
+from timeldm_jax.latents import LatentStats
 from timeldm_jax.training import beta, checkpoint, state, steps
-from timeldm_jax.training.steps import LatentStats
 
 LOGGER = "timeldm_jax.training.checkpoint"
 META = {"columns": ["a", "b"], "fingerprint": "f" * 64, "scaler": {"low": [0.1], "high": [1e300]}}

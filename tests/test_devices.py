@@ -13,7 +13,7 @@ import pytest
 from etils import epath
 from test_resume import lines, records, wait_until
 
-from timeldm_jax import pipeline
+from timeldm_jax import latents, pipeline
 from timeldm_jax.training import checkpoint, parallel
 
 WORKER = "device_worker"
@@ -195,7 +195,7 @@ def final_figures(workdir):
     """Weights at the end of both stages by name, and the training losses."""
     config = pipeline.read_config(epath.Path(workdir))
     models = pipeline.build_models(config, 5)
-    stats = pipeline.zero_stats(config, models)
+    stats = latents.zero_stats(models.flat, config.ldm.latents)
     templates = {
         "vae": lambda: pipeline.init_vae_state(config, models),
         "ldm": lambda: pipeline.init_ldm_state(config, models, stats),

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from timeldm_jax import config as configuration
-from timeldm_jax import pipeline
+from timeldm_jax import latents, pipeline
 from timeldm_jax.data.scaling import margins
 from timeldm_jax.data.series import DeviceWindows
 from timeldm_jax.diffusion import samplers
@@ -78,13 +78,13 @@ def vae_problem(micro=None):
     return step, batch, train, data
 
 
-def ldm_problem(latents="principal"):
+def ldm_problem(layout="principal"):
     batch = steps.Batch(16)
     optimizer = steps.make_optimizer(OPTIMIZER, 10)
     step = steps.ldm_step(DENOISER, optimizer, OPTIMIZER, NOISE, batch)
-    posteriors = steps.Posteriors(normal(5, 53, 6), normal(6, 53, 6) - 3)
+    posteriors = latents.Posteriors(normal(5, 53, 6), normal(6, 53, 6) - 3)
     host = jax.tree.map(np.asarray, posteriors)
-    stats = pipeline.latent_stats(host, latents, NOISE.sigma_data)
+    stats = latents.latent_stats(host, layout, NOISE.sigma_data)
     params = DENOISER.init(jax.random.key(0), jnp.zeros((1, 6)), jnp.zeros(1))["params"]
     train = state.init(params, optimizer, jax.random.key(1), latent_stats=stats)
     return step, batch, train, posteriors
@@ -178,14 +178,14 @@ def test_standardised_draws_have_mean_zero_and_variance_one():
     rng = np.random.default_rng(0)
     mean = rng.normal(size=(20_000, 3)) * [0.1, 1.0, 5.0] + [1.0, -2.0, 0.0]
     log_variance = np.log([0.04, 1.0, 0.01]) + np.zeros((20_000, 3))
-    posteriors = steps.Posteriors(mean.astype(np.float32), log_variance.astype(np.float32))
-    stats = pipeline.latent_stats(posteriors, "standard", 1.0)
+    posteriors = latents.Posteriors(mean.astype(np.float32), log_variance.astype(np.float32))
+    stats = latents.latent_stats(posteriors, "standard", 1.0)
     draws = mean + np.exp(log_variance / 2) * rng.normal(size=mean.shape)
     standard = stats.apply(draws)
     # Standard errors at n = 2e4: 0.007 of the mean, 0.005 of the deviation; 4 of each.
     np.testing.assert_allclose(standard.mean(axis=0), 0, atol=0.028)
     np.testing.assert_allclose(standard.std(axis=0), 1, atol=0.02)
-    raw = pipeline.latent_stats(posteriors, "raw", 1.0)
+    raw = latents.latent_stats(posteriors, "raw", 1.0)
     np.testing.assert_array_equal(raw.apply(draws), draws)
 
 
@@ -194,8 +194,8 @@ def test_principal_draws_are_uncorrelated_and_come_back(monkeypatch):
     rng = np.random.default_rng(1)
     mean = rng.normal(size=(20_000, 4)) @ rng.normal(size=(4, 4)) + [1.0, -2.0, 0.0, 5.0]
     log_variance = np.log([0.04, 1.0, 0.01, 0.1]) + np.zeros((20_000, 4))
-    posteriors = steps.Posteriors(mean.astype(np.float32), log_variance.astype(np.float32))
-    stats = pipeline.latent_stats(posteriors, "principal", 0.5)
+    posteriors = latents.Posteriors(mean.astype(np.float32), log_variance.astype(np.float32))
+    stats = latents.latent_stats(posteriors, "principal", 0.5)
     draws = mean + np.exp(log_variance / 2) * rng.normal(size=mean.shape)
     covariance = np.cov(stats.apply(draws).T)
     # Widest first; as a whole of the mean square asked for. Sampling error at n = 2e4, as above.
@@ -213,8 +213,8 @@ def test_untrained_samples_have_the_latents_covariance():
     """A network that answers 0 leaves the denoiser of the Gaussian: samples are its draws."""
     rng = np.random.default_rng(2)
     mean = (rng.normal(size=(5_000, 4)) @ rng.normal(size=(4, 4)) + 3).astype(np.float32)
-    posteriors = steps.Posteriors(mean, np.full(mean.shape, -4, np.float32))
-    stats = pipeline.latent_stats(posteriors, "principal", 1.0)
+    posteriors = latents.Posteriors(mean, np.full(mean.shape, -4, np.float32))
+    stats = latents.latent_stats(posteriors, "principal", 1.0)
     deviation = stats.sigma_data(1.0)
     unit, sigmas = normal(7, 40_000, 4), samplers.karras_sigmas(4, 0.002, 80.0, 7.0)
     z = samplers.polar(lambda z, sigma: 0 * z, unit, sigmas, deviation)
@@ -235,8 +235,8 @@ def test_a_generator_draws_the_same_latents_with_either_solver():
     config.ldm.model.update(hidden=16, blocks=1, precision="float32")
     models = pipeline.build_models(config, 3)
     mixed = normal(1, 500, 12) @ normal(2, 12, 12)
-    posteriors = steps.Posteriors(np.asarray(mixed), np.full(mixed.shape, -5, np.float32))
-    stats = pipeline.latent_stats(posteriors, "principal", 1.0)
+    posteriors = latents.Posteriors(np.asarray(mixed), np.full(mixed.shape, -5, np.float32))
+    stats = latents.latent_stats(posteriors, "principal", 1.0)
     initial = pipeline.init_ldm_state(config, models, stats).params
     params = jax.tree.map(lambda a: a + 0.1 * normal(a.size, *a.shape), initial)
     index = jnp.arange(64)

@@ -19,11 +19,12 @@ from timeldm_jax.data.series import PROTOCOLS, SPLITS
 from timeldm_jax.data.table import IRREGULAR, MISSING
 from timeldm_jax.diffusion.samplers import SOLVERS
 from timeldm_jax.errors import ConfigError
+from timeldm_jax.latents import LAYOUTS
 from timeldm_jax.metrics.suite import Evaluators
 from timeldm_jax.models.denoiser import PRECISIONS
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.training.beta import BetaConfig
-from timeldm_jax.training.steps import LAYOUTS, NoiseConfig, OptimizerConfig, make_optimizer
+from timeldm_jax.training.steps import NoiseConfig, OptimizerConfig, make_optimizer
 
 MOST_PRINCIPAL = 10_000  # latents of a window: their covariance then takes 0.8 GB, minutes to solve
 
@@ -93,7 +94,7 @@ def base() -> ConfigDict:
                 "precision": "bfloat16",  # of what enters matrix products: float32 | bfloat16
             },
             "optimizer": _optimizer(learning_rate=2e-3, b2=0.999, ema=0.999),
-            "latents": "principal",  # raw | standard | principal; see pipeline.latent_stats
+            "latents": "principal",  # raw | standard | principal; see latents.latent_stats
             "noise": {"sigma_data": 1.0, "log_mean": 0.5, "log_std": 1.6},
         }
     )

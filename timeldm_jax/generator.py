@@ -21,11 +21,12 @@ from timeldm_jax.data import table as tables
 from timeldm_jax.data.scaling import Scaler
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.diffusion import conditional, edm, samplers
+from timeldm_jax.latents import LatentStats
+from timeldm_jax.models import bind
 from timeldm_jax.pipeline import Models
 from timeldm_jax.progress import progress
-from timeldm_jax.training import checkpoint, state, steps
+from timeldm_jax.training import checkpoint, state
 from timeldm_jax.training.state import TrainState
-from timeldm_jax.training.steps import LatentStats
 
 PRIOR_SAMPLES, PRIOR_BATCH = 4_000, 1_000
 COMPLETION = 1  # folded into the key of a seed: completions share no noise with samples
@@ -165,7 +166,7 @@ class Generator:
             index: Array,
             observed: Array,
         ) -> Array:
-            network = steps.bind(denoiser, ldm_params)
+            network = bind(denoiser, ldm_params)
 
             def noise(number: Array | int) -> Array:
                 return state.normal(jax.random.fold_in(key, number), index, (self.models.flat,))
@@ -213,7 +214,7 @@ class Generator:
         sigma_data = self.config.ldm.noise.sigma_data
 
         def draw(ldm_params: PyTree, stats: LatentStats, key: Array, index: Array) -> Array:
-            network = steps.bind(self.models.denoiser, ldm_params)
+            network = bind(self.models.denoiser, ldm_params)
 
             def noise(number: Array | int) -> Array:
                 return state.normal(jax.random.fold_in(key, number), index, (self.models.flat,))
@@ -255,7 +256,7 @@ class Generator:
         """Windows in [0, 1] of the diffusion's flat latents."""
         vae = self.models.vae
         z = stats.invert(z).reshape(-1, vae.window, vae.latent)
-        return steps.bind(vae, vae_params, "decode")(z)
+        return bind(vae, vae_params, "decode")(z)
 
 
 @jax.jit

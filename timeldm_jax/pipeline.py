@@ -16,27 +16,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
+from timeldm_jax import latents
 from timeldm_jax.data import scaling
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data.load import Dataset
 from timeldm_jax.data.series import DeviceWindows, Missing, fill, gather
 from timeldm_jax.errors import CheckpointError, ConfigError
+from timeldm_jax.latents import LatentStats, Posteriors
+from timeldm_jax.models import bind
 from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.training import beta, checkpoint, loop, losses, parallel, state, steps
 from timeldm_jax.training.state import TrainState
-from timeldm_jax.training.steps import LatentStats, Posteriors
 
 _log = logging.getLogger(__name__)
 
-ENCODE_BATCH = 1024
 VALID_WINDOWS = 1024
 LDM_VALID_DRAWS = 4
-STATS_BATCH = 16_384
 PyTree = Any
 
 
@@ -95,6 +95,11 @@ def init_ldm_state(config: ConfigDict, models: Models, stats: LatentStats) -> Tr
     params = jax.jit(models.denoiser.init)(init_key, jnp.zeros((1, models.flat)), jnp.zeros(1))
     optimizer = steps.make_optimizer(configuration.optimizer_config(config.ldm), config.ldm.steps)
     return state.init(params["params"], optimizer, train_key, latent_stats=stats)
+
+
+def zero_stats(config: ConfigDict, models: Models) -> LatentStats:
+    """Latent statistics of the right shapes, the template of a checkpoint."""
+    return latents.zero_stats(models.flat, config.ldm.latents)
 
 
 def make_vae_step(config: ConfigDict, models: Models, missing: Missing | None) -> steps.Step:
@@ -183,10 +188,10 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None
     models = build_models(config, len(dataset.series.columns))
     vae_params, vae_step = load_vae(config, models, workdir, share=True)
     values = dataset.scaled()
-    posteriors = encode(models.vae, vae_params, values, dataset.series.train)
-    valid = encode(models.vae, vae_params, values, _valid_sample(dataset.series.valid))
+    posteriors = latents.encode(models.vae, vae_params, values, dataset.series.train)
+    valid = latents.encode(models.vae, vae_params, values, _valid_sample(dataset.series.valid))
     noise_config = configuration.noise_config(config)
-    stats = latent_stats(posteriors, config.ldm.latents, noise_config.sigma_data)
+    stats = latents.latent_stats(posteriors, config.ldm.latents, noise_config.sigma_data)
     stats = parallel.share_from_first(stats)  # axes are unique only up to sign and rounding
     loop.train(
         "ldm",
@@ -199,77 +204,6 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None
         loop.Journal(workdir),
         meta | {"vae_step": vae_step, "margins": _margins(config, dataset)},
     )
-
-
-def encode(
-    vae: VAE,
-    params: PyTree,
-    values: Float[np.ndarray, "rows feature"],
-    starts: Int[np.ndarray, " windows"],
-) -> Posteriors:
-    """The posteriors of the windows at `starts`, numpy `(windows, T·m)` each, in large batches."""
-    data = DeviceWindows(jnp.asarray(values), jnp.asarray(starts))
-
-    @jax.jit
-    def encode_batch(params: PyTree, data: DeviceWindows, index: Array) -> tuple[Array, Array]:
-        x = fill(gather(data, index, vae.window))
-        return steps.bind(vae, params, "encode")(x)
-
-    parts = []
-    for first in range(0, len(starts), ENCODE_BATCH):
-        # The last batch repeats its last window rather than compile for another size.
-        index = np.minimum(np.arange(first, first + ENCODE_BATCH), len(starts) - 1)
-        count = min(ENCODE_BATCH, len(starts) - first)
-        mean, log_variance = encode_batch(params, data, index)
-        parts.append(
-            tuple(np.asarray(a).reshape(ENCODE_BATCH, -1)[:count] for a in (mean, log_variance))
-        )
-    mean, log_variance = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return Posteriors(mean, log_variance)
-
-
-def latent_stats(posteriors: Posteriors, latents: str, sigma_data: float) -> LatentStats:
-    """How latents are laid out for the diffusion, from posterior draws of the training windows.
-
-    - `raw`: as they are.
-    - `standard`: zero mean and unit variance per coordinate.
-    - `principal`: turned to the principal axes of the draws' covariance, widest first, and scaled
-      as a whole to a mean square of `sigma_data²`; each keeps its own deviation.
-
-    The covariance of draws is that of the means plus the mean of the variances.
-    """
-    flat = posteriors.mean.shape[1]
-    if latents == "raw":
-        return LatentStats(np.zeros(flat, np.float32), np.ones(flat, np.float32))
-    mean = posteriors.mean.mean(axis=0, dtype=np.float64)
-    own_variance = np.zeros(flat)
-    covariance = np.zeros((flat, flat)) if latents == "principal" else None
-    variance = np.zeros(flat)
-    for first in range(0, len(posteriors.mean), STATS_BATCH):  # bounds the memory of float64
-        part = slice(first, first + STATS_BATCH)
-        centred = posteriors.mean[part] - mean
-        own_variance += np.exp(posteriors.log_variance[part], dtype=np.float64).sum(axis=0)
-        if covariance is None:
-            variance += np.square(centred).sum(axis=0)
-        else:
-            covariance += centred.T @ centred
-    if covariance is None:
-        variance = (variance + own_variance) / len(posteriors.mean)
-        return LatentStats(mean.astype(np.float32), np.sqrt(variance).astype(np.float32))
-    covariance = (covariance + np.diag(own_variance)) / len(posteriors.mean)
-    variance, axes = np.linalg.eigh(covariance)
-    variance, axes = np.maximum(variance[::-1], 1e-12 * variance[-1]), axes[:, ::-1]
-    scale = np.sqrt(variance.mean()) / sigma_data
-    stats = LatentStats(mean, np.full(flat, scale), axes, np.sqrt(variance) / scale)
-    return jax.tree.map(lambda array: np.ascontiguousarray(array, np.float32), stats)
-
-
-def zero_stats(config: ConfigDict, models: Models) -> LatentStats:
-    """Latent statistics of the shapes that `latent_stats` gives: the template of a checkpoint."""
-    flat = jnp.zeros(models.flat)
-    if config.ldm.latents != "principal":
-        return LatentStats(flat, flat)
-    return LatentStats(flat, flat, jnp.zeros((models.flat, models.flat)), flat)
 
 
 def load_vae(
@@ -386,7 +320,7 @@ def _vae_validation(vae: VAE, data: DeviceWindows) -> Any:
 
     @jax.jit
     def evaluate(params: PyTree, x: Array, noise: Array) -> dict[str, Array]:
-        output = steps.bind(vae, params)(fill(x), noise)
+        output = bind(vae, params)(fill(x), noise)
         terms = losses.reconstruction_terms(x, output.reconstruction, gaps=True)
         return {"loss": losses.reconstruction_loss(terms, vae.window), "l1": terms.l1}
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
-from timeldm_jax import evaluate, pipeline, recipe
+from timeldm_jax import evaluate, latents, pipeline, recipe
 from timeldm_jax.data import load
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
@@ -22,10 +22,11 @@ from timeldm_jax.data.schema import Schema
 from timeldm_jax.errors import ConfigError, DataError
 from timeldm_jax.generator import load_generator
 from timeldm_jax.metrics import suite
+from timeldm_jax.models import bind
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.progress import progress
 from timeldm_jax.samples import read_windows, write_npz
-from timeldm_jax.training import checkpoint, parallel, steps
+from timeldm_jax.training import checkpoint, parallel
 
 _log = logging.getLogger(__name__)
 
@@ -329,12 +330,12 @@ def comparable(
 
 def reconstruct(vae: VAE, params: Any, scaled: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """The VAE's reconstruction of windows from their posterior means, `(n, time, feature)`."""
-    means = pipeline.encode(vae, params, scaled, starts).mean
-    decode = jax.jit(lambda p, z: steps.bind(vae, p, "decode")(z))
+    means = latents.encode(vae, params, scaled, starts).mean
+    decode = jax.jit(lambda p, z: bind(vae, p, "decode")(z))
     parts = []
-    for first in range(0, len(means), pipeline.ENCODE_BATCH):
-        z = means[first : first + pipeline.ENCODE_BATCH]
-        padded = np.resize(z, (pipeline.ENCODE_BATCH, vae.window, vae.latent))
+    for first in range(0, len(means), latents.ENCODE_BATCH):
+        z = means[first : first + latents.ENCODE_BATCH]
+        padded = np.resize(z, (latents.ENCODE_BATCH, vae.window, vae.latent))
         parts.append(np.asarray(decode(params, padded))[: len(z)])
     return np.concatenate(parts)
 

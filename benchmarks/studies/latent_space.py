@@ -16,21 +16,20 @@ from etils import epath
 from study import Row, chosen_set, folder, short, summary, write
 
 from timeldm_jax import config as configuration
-from timeldm_jax import pipeline, run
+from timeldm_jax import latents, pipeline, run
 from timeldm_jax.data import load
 from timeldm_jax.generator import Generator
-from timeldm_jax.training import checkpoint, loop, parallel, steps
+from timeldm_jax.models import bind
+from timeldm_jax.training import checkpoint, loop, parallel
 
 
 def main() -> None:
     name = chosen_set(__doc__.splitlines()[0])
     rows: list[Row] = []
-    for latents in ("standard", "principal"):
+    for layout in ("standard", "principal"):
         for space in ("data", "VAE without skips", "VAE with skips"):
-            config = short(
-                name, ldm__latents=latents, vae__model__skip=space != "VAE without skips"
-            )
-            label = f"{space}, {latents} axes"
+            config = short(name, ldm__latents=layout, vae__model__skip=space != "VAE without skips")
+            label = f"{space}, {layout} axes"
             rows.append(diffusion(config, label, in_data=space == "data"))
             write("latent_space", __doc__.splitlines()[0], rows, None)
     for skip in (False, True):
@@ -63,13 +62,13 @@ def data_space(config: Any, dataset: load.Dataset, workdir: epath.Path) -> Gener
     models = pipeline.build_models(config, len(dataset.series.columns))
     values = dataset.scaled()
 
-    def flat(starts: np.ndarray) -> steps.Posteriors:
+    def flat(starts: np.ndarray) -> latents.Posteriors:
         windows = values[starts[:, None] + np.arange(models.vae.window)].reshape(len(starts), -1)
-        return steps.Posteriors(windows, np.full(windows.shape, -40, np.float32))
+        return latents.Posteriors(windows, np.full(windows.shape, -40, np.float32))
 
     train, valid = flat(dataset.series.train), flat(dataset.series.valid)
     noise = configuration.noise_config(config)
-    stats = pipeline.latent_stats(train, config.ldm.latents, noise.sigma_data)
+    stats = latents.latent_stats(train, config.ldm.latents, noise.sigma_data)
     loop.train(
         "ldm",
         pipeline.init_ldm_state(config, models, stats),
@@ -90,7 +89,7 @@ def data_space(config: Any, dataset: load.Dataset, workdir: epath.Path) -> Gener
         models=models,
         vae_params=pipeline.init_vae_state(config, models).params,
         ldm_params=restored.ema,
-        stats=steps.LatentStats(*restored.latent_stats),
+        stats=latents.LatentStats(*restored.latent_stats),
         scaler=dataset.scaler,
         columns=dataset.series.columns,
         schema=dataset.schema,
@@ -107,7 +106,7 @@ def prior(config: Any, label: str) -> Row:
     params, _ = pipeline.load_vae(config, models, workdir)
     shape = (config.sample.count, models.vae.window, models.vae.latent)
     z = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    windows = np.asarray(jax.jit(lambda p, z: steps.bind(models.vae, p, "decode")(z))(params, z))
+    windows = np.asarray(jax.jit(lambda p, z: bind(models.vae, p, "decode")(z))(params, z))
     scores = run.evaluate_samples(config, dataset, dataset.scaler.unscale(windows), 0)
     return {"label": label} | summary(scores)
 

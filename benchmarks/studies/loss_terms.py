@@ -12,9 +12,10 @@ import jax
 import numpy as np
 from study import Row, chosen_set, folder, short, summary, write
 
-from timeldm_jax import pipeline, run
+from timeldm_jax import latents, pipeline, run
 from timeldm_jax.data import load
-from timeldm_jax.training import losses, steps
+from timeldm_jax.models import bind
+from timeldm_jax.training import losses
 
 TERMS = ("fft", "l1", "l2", "feature_mean")
 
@@ -48,11 +49,11 @@ def reconstructions(name: str, label: str, skip: bool, removed: str | None) -> R
     params, _ = pipeline.load_vae(config, models, workdir)
     random = np.random.default_rng(0)
     starts = random.choice(dataset.series.train, config.sample.count, replace=False)
-    posteriors = pipeline.encode(models.vae, params, dataset.scaled(), starts)
+    posteriors = latents.encode(models.vae, params, dataset.scaled(), starts)
     noise = random.normal(size=posteriors.mean.shape)
     z = (posteriors.mean + np.exp(posteriors.log_variance / 2) * noise).astype(np.float32)
     z = z.reshape(-1, models.vae.window, models.vae.latent)
-    windows = np.asarray(jax.jit(lambda p, z: steps.bind(models.vae, p, "decode")(z))(params, z))
+    windows = np.asarray(jax.jit(lambda p, z: bind(models.vae, p, "decode")(z))(params, z))
     scores = run.evaluate_samples(config, dataset, dataset.scaler.unscale(windows), 0)
     return {"label": label} | summary(scores)
 

@@ -7,24 +7,23 @@ batch is averaged over `axis`.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
 from timeldm_jax.data.series import DeviceWindows, Missing, gather, hide
 from timeldm_jax.diffusion import edm
+from timeldm_jax.latents import Posteriors
+from timeldm_jax.models import bind
 from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE, draw
 from timeldm_jax.training import beta as adaptive_beta
 from timeldm_jax.training import losses, state
 from timeldm_jax.training.state import TrainState
 
-LAYOUTS = ("raw", "standard", "principal")  # of latents; see `pipeline.latent_stats`
 Metrics = dict[str, Float[Array, ""]]
 Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
@@ -154,45 +153,6 @@ def vae_step(
     return step
 
 
-class Posteriors(NamedTuple):
-    """The posterior of every training window, flattened: what the latent diffusion trains on."""
-
-    mean: Float[Array | np.ndarray, "windows flat"]
-    log_variance: Float[Array | np.ndarray, "windows flat"]
-
-
-class LatentStats(NamedTuple):
-    """The affine map between the VAE's latents and those that the diffusion sees.
-
-    Attributes:
-      mean: subtracted first, `(flat,)`.
-      scale: divided by last, `(flat,)`.
-      axes: orthonormal columns that latents are turned to in between, `(flat, flat)`; `()` where
-        they are not turned.
-      deviation: standard deviation of each coordinate after that, `(flat,)`; `()` where it is the
-        noise's one `sigma_data` for all.
-    """
-
-    mean: Float[Array | np.ndarray, " flat"]
-    scale: Float[Array | np.ndarray, " flat"]
-    axes: Float[Array | np.ndarray, "flat flat"] | tuple[()] = ()
-    deviation: Float[Array | np.ndarray, " flat"] | tuple[()] = ()
-
-    def apply(self, z: Float[Array, "batch flat"]) -> Float[Array, "batch flat"]:
-        """From the VAE's latents to the diffusion's."""
-        z = z - self.mean
-        return (z if isinstance(self.axes, tuple) else z @ self.axes) / self.scale
-
-    def invert(self, z: Float[Array, "batch flat"]) -> Float[Array, "batch flat"]:
-        """From the diffusion's latents to the VAE's."""
-        z = z * self.scale
-        return (z if isinstance(self.axes, tuple) else z @ self.axes.T) + self.mean
-
-    def sigma_data(self, common: float) -> edm.Deviation:
-        """σ_data of each coordinate, or the one of all."""
-        return common if isinstance(self.deviation, tuple) else self.deviation
-
-
 @dataclasses.dataclass(frozen=True)
 class NoiseConfig:
     """EDM's noise distribution in training: `ln σ ~ N(log_mean, log_std²)`, and σ_data."""
@@ -248,11 +208,6 @@ def latent_loss(
         return jnp.mean(edm.denoising_loss(bind(model, params), z, noise, sigma, sigma_data))
 
     return loss_fn
-
-
-def bind(model: nn.Module, params: Any, method: str = "__call__") -> Callable[..., Any]:
-    """A method of the model as a function of its inputs."""
-    return lambda *inputs: model.apply({"params": params}, *inputs, method=method)
 
 
 def _descend(

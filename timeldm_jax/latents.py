@@ -1,0 +1,132 @@
+"""Latents between the two stages: posteriors, their statistics, and the diffusion's coordinates."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from timeldm_jax.data.series import DeviceWindows, fill, gather
+from timeldm_jax.diffusion import edm
+from timeldm_jax.models import bind
+from timeldm_jax.models.vae import VAE
+
+ENCODE_BATCH = 1024
+STATS_BATCH = 16_384
+LAYOUTS = ("raw", "standard", "principal")  # of latents; see `latent_stats`
+
+
+class Posteriors(NamedTuple):
+    """The posterior of every training window, flattened: what the latent diffusion trains on."""
+
+    mean: Float[Array | np.ndarray, "windows flat"]
+    log_variance: Float[Array | np.ndarray, "windows flat"]
+
+
+class LatentStats(NamedTuple):
+    """The affine map between the VAE's latents and those that the diffusion sees.
+
+    Attributes:
+      mean: subtracted first, `(flat,)`.
+      scale: divided by last, `(flat,)`.
+      axes: orthonormal columns that latents are turned to in between, `(flat, flat)`; `()` where
+        they are not turned.
+      deviation: standard deviation of each coordinate after that, `(flat,)`; `()` where it is the
+        noise's one `sigma_data` for all.
+    """
+
+    mean: Float[Array | np.ndarray, " flat"]
+    scale: Float[Array | np.ndarray, " flat"]
+    axes: Float[Array | np.ndarray, "flat flat"] | tuple[()] = ()
+    deviation: Float[Array | np.ndarray, " flat"] | tuple[()] = ()
+
+    def apply(self, z: Float[Array, "batch flat"]) -> Float[Array, "batch flat"]:
+        """From the VAE's latents to the diffusion's."""
+        z = z - self.mean
+        return (z if isinstance(self.axes, tuple) else z @ self.axes) / self.scale
+
+    def invert(self, z: Float[Array, "batch flat"]) -> Float[Array, "batch flat"]:
+        """From the diffusion's latents to the VAE's."""
+        z = z * self.scale
+        return (z if isinstance(self.axes, tuple) else z @ self.axes.T) + self.mean
+
+    def sigma_data(self, common: float) -> edm.Deviation:
+        """σ_data of each coordinate, or the one of all."""
+        return common if isinstance(self.deviation, tuple) else self.deviation
+
+
+def encode(
+    vae: VAE,
+    params: Any,
+    values: Float[np.ndarray, "rows feature"],
+    starts: Int[np.ndarray, " windows"],
+) -> Posteriors:
+    """The posteriors of the windows at `starts`, numpy `(windows, T·m)` each, in large batches."""
+    data = DeviceWindows(jnp.asarray(values), jnp.asarray(starts))
+
+    @jax.jit
+    def encode_batch(params: Any, data: DeviceWindows, index: Array) -> tuple[Array, Array]:
+        x = fill(gather(data, index, vae.window))
+        return bind(vae, params, "encode")(x)
+
+    parts = []
+    for first in range(0, len(starts), ENCODE_BATCH):
+        # The last batch repeats its last window rather than compile for another size.
+        index = np.minimum(np.arange(first, first + ENCODE_BATCH), len(starts) - 1)
+        count = min(ENCODE_BATCH, len(starts) - first)
+        mean, log_variance = encode_batch(params, data, index)
+        parts.append(
+            tuple(np.asarray(a).reshape(ENCODE_BATCH, -1)[:count] for a in (mean, log_variance))
+        )
+    mean, log_variance = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return Posteriors(mean, log_variance)
+
+
+def latent_stats(posteriors: Posteriors, latents: str, sigma_data: float) -> LatentStats:
+    """How latents are laid out for the diffusion, from posterior draws of the training windows.
+
+    - `raw`: as they are.
+    - `standard`: zero mean and unit variance per coordinate.
+    - `principal`: turned to the principal axes of the draws' covariance, widest first, and scaled
+      as a whole to a mean square of `sigma_data²`; each keeps its own deviation.
+
+    The covariance of draws is that of the means plus the mean of the variances.
+    """
+    flat = posteriors.mean.shape[1]
+    if latents == "raw":
+        return LatentStats(np.zeros(flat, np.float32), np.ones(flat, np.float32))
+    mean = posteriors.mean.mean(axis=0, dtype=np.float64)
+    own_variance = np.zeros(flat)
+    covariance = np.zeros((flat, flat)) if latents == "principal" else None
+    variance = np.zeros(flat)
+    for first in range(0, len(posteriors.mean), STATS_BATCH):  # bounds the memory of float64
+        part = slice(first, first + STATS_BATCH)
+        centred = posteriors.mean[part] - mean
+        own_variance += np.exp(posteriors.log_variance[part], dtype=np.float64).sum(axis=0)
+        if covariance is None:
+            variance += np.square(centred).sum(axis=0)
+        else:
+            covariance += centred.T @ centred
+    if covariance is None:
+        variance = (variance + own_variance) / len(posteriors.mean)
+        return LatentStats(mean.astype(np.float32), np.sqrt(variance).astype(np.float32))
+    covariance = (covariance + np.diag(own_variance)) / len(posteriors.mean)
+    variance, axes = np.linalg.eigh(covariance)
+    variance, axes = np.maximum(variance[::-1], 1e-12 * variance[-1]), axes[:, ::-1]
+    scale = np.sqrt(variance.mean()) / sigma_data
+    stats = LatentStats(mean, np.full(flat, scale), axes, np.sqrt(variance) / scale)
+    return jax.tree.map(lambda array: np.ascontiguousarray(array, np.float32), stats)
+
+
+def zero_stats(flat: int, latents: str) -> LatentStats:
+    """Statistics of the shapes that `latent_stats` gives: the template of a checkpoint.
+
+    Args:
+      flat: numbers of a latent, T·m.
+      latents: a layout.
+    """
+    zeros = jnp.zeros(flat)
+    if latents != "principal":
+        return LatentStats(zeros, zeros)
+    return LatentStats(zeros, zeros, jnp.zeros((flat, flat)), zeros)
