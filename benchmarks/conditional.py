@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from scores import RESULTS, ROOT, machine
 
 from timeldm_jax import TimeLDM
-from timeldm_jax.data import load
+from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import table as tables
 from timeldm_jax.metrics import suite
 
@@ -49,9 +49,9 @@ def main() -> None:
     assert model._generator is not None
     config = model._generator.config
     config.data.path = str(arguments.table)
-    options = load.table_options(config)
+    options = datasets.table_options(config)
     frame, schema = tables.prepare(*tables.read(config.data.path, options.decimal), options)
-    series = load.from_table(frame, schema, config).series
+    series = datasets.from_table(frame, schema, config).series
     columns = [c.name for c in schema.columns if c.kind in ("float", "integer")]
     values = frame[columns].to_numpy(np.float64)
     held_out = runs_of(series.test, series.window)

@@ -15,11 +15,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
-from timeldm_jax import latents, pipeline
+from timeldm_jax import latents
 from timeldm_jax.data.scaling import Scaler
 from timeldm_jax.data.series import DeviceWindows
 from timeldm_jax.generator import Generator
-from timeldm_jax.training import steps
+from timeldm_jax.training import stages, steps
 from timeldm_jax.training.state import TrainState
 
 FEATURES = {"sines": 5, "mujoco": 14, "stocks": 6, "etth": 7, "fmri": 50, "energy": 28}
@@ -39,7 +39,7 @@ class Problem:
     """
 
     config: ConfigDict
-    models: pipeline.Models
+    models: stages.Models
     values: np.ndarray
     starts: np.ndarray
     posteriors: latents.Posteriors
@@ -54,7 +54,7 @@ def with_sample_steps(config: ConfigDict, heun_steps: int) -> ConfigDict:
 
 def make_problem(config: ConfigDict, features: int, windows: int) -> Problem:
     """Random data of `features` columns in `windows` windows, stride 1, for `config`."""
-    models = pipeline.build_models(config, features)
+    models = stages.build_models(config, features)
     random = np.random.default_rng(0)
     shape = (windows, models.flat)
     mean = random.standard_normal(shape, np.float32)
@@ -75,7 +75,7 @@ def load_problem(name: str, variant: str) -> Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """A stage as `pipeline` trains it.
+    """A stage as `stages` trains it.
 
     Attributes:
       step: the step's body.
@@ -101,7 +101,7 @@ def make_training(problem: Problem, stage: str, *, in_parts: bool = True) -> Tra
     config, models = problem.config, problem.models
     optimizer_config = configuration.optimizer_config(config[stage])
     optimizer = steps.make_optimizer(optimizer_config, config[stage].steps)
-    batch = pipeline.make_batch(config, stage)
+    batch = stages.make_batch(config, stage)
     if not in_parts:
         batch = dataclasses.replace(batch, micro=None)
     if stage == "vae":
@@ -109,7 +109,7 @@ def make_training(problem: Problem, stage: str, *, in_parts: bool = True) -> Tra
         return Training(
             steps.vae_step(models.vae, optimizer, optimizer_config, beta, batch),
             batch,
-            lambda: pipeline.init_vae_state(config, models),
+            lambda: stages.init_vae_state(config, models),
             jax.tree.map(jnp.asarray, DeviceWindows(problem.values, problem.starts)),
         )
     noise = configuration.noise_config(config)
@@ -117,7 +117,7 @@ def make_training(problem: Problem, stage: str, *, in_parts: bool = True) -> Tra
     return Training(
         steps.ldm_step(models.denoiser, optimizer, optimizer_config, noise, batch),
         batch,
-        lambda: pipeline.init_ldm_state(config, models, stats),
+        lambda: stages.init_ldm_state(config, models, stats),
         jax.tree.map(jnp.asarray, problem.posteriors),
     )
 
@@ -135,8 +135,8 @@ def make_generator(problem: Problem) -> Generator:
     return Generator(
         config=config,
         models=models,
-        vae_params=pipeline.init_vae_state(config, models).params,
-        ldm_params=pipeline.init_ldm_state(config, models, stats).params,
+        vae_params=stages.init_vae_state(config, models).params,
+        ldm_params=stages.init_ldm_state(config, models, stats).params,
         stats=stats,
         scaler=Scaler((0.0,) * features, (1.0,) * features),
         columns=tuple(f"column {i}" for i in range(features)),

@@ -24,8 +24,8 @@ from scipy import stats
 from scores import RESULTS, ROOT, machine
 
 from timeldm_jax import config as configuration
-from timeldm_jax import run
-from timeldm_jax.data import load
+from timeldm_jax import experiment
+from timeldm_jax.data import dataset as datasets
 from timeldm_jax.generator import load_generator
 from timeldm_jax.metrics import suite
 
@@ -92,13 +92,13 @@ def measure(name: str, seeds: int, protocol: str, window: int, runs: pathlib.Pat
 
 def fresh_scores(config: Any) -> dict[str, list[float]] | None:
     """What as many fresh draws of a simulator score in our samples' place; None for real sets."""
-    dataset = load.load_dataset(config)
+    dataset = datasets.load_dataset(config)
     if not len(dataset.series.fresh):
         return None
     config = config.copy_and_resolve_references()
     config.evaluate.repeats = 10
     windows = dataset.series.windows(dataset.series.fresh)
-    scores = run.evaluate_samples(config, dataset, windows, 0)["scores"]
+    scores = experiment.evaluate_samples(config, dataset, windows, 0)["scores"]
     return {score: scores[score]["runs"] for score in SCORES}
 
 
@@ -109,7 +109,7 @@ def one_run(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
     seconds = json.loads(clock.read_text()) if clock.exists() else {}
     for stage in ("vae", "ldm", "sample", "evaluate"):
         start = time.monotonic()
-        run.run_stages(config, path, (stage,))
+        experiment.run_stages(config, path, (stage,))
         if stage not in seconds:
             seconds[stage] = round(time.monotonic() - start, 1)
             clock.write_text(json.dumps(seconds))

@@ -39,9 +39,8 @@ def run():
 def figures():
     """Everything to compare, by name."""
     from timeldm_jax import config as configuration
-    from timeldm_jax import pipeline
     from timeldm_jax.data.series import DeviceWindows
-    from timeldm_jax.training import parallel, steps
+    from timeldm_jax.training import parallel, stages, steps
 
     config = configuration.base()
     config.data.window = 8
@@ -51,7 +50,7 @@ def figures():
     config.ldm.model.update(hidden=16, blocks=1, precision="float32")
     config.vae.optimizer.learning_rate = config.ldm.optimizer.learning_rate = 1e-3
     config.sample.update(steps=3, batch=10)
-    models = pipeline.build_models(config, 3)
+    models = stages.build_models(config, 3)
     random = np.random.default_rng(0)
     found = {}
 
@@ -77,9 +76,9 @@ def figures():
         jnp.asarray(random.normal(size=(40, models.flat)), jnp.float32),
         jnp.asarray(random.normal(size=(40, models.flat)) - 3, jnp.float32),
     )
-    stats = pipeline.latent_stats(jax.tree.map(np.asarray, posteriors), "principal", 1.0)
-    vae_state = pipeline.init_vae_state(config, models)
-    ldm_state = pipeline.init_ldm_state(config, models, stats)
+    stats = stages.latent_stats(jax.tree.map(np.asarray, posteriors), "principal", 1.0)
+    vae_state = stages.init_vae_state(config, models)
+    ldm_state = stages.init_ldm_state(config, models, stats)
     for name, train in (("vae", vae_state), ("ldm", ldm_state)):
         found |= {f"{name}/random/{k}": v for k, v in draws(train, batch).items()}
     found |= sampled(config, models, stats, vae_state.params, ldm_state.params)

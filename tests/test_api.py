@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from timeldm_jax import TimeLDM, pipeline
+from timeldm_jax import TimeLDM
 from timeldm_jax import config as c
-from timeldm_jax.data import load
+from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.errors import CheckpointError, ConfigError, DataError
 from timeldm_jax.metrics import suite
+from timeldm_jax.training import stages
 
 WINDOW = 8
 NAMES = ("<script>", "a$b", "plain name")
@@ -254,9 +255,9 @@ def test_only_values_of_a_table_are_matched():
     config.sample.match_margins = True
     config.data.window = 12
     frame, schema = tables.prepare(mixed(), "the table", tables.Options())
-    dataset = load.from_table(frame, schema, config)
+    dataset = datasets.from_table(frame, schema, config)
     roles = [feature.role for feature in schemas.features(schema)]
-    found = pipeline._margins(config, dataset)
+    found = stages._margins(config, dataset)
     assert [row is not None for row in found] == [role == "value" for role in roles]
     assert len(set(roles)) > 1
 

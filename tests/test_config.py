@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from timeldm_jax import config as c
-from timeldm_jax import pipeline
 from timeldm_jax.data.builders import COLUMNS
 from timeldm_jax.data.sources import FILES
 from timeldm_jax.errors import ConfigError
+from timeldm_jax.training import stages
 
 PACKAGE = pathlib.Path(c.__file__).parent
 SETS = ("sines", "mujoco", "stocks", "etth", "fmri", "energy")
@@ -68,11 +68,11 @@ def test_every_variant_builds_networks_that_fit_each_other(name, variant):
     features, window = FEATURES[SETS.index(name)], 24
     assert (columns(name), config.data.window) == (features, window)
     assert config.data.name == name
-    models = pipeline.build_models(config, features)
+    models = stages.build_models(config, features)
     model = config.vae.model
-    vae = jax.eval_shape(lambda: pipeline.init_vae_state(config, models)).params
+    vae = jax.eval_shape(lambda: stages.init_vae_state(config, models)).params
     ldm = jax.eval_shape(
-        lambda: pipeline.init_ldm_state(config, models, pipeline.zero_stats(config, models))
+        lambda: stages.init_ldm_state(config, models, stages.zero_stats(config, models))
     ).params
     vae, ldm = shapes(vae), shapes(ldm)
     # The convolution reads 3 steps of D features; the decoder's reads 3 steps of m channels.
@@ -202,7 +202,7 @@ def test_every_key_is_read_somewhere():
 
 def test_every_key_of_a_section_is_a_field_of_what_it_builds():
     config = load("sines")
-    vae, denoiser = pipeline.build_models(config, 5).vae, pipeline.build_models(config, 5).denoiser
+    vae, denoiser = stages.build_models(config, 5).vae, stages.build_models(config, 5).denoiser
     for section, built in (
         (config.vae.model, vae),
         (config.ldm.model, denoiser),

@@ -13,8 +13,8 @@ import pytest
 from etils import epath
 from test_resume import lines, records, wait_until
 
-from timeldm_jax import latents, pipeline
-from timeldm_jax.training import checkpoint, parallel
+from timeldm_jax import latents
+from timeldm_jax.training import checkpoint, parallel, stages
 
 WORKER = "device_worker"
 STAGES = ("vae", "ldm")
@@ -193,12 +193,12 @@ def single(server, launch_flags, tmp_path_factory):
 
 def final_figures(workdir):
     """Weights at the end of both stages by name, and the training losses."""
-    config = pipeline.read_config(epath.Path(workdir))
-    models = pipeline.build_models(config, 5)
+    config = stages.read_config(epath.Path(workdir))
+    models = stages.build_models(config, 5)
     stats = latents.zero_stats(models.flat, config.ldm.latents)
     templates = {
-        "vae": lambda: pipeline.init_vae_state(config, models),
-        "ldm": lambda: pipeline.init_ldm_state(config, models, stats),
+        "vae": lambda: stages.init_vae_state(config, models),
+        "ldm": lambda: stages.init_ldm_state(config, models, stats),
     }
     found = {}
     for stage, template in templates.items():

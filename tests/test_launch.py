@@ -20,12 +20,13 @@ import numpy as np
 import pytest
 from etils import epath
 
-from timeldm_jax import evaluate, pipeline
+from timeldm_jax import evaluate
 from timeldm_jax.data.builders import SEEDS
-from timeldm_jax.data.load import load_dataset
+from timeldm_jax.data.dataset import load_dataset
 from timeldm_jax.data.sources import SINES_COLUMNS, simulate_sines
 from timeldm_jax.generator import load_generator
 from timeldm_jax.metrics import suite
+from timeldm_jax.training import stages
 
 WINDOW, COUNT = 8, 40
 TINY = {
@@ -255,7 +256,7 @@ def test_scores_are_those_of_the_public_functions(finished, cache, monkeypatch):
     assert scores["memorisation"]["windows"] == expected["memorisation"]["windows"]
     assert scores["protocol"] == "paper"
     monkeypatch.setenv("TIMELDM_CACHE_DIR", str(cache))
-    config = pipeline.read_config(epath.Path(folder / "run"))
+    config = stages.read_config(epath.Path(folder / "run"))
     assert scores["fingerprint"] == load_dataset(config).series.fingerprint()
     assert 0 < scores["reconstruction"]["mean_absolute"] < 5
     assert result.out.startswith(evaluate.table(scores))
@@ -352,13 +353,13 @@ def test_another_configuration_is_refused_with_the_difference(finished, cache):
 def test_stages_one_by_one_make_the_same_samples(finished, timeldm, tmp_path):
     folder, _ = finished
     common = ("--config=configs/sines.py", "--workdir=run", *OVERRIDES)
-    for stages, made_since in (
+    for named, made_since in (
         ("vae", {"vae", "config.json", "metrics.jsonl", "tensorboard"}),
         ("ldm", {"ldm"}),
         ("sample", {"samples.npz"}),
     ):
         before = set(made(tmp_path / "run")) if (tmp_path / "run").exists() else set()
-        result = timeldm(*common, f"--stages={stages}")
+        result = timeldm(*common, f"--stages={named}")
         assert result.code == 0, result.err
         assert set(made(tmp_path / "run")) - before == made_since
     assert (tmp_path / "run/samples.npz").read_bytes() == (folder / "run/samples.npz").read_bytes()

@@ -8,9 +8,11 @@ import pytest
 import quick
 
 from timeldm_jax import config as configuration
-from timeldm_jax import pipeline, recipe
-from timeldm_jax.data import load, table
+from timeldm_jax import recipe
+from timeldm_jax.data import dataset as datasets
+from timeldm_jax.data import table
 from timeldm_jax.errors import ConfigError
+from timeldm_jax.training import stages
 
 
 def asked(**data):
@@ -64,14 +66,14 @@ def dataset():
     frame = pd.DataFrame(random.normal(size=(2_000, 3)).cumsum(0), columns=list("abc"))
     frame, schema = table.prepare(frame, "table", table.Options())
     config = recipe.choose_sizes(asked(window=20), np.array([2_000]), 3)
-    return config, load.from_table(frame, schema, config)
+    return config, datasets.from_table(frame, schema, config)
 
 
 def test_steps_fill_the_budget(dataset, monkeypatch):
     """Steps of 10 and 40 ms: what is left of ten minutes, VAE_SHARE of it for the VAE."""
     config, data = dataset
     monkeypatch.setattr(
-        pipeline, "step_seconds", lambda config, data, stage: {"vae": 0.01, "ldm": 0.04}[stage]
+        stages, "step_seconds", lambda config, data, stage: {"vae": 0.01, "ldm": 0.04}[stage]
     )
     monkeypatch.setattr(recipe, "_scores_seconds", lambda config, data: 100.0)
     chosen = recipe.choose_steps(config, data)
@@ -86,13 +88,13 @@ def test_steps_fill_the_budget(dataset, monkeypatch):
 
 def test_a_short_budget_takes_from_the_evaluators_or_says_so(dataset, monkeypatch):
     config, data = dataset
-    monkeypatch.setattr(pipeline, "step_seconds", lambda *_: 0.01)
+    monkeypatch.setattr(stages, "step_seconds", lambda *_: 0.01)
     monkeypatch.setattr(recipe, "_scores_seconds", lambda config, data: 300.0)
     config.budget = "3m"
     chosen = recipe.choose_steps(config, data)
     published = configuration.base().evaluate
     assert chosen.evaluate.discriminative_steps < published.discriminative_steps
-    monkeypatch.setattr(pipeline, "step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(stages, "step_seconds", lambda *_: 1.0)
     with pytest.raises(ConfigError, match=r"leaves \d+ steps to the vae .*give it more time"):
         recipe.choose_steps(config, data)
 
@@ -101,9 +103,9 @@ def test_a_measured_step_is_of_this_model(dataset):
     config, data = dataset
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict(quick.SMALL)
-    small = pipeline.step_seconds(config, data, "ldm")
+    small = stages.step_seconds(config, data, "ldm")
     config.ldm.model.hidden = 1024
-    assert 0 < small < pipeline.step_seconds(config, data, "ldm")
+    assert 0 < small < stages.step_seconds(config, data, "ldm")
 
 
 @pytest.fixture

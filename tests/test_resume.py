@@ -18,11 +18,10 @@ import numpy as np
 import pytest
 from etils import epath
 
-from timeldm_jax import pipeline
-from timeldm_jax.data.load import make_dataset
+from timeldm_jax.data.dataset import make_dataset
 from timeldm_jax.data.series import split_series
 from timeldm_jax.errors import CheckpointError, NonFiniteLossError, Preempted
-from timeldm_jax.training import checkpoint, loop, parallel
+from timeldm_jax.training import checkpoint, loop, parallel, stages
 
 STAGES = ("vae", "ldm")
 KILLS = 21
@@ -33,12 +32,12 @@ KILLS = 21
 
 def final_states(workdir):
     """Leaves of the last checkpoint of each stage, as bytes by path in the tree, and its meta."""
-    config = pipeline.read_config(epath.Path(workdir))
+    config = stages.read_config(epath.Path(workdir))
     meta = checkpoint.read_meta(epath.Path(workdir) / "vae")
-    models = pipeline.build_models(config, len(meta["columns"]))
+    models = stages.build_models(config, len(meta["columns"]))
     templates = {
-        "vae": lambda: pipeline.init_vae_state(config, models),
-        "ldm": lambda: pipeline.init_ldm_state(config, models, pipeline.zero_stats(config, models)),
+        "vae": lambda: stages.init_vae_state(config, models),
+        "ldm": lambda: stages.init_ldm_state(config, models, stages.zero_stats(config, models)),
     }
     found = {}
     for stage, template in templates.items():
@@ -87,7 +86,7 @@ def config(tiny_config):
     return tiny_config
 
 
-TRAIN = {"vae": pipeline.train_vae, "ldm": pipeline.train_ldm}
+TRAIN = {"vae": stages.train_vae, "ldm": stages.train_ldm}
 
 
 class Chunks:
@@ -163,9 +162,9 @@ def start(config, dataset, workdir, trained_vae, stage):
     """A work directory at the start of a stage."""
     if stage == "ldm" and trained_vae.exists():
         shutil.copytree(trained_vae, workdir)
-    pipeline.write_config(config, workdir)
+    stages.write_config(config, workdir)
     if stage == "ldm" and not trained_vae.exists():
-        pipeline.train_vae(config, dataset, workdir)
+        stages.train_vae(config, dataset, workdir)
         shutil.copytree(workdir, trained_vae)
 
 
@@ -197,16 +196,16 @@ def test_training_in_parts_is_training_at_once(
 
 
 def test_a_signal_in_the_last_chunk_is_not_lost(config, dataset, workdir, chunks):
-    pipeline.write_config(config, workdir)
+    stages.write_config(config, workdir)
     chunks.stop_before(9)
     with pytest.raises(Preempted, match="step 50 is saved"):
-        pipeline.train_vae(config, dataset, workdir)
-    pipeline.train_vae(config, dataset, workdir)
+        stages.train_vae(config, dataset, workdir)
+    stages.train_vae(config, dataset, workdir)
     assert chunks.number == 10
 
 
 def test_a_signal_in_the_last_save_is_not_lost(config, dataset, workdir, chunks, monkeypatch):
-    pipeline.write_config(config, workdir)
+    stages.write_config(config, workdir)
     save = checkpoint.save
 
     def save_and_stop(folder, step, *rest, **options):
@@ -216,32 +215,32 @@ def test_a_signal_in_the_last_save_is_not_lost(config, dataset, workdir, chunks,
 
     monkeypatch.setattr(checkpoint, "save", save_and_stop)
     with pytest.raises(Preempted, match="step 50 is saved"):
-        pipeline.train_vae(config, dataset, workdir)
+        stages.train_vae(config, dataset, workdir)
 
 
 def test_a_damaged_last_checkpoint_is_trained_again(config, dataset, tmp_path, trained_vae, chunks):
     whole, again = epath.Path(tmp_path / "whole"), epath.Path(tmp_path / "again")
     start(config, dataset, whole, trained_vae, "ldm")
-    pipeline.train_ldm(config, dataset, whole)
+    stages.train_ldm(config, dataset, whole)
     shutil.copytree(whole, again)
     (again / "vae" / "50" / "state" / "_METADATA").write_text("")
     shutil.rmtree(again / "ldm" / "50")
     with pytest.raises(CheckpointError, match="run the vae stage first"):
-        pipeline.train_ldm(config, dataset, again)
-    pipeline.train_vae(config, dataset, again)
-    pipeline.train_ldm(config, dataset, again)
+        stages.train_ldm(config, dataset, again)
+    stages.train_vae(config, dataset, again)
+    stages.train_ldm(config, dataset, again)
     assert final_states(again) == final_states(whole)
 
 
 def test_a_diffusion_waits_for_a_finished_vae(config, dataset, workdir, chunks):
-    pipeline.write_config(config, workdir)
+    stages.write_config(config, workdir)
     with pytest.raises(CheckpointError, match="run the vae stage first"):
-        pipeline.train_ldm(config, dataset, workdir)
+        stages.train_ldm(config, dataset, workdir)
     chunks.stop_before(5)
     with pytest.raises(Preempted):
-        pipeline.train_vae(config, dataset, workdir)
+        stages.train_vae(config, dataset, workdir)
     with pytest.raises(CheckpointError, match="not trained to step 50; run the vae stage first"):
-        pipeline.train_ldm(config, dataset, workdir)
+        stages.train_ldm(config, dataset, workdir)
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -294,7 +293,7 @@ def test_a_loss_that_is_not_finite_names_where_and_the_last_good(
 @pytest.mark.parametrize("chunk", [3, 4])  # which ends in a validation, and which in none
 def test_weights_that_are_not_finite_are_never_saved(config, dataset, workdir, chunks, chunk):
     """A step with a finite loss and an infinite gradient is seen only in the weights."""
-    pipeline.write_config(config, workdir)
+    stages.write_config(config, workdir)
     real_to_host = parallel.to_host
 
     def to_host(tree):
@@ -307,7 +306,7 @@ def test_weights_that_are_not_finite_are_never_saved(config, dataset, workdir, c
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "to_host", to_host)
         with np.errstate(invalid="ignore"), pytest.raises(NonFiniteLossError) as failure:
-            pipeline.train_vae(config, dataset, workdir)
+            stages.train_vae(config, dataset, workdir)
     assert f"the vae weights are not finite at step {5 * chunk + 5}" in str(failure.value)
     assert checkpoint.steps(workdir / "vae") == ([] if chunk == 3 else [20])
 
@@ -468,8 +467,8 @@ def test_damage_is_an_error_not_a_traceback(launch, finished_run):
     for number in checkpoint.steps(epath.Path(finished_run) / "ldm"):
         (finished_run / "ldm" / str(number) / "state" / "manifest.ocdbt").write_bytes(b"")
     (finished_run / "samples.npz").unlink()
-    for stages in ("--stages=ldm", "--stages=sample"):
-        child = launch(stages)
+    for named in ("--stages=ldm", "--stages=sample"):
+        child = launch(named)
         assert child.wait() == 2
         assert "manifest.ocdbt" in child.output
         assert "Traceback" not in child.output

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timeldm_jax.data.load import check_array, from_windows, make_dataset
+from timeldm_jax.data.dataset import check_array, from_windows, make_dataset
 from timeldm_jax.data.scaling import MARGIN_LEVELS, Scaler, fit_scaler, margins
 from timeldm_jax.data.series import (
     DeviceWindows,

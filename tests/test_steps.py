@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from timeldm_jax import config as configuration
-from timeldm_jax import latents, pipeline
+from timeldm_jax import latents
 from timeldm_jax.data.scaling import margins
 from timeldm_jax.data.series import DeviceWindows
 from timeldm_jax.diffusion import samplers
@@ -18,7 +18,7 @@ from timeldm_jax.generator import Generator, match_margins
 from timeldm_jax.models import denoiser, transformer
 from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE
-from timeldm_jax.training import beta, parallel, state, steps
+from timeldm_jax.training import beta, parallel, stages, state, steps
 
 BETA = beta.BetaConfig(maximum=1e-2, minimum=1e-5, decay=0.7, patience=3, restart=True)
 OPTIMIZER = steps.OptimizerConfig(1e-3, 0.999, "cosine", 0.9, 2, 3, ema=0.9)
@@ -190,7 +190,7 @@ def test_standardised_draws_have_mean_zero_and_variance_one():
 
 
 def test_principal_draws_are_uncorrelated_and_come_back(monkeypatch):
-    monkeypatch.setattr(pipeline, "STATS_BATCH", 7_000)  # parts that do not divide the set
+    monkeypatch.setattr(latents, "STATS_BATCH", 7_000)  # parts that do not divide the set
     rng = np.random.default_rng(1)
     mean = rng.normal(size=(20_000, 4)) @ rng.normal(size=(4, 4)) + [1.0, -2.0, 0.0, 5.0]
     log_variance = np.log([0.04, 1.0, 0.01, 0.1]) + np.zeros((20_000, 4))
@@ -233,11 +233,11 @@ def test_a_generator_draws_the_same_latents_with_either_solver():
     config.data.window = 4
     config.vae.model.update(latent=3, width=8, encoder_layers=1, decoder_layers=1)
     config.ldm.model.update(hidden=16, blocks=1, precision="float32")
-    models = pipeline.build_models(config, 3)
+    models = stages.build_models(config, 3)
     mixed = normal(1, 500, 12) @ normal(2, 12, 12)
     posteriors = latents.Posteriors(np.asarray(mixed), np.full(mixed.shape, -5, np.float32))
     stats = latents.latent_stats(posteriors, "principal", 1.0)
-    initial = pipeline.init_ldm_state(config, models, stats).params
+    initial = stages.init_ldm_state(config, models, stats).params
     params = jax.tree.map(lambda a: a + 0.1 * normal(a.size, *a.shape), initial)
     index = jnp.arange(64)
 

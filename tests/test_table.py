@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timeldm_jax.data import load, schema, table
+from timeldm_jax.data import dataset as datasets
+from timeldm_jax.data import schema, table
 from timeldm_jax.data.scaling import Curve, Scaler, fit_scaler
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.series import Missing, hide, split_series
@@ -315,7 +316,7 @@ def table_config(**data):
 def test_windows_never_cross_entities():
     frame, found = prepared(panel([400, 300, 500, 250]), entity="who", time="t", irregular="sort")
     for protocol in ("paper", "heldout"):
-        dataset = load.from_table(frame, found, table_config(protocol=protocol))
+        dataset = datasets.from_table(frame, found, table_config(protocol=protocol))
         who = pd.factorize(frame["who"])[0]
         for starts in (dataset.series.train, dataset.series.valid, dataset.series.test):
             assert len(starts)
@@ -325,7 +326,9 @@ def test_windows_never_cross_entities():
 
 def test_entities_can_be_held_out_whole():
     frame, found = prepared(panel([30] * 10), entity="who", time="t", irregular="sort")
-    series = load.from_table(frame, found, table_config(protocol="heldout", split="entity")).series
+    series = datasets.from_table(
+        frame, found, table_config(protocol="heldout", split="entity")
+    ).series
     who = pd.factorize(frame["who"])[0]
     parts = [set(who[starts]) for starts in (series.train, series.valid, series.test)]
     assert sum(len(part) for part in parts) == len(set.union(*parts)) == 10
@@ -334,7 +337,7 @@ def test_entities_can_be_held_out_whole():
 
 def test_panels_are_cut_at_the_same_times():
     frame, found = prepared(panel([600, 600]), entity="who", time="t", irregular="sort")
-    series = load.from_table(frame, found, table_config(protocol="heldout")).series
+    series = datasets.from_table(frame, found, table_config(protocol="heldout")).series
     when = frame["t"].to_numpy()
     tested = {t for start in series.test for t in when[start : start + 6]}
     trained = {t for start in series.train for t in when[start : start + 6]}
@@ -343,7 +346,7 @@ def test_panels_are_cut_at_the_same_times():
 
 def test_short_entities_are_padded_and_come_back_short():
     frame, found = prepared(panel([4, 9, 6, 3, 12]), entity="who", time="t", irregular="sort")
-    dataset = load.from_table(frame, found, table_config(protocol="paper"))
+    dataset = datasets.from_table(frame, found, table_config(protocol="paper"))
     assert dataset.schema.padded
     assert dataset.series.columns[-1] == schema.PRESENT
     windows = dataset.series.windows(dataset.series.train)

@@ -1,4 +1,4 @@
-"""`TimeLDM`: the pipeline on tables and arrays, for Python users."""
+"""`TimeLDM`: both stages on tables and arrays, for Python users."""
 
 import dataclasses
 import json
@@ -17,18 +17,17 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
-from timeldm_jax import evaluate, pipeline
+from timeldm_jax import evaluate, experiment
 from timeldm_jax import forecast as forecasts
-from timeldm_jax import run as runs
-from timeldm_jax.data import load
+from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
-from timeldm_jax.data.load import Dataset
+from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.series import split_series
 from timeldm_jax.errors import CheckpointError, DataError
 from timeldm_jax.generator import Generator, joins, load_generator
 from timeldm_jax.metrics import seams, suite
-from timeldm_jax.training import checkpoint
+from timeldm_jax.training import checkpoint, stages
 
 Source = str | os.PathLike[str] | pd.DataFrame | np.ndarray
 LARGEST_REPORT = 10_000  # windows that a report scores
@@ -113,13 +112,13 @@ class TimeLDM:
         asked.data.name = "array" if isinstance(data, np.ndarray | list) else "table"
         make: Callable[[ConfigDict], Dataset]
         if isinstance(data, np.ndarray | list):
-            array, names = load.check_array(data, columns)
+            array, names = datasets.check_array(data, columns)
             if array.ndim == 3:
                 asked.data.window = array.shape[1]
                 lengths, features = np.full(len(array), array.shape[1]), array.shape[2]
 
                 def make(config: ConfigDict) -> Dataset:
-                    return load.from_windows(array, names, config.data.protocol)
+                    return datasets.from_windows(array, names, config.data.protocol)
 
             else:
                 data = pd.DataFrame(array, columns=list(names))
@@ -136,21 +135,21 @@ class TimeLDM:
             )
             declared = schema if isinstance(schema, Mapping) else None
             frame, found = tables.prepare(frame, where, options, declared)
-            lengths, features = load.lengths_of(frame, found), len(schemas.features(found))
+            lengths, features = datasets.lengths_of(frame, found), len(schemas.features(found))
 
             def make(config: ConfigDict) -> Dataset:
-                return load.from_table(frame, found, config)
+                return datasets.from_table(frame, found, config)
 
         configuration.validate(asked)
         if workdir is None:
             workdir = tempfile.mkdtemp(prefix="timeldm-")
             weakref.finalize(self, shutil.rmtree, workdir, ignore_errors=True)
         path = epath.Path(pathlib.Path(workdir).absolute())
-        runs.refuse_if(lambda: runs.conflict(asked, path))
-        config, dataset = runs.choose(asked, lengths, features, make, path)
-        runs.claim(config, path, asked)
-        pipeline.train_vae(config, dataset, path)
-        pipeline.train_ldm(config, dataset, path)
+        experiment.refuse_if(lambda: experiment.conflict(asked, path))
+        config, dataset = experiment.choose(asked, lengths, features, make, path)
+        experiment.claim(config, path, asked)
+        stages.train_vae(config, dataset, path)
+        stages.train_ldm(config, dataset, path)
         self._generator = load_generator(path)
         self._workdir = path
         self._dataset = dataset
@@ -340,7 +339,7 @@ class TimeLDM:
             synthetic,
             generator.columns,
             training=training,
-            records=runs.read_metrics(self._workdir),
+            records=experiment.read_metrics(self._workdir),
             config=generator.config.to_dict(),
             seed=seed,
         )
@@ -400,7 +399,7 @@ class TimeLDM:
         """
         workdir = epath.Path(pathlib.Path(directory).absolute())
         try:
-            config = pipeline.read_config(workdir)
+            config = stages.read_config(workdir)
         except ValueError as error:
             raise CheckpointError(f"{workdir / 'config.json'} is damaged: {error}") from error
         for stage in ("vae", "ldm"):
@@ -569,6 +568,6 @@ class TimeLDM:
         assert self._dataset is not None
         series = self._dataset.series
         synthetic = self._windows(count or min(len(series.test), LARGEST_REPORT), seed)
-        scores = runs.evaluate_samples(config, self._dataset, synthetic, seed)
-        windows, training, synthetic = runs.comparable(config, self._dataset, synthetic, seed)
+        scores = experiment.evaluate_samples(config, self._dataset, synthetic, seed)
+        windows, training, synthetic = experiment.comparable(config, self._dataset, synthetic, seed)
         return scores, windows, synthetic, training

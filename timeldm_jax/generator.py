@@ -15,7 +15,6 @@ from etils import epath
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax import pipeline
 from timeldm_jax.data import scaling
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.scaling import Scaler
@@ -23,9 +22,9 @@ from timeldm_jax.data.schema import Schema
 from timeldm_jax.diffusion import conditional, edm, samplers
 from timeldm_jax.latents import LatentStats
 from timeldm_jax.models import bind
-from timeldm_jax.pipeline import Models
 from timeldm_jax.progress import progress
-from timeldm_jax.training import checkpoint, state
+from timeldm_jax.training import checkpoint, stages, state
+from timeldm_jax.training.stages import Models
 from timeldm_jax.training.state import TrainState
 
 PRIOR_SAMPLES, PRIOR_BATCH = 4_000, 1_000
@@ -300,15 +299,15 @@ def load_generator(workdir: epath.Path) -> Generator:
     Raises:
       CheckpointError: a part is missing or damaged.
     """
-    config = pipeline.read_config(workdir)
+    config = stages.read_config(workdir)
     columns = tuple(checkpoint.read_best_meta(workdir / "ldm")["columns"])
-    models = pipeline.build_models(config, len(columns))
+    models = stages.build_models(config, len(columns))
 
     def ldm_template() -> TrainState:
-        return pipeline.init_ldm_state(config, models, pipeline.zero_stats(config, models))
+        return stages.init_ldm_state(config, models, stages.zero_stats(config, models))
 
     restored, meta = checkpoint.restore_best(workdir / "ldm", jax.eval_shape(ldm_template))
-    vae_params, _ = pipeline.load_vae(config, models, workdir)
+    vae_params, _ = stages.load_vae(config, models, workdir)
     return Generator(
         config=config,
         models=models,

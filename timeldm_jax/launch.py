@@ -19,7 +19,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from timeldm_jax import config as configuration
-from timeldm_jax import run as runs
+from timeldm_jax import experiment
 from timeldm_jax.errors import USER_ERRORS, ConfigError, Preempted
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -29,7 +29,7 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run: checkpoints, samples, scores, report.", required=True
 )
 _STAGES = flags.DEFINE_list(
-    "stages", list(runs.STAGES), f"Stages to run, some of {','.join(runs.STAGES)}."
+    "stages", list(experiment.STAGES), f"Stages to run, some of {','.join(experiment.STAGES)}."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the other processes of a pod or cluster; every host runs this."
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
                 num_processes=_NUM_PROCESSES.value,
                 process_id=_PROCESS_ID.value,
             )
-        runs.run_stages(config, workdir_path(_WORKDIR.value), stages)
+        experiment.run_stages(config, workdir_path(_WORKDIR.value), stages)
     except Preempted as stopped:
         print(f"stopped: {stopped}", file=sys.stderr)
         sys.exit(EXIT_PREEMPTED)
@@ -79,11 +79,11 @@ def workdir_path(given: str) -> epath.Path:
 
 
 def _check_stages(stages: list[str]) -> tuple[str, ...]:
-    known = ", ".join(runs.STAGES)
+    known = ", ".join(experiment.STAGES)
     if not stages:
         raise ConfigError(f"--stages names no stage; known: {known}")
     for stage in stages:
-        if stage not in runs.STAGES:
+        if stage not in experiment.STAGES:
             raise ConfigError(f"--stages: unknown stage {stage!r}; known: {known}")
     return tuple(stages)
 

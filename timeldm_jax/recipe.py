@@ -22,12 +22,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
-from timeldm_jax import pipeline
-from timeldm_jax.data.load import Dataset
+from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.diffusion import samplers
 from timeldm_jax.errors import ConfigError
 from timeldm_jax.metrics import context_fid
 from timeldm_jax.metrics.discriminative import discriminative_runs
+from timeldm_jax.training import stages
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def choose_steps(config: ConfigDict, dataset: Dataset) -> ConfigDict:
     # A stage is timed with steps that stand for many: the schedule needs a number.
     probe = config.copy_and_resolve_references()
     probe.vae.steps = probe.ldm.steps = 10_000
-    step = {stage: pipeline.step_seconds(probe, dataset, stage) for stage in ("vae", "ldm")}
+    step = {stage: stages.step_seconds(probe, dataset, stage) for stage in ("vae", "ldm")}
     evaluations = samplers.evaluations(config.sample.solver, config.sample.steps)
     sampling = step["ldm"] / config.ldm.batch / 3 * evaluations * config.sample.count
     scores = _scores_seconds(config, dataset)

@@ -16,11 +16,11 @@ from etils import epath
 from study import Row, chosen_set, folder, short, summary, write
 
 from timeldm_jax import config as configuration
-from timeldm_jax import latents, pipeline, run
-from timeldm_jax.data import load
+from timeldm_jax import experiment, latents
+from timeldm_jax.data import dataset as datasets
 from timeldm_jax.generator import Generator
 from timeldm_jax.models import bind
-from timeldm_jax.training import checkpoint, loop, parallel
+from timeldm_jax.training import checkpoint, loop, parallel, stages
 
 
 def main() -> None:
@@ -44,22 +44,22 @@ def diffusion(config: Any, label: str, *, in_data: bool) -> Row:
     workdir = folder("latent_space", label)
     start = time.monotonic()
     if in_data:
-        dataset = load.load_dataset(config)
+        dataset = datasets.load_dataset(config)
         generator = data_space(config, dataset, workdir)
         windows = np.concatenate(list(generator.sample(config.sample.count, 0)))
     else:
-        run.run_stages(config, workdir, ("vae", "ldm", "sample"))
-        dataset = load.load_dataset(config)
+        experiment.run_stages(config, workdir, ("vae", "ldm", "sample"))
+        dataset = datasets.load_dataset(config)
         windows = np.load(workdir / "samples.npz")["samples"]
     seconds = round(time.monotonic() - start, 1)
     return {"label": label, "seconds": seconds} | summary(
-        run.evaluate_samples(config, dataset, windows, 0)
+        experiment.evaluate_samples(config, dataset, windows, 0)
     )
 
 
-def data_space(config: Any, dataset: load.Dataset, workdir: epath.Path) -> Generator:
+def data_space(config: Any, dataset: datasets.Dataset, workdir: epath.Path) -> Generator:
     """A generator whose VAE is the identity."""
-    models = pipeline.build_models(config, len(dataset.series.columns))
+    models = stages.build_models(config, len(dataset.series.columns))
     values = dataset.scaled()
 
     def flat(starts: np.ndarray) -> latents.Posteriors:
@@ -71,23 +71,23 @@ def data_space(config: Any, dataset: load.Dataset, workdir: epath.Path) -> Gener
     stats = latents.latent_stats(train, config.ldm.latents, noise.sigma_data)
     loop.train(
         "ldm",
-        pipeline.init_ldm_state(config, models, stats),
+        stages.init_ldm_state(config, models, stats),
         jax.tree.map(jnp.asarray, train),
         parallel.chunk_runner(
-            pipeline.make_ldm_step(config, models), pipeline.make_batch(config, "ldm")
+            stages.make_ldm_step(config, models), stages.make_batch(config, "ldm")
         ),
-        pipeline._ldm_validation(models.denoiser, noise, stats, valid),
-        pipeline._schedule(config.ldm),
+        stages._ldm_validation(models.denoiser, noise, stats, valid),
+        stages._schedule(config.ldm),
         workdir / "ldm",
         loop.Journal(workdir),
-        pipeline._meta(config, dataset) | {"vae_step": 0},
+        stages._meta(config, dataset) | {"vae_step": 0},
     )
-    template = jax.eval_shape(lambda: pipeline.init_ldm_state(config, models, stats))
+    template = jax.eval_shape(lambda: stages.init_ldm_state(config, models, stats))
     restored, meta = checkpoint.restore_best(workdir / "ldm", template)
     return Generator(
         config=config,
         models=models,
-        vae_params=pipeline.init_vae_state(config, models).params,
+        vae_params=stages.init_vae_state(config, models).params,
         ldm_params=restored.ema,
         stats=latents.LatentStats(*restored.latent_stats),
         scaler=dataset.scaler,
@@ -100,14 +100,14 @@ def data_space(config: Any, dataset: load.Dataset, workdir: epath.Path) -> Gener
 def prior(config: Any, label: str) -> Row:
     """Scores of standard normal latents, decoded."""
     workdir = folder("latent_space", label)
-    run.run_stages(config, workdir, ("vae",))
-    dataset = load.load_dataset(config)
-    models = pipeline.build_models(config, len(dataset.series.columns))
-    params, _ = pipeline.load_vae(config, models, workdir)
+    experiment.run_stages(config, workdir, ("vae",))
+    dataset = datasets.load_dataset(config)
+    models = stages.build_models(config, len(dataset.series.columns))
+    params, _ = stages.load_vae(config, models, workdir)
     shape = (config.sample.count, models.vae.window, models.vae.latent)
     z = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     windows = np.asarray(jax.jit(lambda p, z: bind(models.vae, p, "decode")(z))(params, z))
-    scores = run.evaluate_samples(config, dataset, dataset.scaler.unscale(windows), 0)
+    scores = experiment.evaluate_samples(config, dataset, dataset.scaler.unscale(windows), 0)
     return {"label": label} | summary(scores)
 
 

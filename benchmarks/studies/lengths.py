@@ -24,9 +24,10 @@ import numpy as np
 import optax
 from study import RESULTS, Row, folder, short, summary, write
 
-from timeldm_jax import pipeline, run
-from timeldm_jax.data import load
+from timeldm_jax import experiment
+from timeldm_jax.data import dataset as datasets
 from timeldm_jax.generator import Generator
+from timeldm_jax.training import stages
 
 SCORED = (24, 64, 128, 256)
 TIMED = (1_024, 4_096)
@@ -101,13 +102,13 @@ def one(length: int) -> Row:
     if length in TIMED:  # a covariance of window · latent squared would not fit
         changed |= {"ldm__latents": "standard", "data__protocol": "paper"}
     config = short("etth", **changed)
-    dataset = load.load_dataset(config)
-    models = pipeline.build_models(config, len(dataset.series.columns))
+    dataset = datasets.load_dataset(config)
+    models = stages.build_models(config, len(dataset.series.columns))
     row: Row = {"label": f"{length} steps", "length": length, "batch": batch}
     for stage in ("vae", "ldm"):
         chunked = config.copy_and_resolve_references()
         chunked[stage].chunk = 5
-        row[f"{stage} ms a step"] = round(1e3 * pipeline.step_seconds(chunked, dataset, stage), 1)
+        row[f"{stage} ms a step"] = round(1e3 * stages.step_seconds(chunked, dataset, stage), 1)
     drawn = min(DRAWN, batch)
     row["draw ms a window"] = round(1e3 * draw_seconds(config, models, drawn) / drawn, 2)
     row["peak GiB"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
@@ -115,18 +116,18 @@ def one(length: int) -> Row:
     if length in SCORED:
         workdir = folder("lengths", str(length))
         start = time.monotonic()
-        run.run_stages(config, workdir, ("vae", "ldm", "sample"))
+        experiment.run_stages(config, workdir, ("vae", "ldm", "sample"))
         row["seconds"] = round(time.monotonic() - start, 1)
-        run.run_stages(config, workdir, ("evaluate",))
+        experiment.run_stages(config, workdir, ("evaluate",))
         row |= summary(json.loads((workdir / "scores.json").read_text()))
     return row
 
 
-def draw_seconds(config: Any, models: pipeline.Models, drawn: int) -> float:
+def draw_seconds(config: Any, models: stages.Models, drawn: int) -> float:
     """Of sampling some windows with weights that were not trained."""
-    stats = jax.tree.map(jnp.ones_like, pipeline.zero_stats(config, models))
-    vae = pipeline.init_vae_state(config, models).params
-    ldm = pipeline.init_ldm_state(config, models, stats).params
+    stats = jax.tree.map(jnp.ones_like, stages.zero_stats(config, models))
+    vae = stages.init_vae_state(config, models).params
+    ldm = stages.init_ldm_state(config, models, stats).params
     generator = Generator(
         config=config,
         models=models,
@@ -146,15 +147,15 @@ def draw_seconds(config: Any, models: pipeline.Models, drawn: int) -> float:
     return seconds
 
 
-def recurrent(config: Any, dataset: load.Dataset, batch: int, drawn: int) -> dict[str, float]:
+def recurrent(config: Any, dataset: datasets.Dataset, batch: int, drawn: int) -> dict[str, float]:
     """Milliseconds a training step and a drawn window of a GRU of as many parameters."""
     features = len(dataset.series.columns)
-    models = pipeline.build_models(config, features)
-    stats = pipeline.zero_stats(config, models)
+    models = stages.build_models(config, features)
+    stats = stages.zero_stats(config, models)
     shapes = jax.eval_shape(
         lambda: (
-            pipeline.init_vae_state(config, models).params,
-            pipeline.init_ldm_state(config, models, stats).params,
+            stages.init_vae_state(config, models).params,
+            stages.init_ldm_state(config, models, stats).params,
         )
     )
     size = sum(leaf.size for leaf in jax.tree.leaves(shapes))

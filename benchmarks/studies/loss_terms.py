@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from study import Row, chosen_set, folder, short, summary, write
 
-from timeldm_jax import latents, pipeline, run
-from timeldm_jax.data import load
+from timeldm_jax import experiment, latents
+from timeldm_jax.data import dataset as datasets
 from timeldm_jax.models import bind
-from timeldm_jax.training import losses
+from timeldm_jax.training import losses, stages
 
 TERMS = ("fft", "l1", "l2", "feature_mean")
 
@@ -41,12 +41,12 @@ def reconstructions(name: str, label: str, skip: bool, removed: str | None) -> R
     workdir = folder("loss_terms", label)
     losses.reconstruction_loss = without
     try:
-        run.run_stages(config, workdir, ("vae",))
+        experiment.run_stages(config, workdir, ("vae",))
     finally:
         losses.reconstruction_loss = whole
-    dataset = load.load_dataset(config)
-    models = pipeline.build_models(config, len(dataset.series.columns))
-    params, _ = pipeline.load_vae(config, models, workdir)
+    dataset = datasets.load_dataset(config)
+    models = stages.build_models(config, len(dataset.series.columns))
+    params, _ = stages.load_vae(config, models, workdir)
     random = np.random.default_rng(0)
     starts = random.choice(dataset.series.train, config.sample.count, replace=False)
     posteriors = latents.encode(models.vae, params, dataset.scaled(), starts)
@@ -54,7 +54,7 @@ def reconstructions(name: str, label: str, skip: bool, removed: str | None) -> R
     z = (posteriors.mean + np.exp(posteriors.log_variance / 2) * noise).astype(np.float32)
     z = z.reshape(-1, models.vae.window, models.vae.latent)
     windows = np.asarray(jax.jit(lambda p, z: bind(models.vae, p, "decode")(z))(params, z))
-    scores = run.evaluate_samples(config, dataset, dataset.scaler.unscale(windows), 0)
+    scores = experiment.evaluate_samples(config, dataset, dataset.scaler.unscale(windows), 0)
     return {"label": label} | summary(scores)
 
 

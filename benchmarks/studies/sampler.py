@@ -16,8 +16,8 @@ import numpy as np
 from etils import epath
 from study import ROOT, Row, curves, summary, write
 
-from timeldm_jax import run
-from timeldm_jax.data import load
+from timeldm_jax import experiment
+from timeldm_jax.data import dataset as datasets
 from timeldm_jax.diffusion import samplers
 from timeldm_jax.generator import Generator, load_generator
 
@@ -38,7 +38,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     workdir = arguments.run or ROOT / "runs" / "quality" / f"{arguments.set}-0"
     generator = load_generator(epath.Path(workdir))
-    dataset = load.load_dataset(generator.config)
+    dataset = datasets.load_dataset(generator.config)
     rows: list[Row] = []
     for solver, steps, churn in WAYS:
         rows.append(drawn(generator, dataset, solver, steps, churn))
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def drawn(
-    generator: Generator, dataset: load.Dataset, solver: str, steps: int, churn: float
+    generator: Generator, dataset: datasets.Dataset, solver: str, steps: int, churn: float
 ) -> Row:
     """Scores of windows drawn in one way."""
     config = generator.config.copy_and_resolve_references()
@@ -64,7 +64,7 @@ def drawn(
         "churn": churn,
         "evaluations": samplers.evaluations(solver, steps),
         "ms a 1,000 windows": round(1e6 * seconds / len(windows)),
-    } | summary(run.evaluate_samples(config, dataset, windows, 0))
+    } | summary(experiment.evaluate_samples(config, dataset, windows, 0))
 
 
 def draw(axes: Any, rows: list[Row]) -> None:

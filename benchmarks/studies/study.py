@@ -25,7 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from scores import RESULTS, ROOT, machine
 
 from timeldm_jax import config as configuration
-from timeldm_jax import run
+from timeldm_jax import experiment
 from timeldm_jax.metrics import suite
 
 SHOWN = ("context_fid", "discriminative", "correlational")
@@ -73,9 +73,9 @@ def whole_run(study: str, label: str, config: Any) -> Row:
     """Trains both stages, samples and scores."""
     workdir = folder(study, label)
     start = time.monotonic()
-    run.run_stages(config, workdir, ("vae", "ldm", "sample"))
+    experiment.run_stages(config, workdir, ("vae", "ldm", "sample"))
     seconds = time.monotonic() - start
-    run.run_stages(config, workdir, ("evaluate",))
+    experiment.run_stages(config, workdir, ("evaluate",))
     scores = json.loads((workdir / "scores.json").read_text())
     return {"label": label, "seconds": round(seconds, 1)} | summary(scores)
 

@@ -13,11 +13,11 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
-from timeldm_jax import evaluate, latents, pipeline, recipe
-from timeldm_jax.data import load
+from timeldm_jax import evaluate, latents, recipe
+from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
-from timeldm_jax.data.load import Dataset
+from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.errors import ConfigError, DataError
 from timeldm_jax.generator import load_generator
@@ -26,7 +26,7 @@ from timeldm_jax.models import bind
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.progress import progress
 from timeldm_jax.samples import read_windows, write_npz
-from timeldm_jax.training import checkpoint, parallel
+from timeldm_jax.training import checkpoint, parallel, stages
 
 _log = logging.getLogger(__name__)
 
@@ -35,13 +35,13 @@ TABLE_BATCH = 10_000  # windows turned into rows at a time
 STAGES = ("vae", "ldm", "sample", "evaluate", "report")
 
 
-def run_stages(config: ConfigDict, workdir: epath.Path, stages: tuple[str, ...]) -> None:
+def run_stages(config: ConfigDict, workdir: epath.Path, names: tuple[str, ...]) -> None:
     """Runs the named stages in order; the same call again resumes.
 
     Args:
       config: validated configuration.
       workdir: where everything of the run is kept.
-      stages: some of `STAGES`.
+      names: some of `STAGES`.
 
     Raises:
       ConfigError: the directory was made with another configuration, a stage that these need has
@@ -50,20 +50,20 @@ def run_stages(config: ConfigDict, workdir: epath.Path, stages: tuple[str, ...])
     """
     refuse_if(lambda: conflict(config, workdir))
     for stage in ("vae", "ldm"):
-        pipeline.make_batch(config, stage)
+        stages.make_batch(config, stage)
     asked = config
     if config.data.name == "table":
-        options = load.table_options(config)
+        options = datasets.table_options(config)
         frame, schema = tables.prepare(*tables.read(config.data.path, options.decimal), options)
         for line in schema.describe():
             _log.info("  %s", line)
-        lengths, features = load.lengths_of(frame, schema), len(schemas.features(schema))
+        lengths, features = datasets.lengths_of(frame, schema), len(schemas.features(schema))
         config, dataset = choose(
-            config, lengths, features, lambda c: load.from_table(frame, schema, c), workdir
+            config, lengths, features, lambda c: datasets.from_table(frame, schema, c), workdir
         )
     else:
-        dataset = load.load_dataset(config)
-    refuse_if(lambda: _missing_stage(config, workdir, stages))
+        dataset = datasets.load_dataset(config)
+    refuse_if(lambda: _missing_stage(config, workdir, names))
     series = dataset.series
     _log.info(
         "%s: %d features, windows of %d: %d train, %d validate, %d test",
@@ -75,26 +75,26 @@ def run_stages(config: ConfigDict, workdir: epath.Path, stages: tuple[str, ...])
         len(series.test),
     )
     fewest = min(len(series.test), config.sample.count)
-    if "evaluate" in stages and fewest < suite.FEWEST_WINDOWS:
+    if "evaluate" in names and fewest < suite.FEWEST_WINDOWS:
         raise DataError(
             f"{len(series.test)} test windows and config.sample.count={config.sample.count}: the "
             f"evaluate stage needs at least {suite.FEWEST_WINDOWS} of each"
         )
     claim(config, workdir, asked)
-    if "vae" in stages:
-        pipeline.train_vae(config, dataset, workdir)
-    if "ldm" in stages:
-        pipeline.train_ldm(config, dataset, workdir)
+    if "vae" in names:
+        stages.train_vae(config, dataset, workdir)
+    if "ldm" in names:
+        stages.train_ldm(config, dataset, workdir)
     # What follows takes seconds and writes files: process 0 does it, on its own devices.
     try:
         if jax.process_index() == 0:
-            if "sample" in stages:
+            if "sample" in names:
                 sample(config, workdir)
                 if dataset.schema is not None:
                     write_table(config, dataset.schema, workdir)
-            if "evaluate" in stages:
+            if "evaluate" in names:
                 evaluate_run(config, dataset, workdir)
-            if "report" in stages:
+            if "report" in names:
                 report(config, dataset, workdir)
     finally:
         parallel.barrier("stages done")  # after an error too: the others wait here
@@ -161,8 +161,8 @@ def claim(config: ConfigDict, workdir: epath.Path, asked: ConfigDict | None = No
     new = jax.process_index() == 0 and not (workdir / "config.json").exists()
     if parallel.any_process(new):
         if configuration.difference(asked.to_dict(), config.to_dict()):
-            pipeline.write_config(asked, workdir, REQUEST)
-        pipeline.write_config(config, workdir)
+            stages.write_config(asked, workdir, REQUEST)
+        stages.write_config(config, workdir)
 
 
 def conflict(config: ConfigDict, workdir: epath.Path) -> str:
@@ -194,8 +194,8 @@ def refuse_if(find_problem: Callable[[], str]) -> None:
         raise ConfigError(problem or "process 0 cannot use the work directory; it says why")
 
 
-def _missing_stage(config: ConfigDict, workdir: epath.Path, stages: tuple[str, ...]) -> str:
-    """Which stage must run before `stages` can, or "".
+def _missing_stage(config: ConfigDict, workdir: epath.Path, names: tuple[str, ...]) -> str:
+    """Which stage must run before `names` can, or "".
 
     A stage that is only half trained counts as missing: what is made from it would not fit what it
     ends as.
@@ -212,7 +212,7 @@ def _missing_stage(config: ConfigDict, workdir: epath.Path, stages: tuple[str, .
         ("report", "sample", sampled),
         ("report", "evaluate", (workdir / "scores.json").exists()),
     ):
-        if stage in stages and earlier not in stages and not there:
+        if stage in names and earlier not in names and not there:
             return (
                 f"stage {stage!r} needs stage {earlier!r}, which has not finished in {workdir}; "
                 f"use --stages={earlier},{stage}"
@@ -270,8 +270,8 @@ def evaluate_run(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> N
         return
     synthetic, _ = read_windows(workdir / "samples.npz")
     scores = evaluate_samples(config, dataset, synthetic, config.seed)
-    models = pipeline.build_models(config, len(dataset.series.columns))
-    vae_params, _ = pipeline.load_vae(config, models, workdir)
+    models = stages.build_models(config, len(dataset.series.columns))
+    vae_params, _ = stages.load_vae(config, models, workdir)
     scaled, test = dataset.scaled(), dataset.series.test
     scores["reconstruction"] = suite.reconstruction_error(
         scaled[test[:, None] + np.arange(dataset.series.window)],

@@ -23,7 +23,7 @@ from timeldm_jax import config as configuration
 from timeldm_jax import latents
 from timeldm_jax.data import scaling
 from timeldm_jax.data import schema as schemas
-from timeldm_jax.data.load import Dataset
+from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.series import DeviceWindows, Missing, fill, gather
 from timeldm_jax.errors import CheckpointError, ConfigError
 from timeldm_jax.latents import LatentStats, Posteriors
