@@ -47,7 +47,7 @@ class Block(nn.Module):
     """Self-attention, cross-attention if there is a memory, feed-forward; pre- or post-norm."""
 
     def __init__(
-        self, width: int, heads: int, ff_factor: int, norm: str, first: bool, memory: int | None
+        self, width: int, heads: int, mlp_ratio: int, norm: str, first: bool, memory: int | None
     ):
         super().__init__()
         self.norm = norm
@@ -57,8 +57,8 @@ class Block(nn.Module):
         self.attention_norm = nn.Identity() if bare else nn.LayerNorm(width)
         self.cross_norm = nn.LayerNorm(width) if norm == "post" and memory is not None else None
         self.ff_norm = nn.LayerNorm(width)
-        self.ff_in = nn.Linear(width, ff_factor * width)
-        self.ff_out = nn.Linear(ff_factor * width, width)
+        self.ff_in = nn.Linear(width, mlp_ratio * width)
+        self.ff_out = nn.Linear(mlp_ratio * width, width)
 
     def forward(self, x: Tensor, memory: Tensor | None) -> Tensor:
         if self.norm == "pre":
@@ -111,14 +111,14 @@ class VAE(nn.Module):
         latent: int,
         width: int,
         heads: int,
-        ff_factor: int,
+        mlp_ratio: int,
         encoder_layers: int,
         decoder_layers: int,
         norm: str,
         head: str,
     ):
         super().__init__()
-        block = {"width": width, "heads": heads, "ff_factor": ff_factor, "norm": norm}
+        block = {"width": width, "heads": heads, "mlp_ratio": mlp_ratio, "norm": norm}
         self.embed = TimeConv(features, width)
         self.encoder_positions_table = _positions(window, width)
         self.mean_stack = Stack(encoder_layers, **block)
@@ -291,7 +291,7 @@ def train_ldm(
     for index in batches(len(mean), config.ldm.batch):
         z = means[index]
         z = z + torch.exp(0.5 * log_variances[index]) * torch.randn_like(z)
-        sigma = torch.exp(c.log_mean + c.log_std * torch.randn(len(z)))
+        sigma = torch.exp(c.P_mean + c.P_std * torch.randn(len(z)))
         loss = denoising_loss(model, z, torch.randn_like(z), sigma, c.sigma_data)
         yield _descend(loss, optimizer, average)
 

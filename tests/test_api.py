@@ -229,7 +229,7 @@ def test_windows_of_ones_own_set_the_length():
 
 def test_matched_samples_have_the_datas_quantiles_whatever_the_training(tmp_path):
     config = tiny()
-    config.sample.update({"match_margins": True, "batch": 1_000})
+    config.sample.update({"match_marginals": True, "batch": 1_000})
     windows = np.stack([rows()[i : i + WINDOW] for i in range(0, 110, 4)])
     model = TimeLDM(config=config).fit(windows)
     series = model._dataset.series
@@ -243,7 +243,7 @@ def test_matched_samples_have_the_datas_quantiles_whatever_the_training(tmp_path
 
     # The rows of a window depend on each other: these are 10,000 and the map's 20,000 windows.
     assert error(model.sample(10_000)) < 0.02
-    unmatched = dataclasses.replace(model._trained(), margins=None)
+    unmatched = dataclasses.replace(model._trained(), marginals=None)
     assert error(np.concatenate(list(unmatched.sample(10_000, 0)))) > 0.06
     model.save(str(tmp_path / "model"), report=False)
     again = TimeLDM.load(str(tmp_path / "model")).sample(50)
@@ -252,12 +252,12 @@ def test_matched_samples_have_the_datas_quantiles_whatever_the_training(tmp_path
 
 def test_only_values_of_a_table_are_matched():
     config = tiny()
-    config.sample.match_margins = True
+    config.sample.match_marginals = True
     config.data.window = 12
     frame, schema = tables.prepare(mixed(), "the table", tables.Options())
     dataset = datasets.from_table(frame, schema, config)
     roles = [feature.role for feature in schemas.features(schema)]
-    found = stages._margins(config, dataset)
+    found = stages._marginals(config, dataset)
     assert [row is not None for row in found] == [role == "value" for role in roles]
     assert len(set(roles)) > 1
 

@@ -24,7 +24,7 @@ def load(monkeypatch):
 def small_config(**vae):
     config = configuration.base()
     config.data.window = 9
-    sizes = {"latent": 8, "width": 8, "ff_factor": 3, "encoder_layers": 1, "skip": False}
+    sizes = {"latent": 8, "width": 8, "mlp_ratio": 3, "encoder_layers": 1, "skip": False}
     config.vae.model.update({**sizes, **vae})
     config.ldm.model.update({"hidden": 16, "blocks": 0, "precision": "float32"})
     config.sample.solver = "heun"
@@ -58,7 +58,7 @@ def test_a_difference_is_noticed(load, monkeypatch):
 
 @pytest.mark.parametrize("stage", ["vae", "ldm"])
 def test_flops_are_those_of_the_program(load, stage):
-    config = small_config(width=64, latent=64, ff_factor=8)
+    config = small_config(width=64, latent=64, mlp_ratio=8)
     config.ldm.model.hidden = 512
     problem = load("problems").make_problem(config, FEATURES, windows=20)
     flops = load("flops")

@@ -86,7 +86,7 @@ def test_every_variant_builds_networks_that_fit_each_other(name, variant):
     ):
         blocks = {key.split("/")[1] for key in vae if key.startswith(f"{stack}/")}
         assert blocks == {f"block_{i}" for i in range(layers)}
-        assert vae[f"{stack}/block_0/ff_in/kernel"] == (model.width, model.ff_factor * model.width)
+        assert vae[f"{stack}/block_0/ff_in/kernel"] == (model.width, model.mlp_ratio * model.width)
         heads, channels, head = vae[f"{stack}/block_0/self_attention/query_kernel"]
         assert (heads, channels, heads * head) == (model.heads, model.width, model.width)
     hidden = config.ldm.model.hidden
@@ -122,7 +122,7 @@ def test_released_sizes(name):
     model = config.vae.model
     latent, heads, factor, layers = RELEASED[i]
     assert (model.latent, model.width, model.heads) == (latent, latent, heads)
-    assert (model.ff_factor, model.encoder_layers, model.decoder_layers) == (factor, layers, layers)
+    assert (model.mlp_ratio, model.encoder_layers, model.decoder_layers) == (factor, layers, layers)
     assert (model.norm, model.head) == ("pre", "none")
     batch, hidden = RELEASED_BATCH_HIDDEN[i]
     assert (config.vae.batch, config.ldm.batch, config.ldm.model.hidden) == (batch, batch, hidden)
@@ -146,7 +146,7 @@ def check_published(config, i):
     assert (vae.beta.maximum, vae.beta.minimum, vae.beta.decay) == (1e-2, 1e-5, 0.7)
     assert vae.beta.patience == 10 * epoch
     assert (ldm.model.blocks, ldm.latents) == (0, "raw")
-    assert ldm.noise.to_dict() == {"sigma_data": 0.5, "log_mean": -1.2, "log_std": 1.2}
+    assert ldm.noise.to_dict() == {"sigma_data": 0.5, "P_mean": -1.2, "P_std": 1.2}
     sample = config.sample
     assert (sample.steps, sample.churn, sample.rho) == (50, 1.0, 7.0)
     assert (sample.sigma_min, sample.sigma_max) == (0.002, 80.0)
@@ -252,7 +252,7 @@ def set_value(config, key, value):
         ("ldm.optimizer.b2", 1.5, "config.ldm.optimizer.b2=1.5 must be in [0, 1)"),
         ("vae.optimizer.learning_rate", math.nan, "learning_rate=nan must be positive"),
         ("vae.optimizer.learning_rate", math.inf, "learning_rate=inf must be positive"),
-        ("ldm.noise.log_mean", math.inf, "config.ldm.noise.log_mean=inf must be finite"),
+        ("ldm.noise.P_mean", math.inf, "config.ldm.noise.P_mean=inf must be finite"),
         ("vae.beta.decay", 0.0, "config.vae.beta.decay=0.0 must be in (0, 1]"),
         ("vae.beta.minimum", 0.5, "config.vae.beta.minimum=0.5 must not exceed"),
         ("sample.sigma_max", 0.001, "must not exceed config.sample.sigma_max=0.001"),
@@ -283,7 +283,7 @@ def test_a_wrong_value_is_named(key, value, message):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("ldm.noise.log_mean", -1),  # a whole number stands for a float, below 1 too
+        ("ldm.noise.P_mean", -1),  # a whole number stands for a float, below 1 too
         ("sample.sigma_max", 80),
         ("sample.churn", 0),
         ("seed", 0),

@@ -108,7 +108,7 @@ def released_vae():
         latent=8,
         width=8,
         heads=HEADS,
-        ff_factor=4,
+        mlp_ratio=4,
         encoder_layers=2,
         decoder_layers=2,
         norm="pre",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timeldm_jax.data.dataset import check_array, from_windows, make_dataset
-from timeldm_jax.data.scaling import MARGIN_LEVELS, Scaler, fit_scaler, margins
+from timeldm_jax.data.scaling import MARGINAL_LEVELS, Scaler, fit_scaler, marginals
 from timeldm_jax.data.series import (
     DeviceWindows,
     Series,
@@ -382,12 +382,12 @@ def test_too_few_windows_of_ones_own():
         from_windows(np.random.default_rng(0).normal(size=(20, 6, 2)), ("a", "b"), "future")
 
 
-def test_margins_are_quantiles_of_what_is_known():
+def test_marginals_are_quantiles_of_what_is_known():
     values = np.stack([np.linspace(-1, 3, 10_001), np.full(10_001, np.nan)], axis=1)
     values[::2, 1] = np.linspace(0, 1, 5_001) ** 2
-    found = margins(values)
+    found = marginals(values)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found[0], 4 * MARGIN_LEVELS - 1, atol=1e-6)
-    np.testing.assert_allclose(found[1], MARGIN_LEVELS**2, atol=1e-6)
-    assert (np.diff(MARGIN_LEVELS) > 0).all()
-    np.testing.assert_allclose(MARGIN_LEVELS, 1 - MARGIN_LEVELS[::-1], atol=1e-12)
+    np.testing.assert_allclose(found[0], 4 * MARGINAL_LEVELS - 1, atol=1e-6)
+    np.testing.assert_allclose(found[1], MARGINAL_LEVELS**2, atol=1e-6)
+    assert (np.diff(MARGINAL_LEVELS) > 0).all()
+    np.testing.assert_allclose(MARGINAL_LEVELS, 1 - MARGINAL_LEVELS[::-1], atol=1e-12)

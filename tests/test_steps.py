@@ -11,10 +11,10 @@ from scipy import stats
 
 from timeldm_jax import config as configuration
 from timeldm_jax import latents
-from timeldm_jax.data.scaling import margins
+from timeldm_jax.data.scaling import marginals
 from timeldm_jax.data.series import DeviceWindows
 from timeldm_jax.diffusion import samplers
-from timeldm_jax.generator import Generator, match_margins
+from timeldm_jax.generator import Generator, match_marginals
 from timeldm_jax.models import denoiser, transformer
 from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE
@@ -28,7 +28,7 @@ SMALL_VAE = VAE(
     latent=2,
     width=8,
     heads=2,
-    ff_factor=2,
+    mlp_ratio=2,
     encoder_layers=1,
     decoder_layers=1,
     norm="pre",
@@ -36,7 +36,7 @@ SMALL_VAE = VAE(
     skip=True,
 )
 DENOISER = Denoiser(hidden=16, blocks=1)
-NOISE = steps.NoiseConfig(sigma_data=1.0, log_mean=-0.5, log_std=1.2)
+NOISE = steps.NoiseConfig(sigma_data=1.0, P_mean=-0.5, P_std=1.2)
 
 
 def normal(seed, *shape):
@@ -261,9 +261,9 @@ def test_matched_samples_are_distributed_as_the_training_data():
     real = random.gamma(2.0, size=(200_000, 3))
     drawn = random.normal(size=(200_000, 3))
     windows = random.normal(size=(5_000, 8, 3)).astype(np.float32)
-    quantiles = margins(drawn), margins(real)
+    quantiles = marginals(drawn), marginals(real)
     quantiles[1][2] = np.nan
-    found = np.asarray(match_margins(windows, *quantiles))
+    found = np.asarray(match_marginals(windows, *quantiles))
     # The increasing map from the one distribution to the other, in closed form.
     expected = stats.gamma.ppf(stats.norm.cdf(windows[..., :2]), 2.0)
     # Of 200,000 draws, and linear between levels a hundredth apart.
@@ -272,7 +272,7 @@ def test_matched_samples_are_distributed_as_the_training_data():
     np.testing.assert_array_equal(found[..., 2], windows[..., 2])
     order = np.argsort(windows[..., 0], axis=None)
     assert (np.diff(found[..., 0].ravel()[order]) >= 0).all()
-    outside = match_margins(np.full((1, 1, 3), 99.0, np.float32), *quantiles)
+    outside = match_marginals(np.full((1, 1, 3), 99.0, np.float32), *quantiles)
     np.testing.assert_allclose(outside[0, 0], [*quantiles[1][:2, -1], 99])
 
 

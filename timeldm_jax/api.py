@@ -406,7 +406,9 @@ class TimeLDM:
             checkpoint.best_step(workdir / stage)  # its error names a damaged file
         generator = load_generator(workdir)
         # Checksums vouch for the configuration beside the weights, not for this file.
-        changed = configuration.difference(generator.meta["config"], config.to_dict())
+        changed = configuration.difference(
+            configuration.upgrade(generator.meta["config"]), config.to_dict()
+        )
         if changed:
             raise CheckpointError(
                 f"{workdir / 'config.json'} is not what was trained: {'; '.join(changed)}"

@@ -65,7 +65,7 @@ def base() -> ConfigDict:
                 "latent": 14,  # as many as features, so that no window loses anything
                 "width": 32,
                 "heads": 2,
-                "ff_factor": 2,
+                "mlp_ratio": 2,
                 "encoder_layers": 2,
                 "decoder_layers": 2,
                 "norm": "pre",  # pre | post
@@ -95,7 +95,7 @@ def base() -> ConfigDict:
             },
             "optimizer": _optimizer(learning_rate=2e-3, b2=0.999, ema=0.999),
             "latents": "principal",  # raw | standard | principal; see latents.latent_stats
-            "noise": {"sigma_data": 1.0, "log_mean": 0.5, "log_std": 1.6},
+            "noise": {"sigma_data": 1.0, "P_mean": 0.5, "P_std": 1.6},
         }
     )
     config.sample = ConfigDict(
@@ -105,7 +105,7 @@ def base() -> ConfigDict:
             "batch": 1_000,  # windows a call: bounds memory
             "solver": "polar",  # polar | heun; see diffusion/samplers.py
             "steps": 36,  # network evaluations of polar; 2·steps − 1 of heun
-            "match_margins": False,  # map each value feature to the training data's distribution
+            "match_marginals": False,  # map each value feature to the training data's distribution
             "churn": 0.0,  # S_churn of the stochastic sampler, heun's
             "sigma_min": 0.002,
             "sigma_max": 80.0,
@@ -158,10 +158,10 @@ def apply_published(config: ConfigDict, *, epoch_steps: int, epochs: int = 15_00
     config.ldm.latents = "raw"
     config.ldm.model.blocks = 0
     config.ldm.model.precision = "float32"
-    config.ldm.noise = ConfigDict({"sigma_data": 0.5, "log_mean": -1.2, "log_std": 1.2})
+    config.ldm.noise = ConfigDict({"sigma_data": 0.5, "P_mean": -1.2, "P_std": 1.2})
     config.sample.solver = "heun"
     config.sample.steps = 50
-    config.sample.match_margins = False
+    config.sample.match_marginals = False
     config.sample.churn = 1.0
 
 
@@ -190,7 +190,7 @@ def apply_paper(
             "latent": 32,
             "width": 32,
             "heads": 2,
-            "ff_factor": 4,
+            "mlp_ratio": 4,
             "encoder_layers": layers[0],
             "decoder_layers": layers[1],
             "norm": "post",
@@ -231,7 +231,7 @@ def apply_released(
             "latent": latent,
             "width": latent,
             "heads": heads,
-            "ff_factor": factor,
+            "mlp_ratio": factor,
             "encoder_layers": layers,
             "decoder_layers": layers,
             "norm": "pre",
@@ -371,7 +371,7 @@ _RANGES: dict[str, _Rule] = {
     "beta.minimum": (lambda v: v >= 0, "at least 0"),
     "beta.decay": (lambda v: 0 < v <= 1, "in (0, 1]"),
     "noise.sigma_data": (lambda v: v > 0, "positive"),
-    "noise.log_std": (lambda v: v >= 0, "at least 0"),
+    "noise.P_std": (lambda v: v >= 0, "at least 0"),
     "evaluate.repeats": (lambda v: 2 <= v <= 10, "from 2 to 10"),
     "evaluate.context_fid_steps": (lambda v: v >= 0, "at least 0"),
     "sample.churn": (lambda v: v >= 0, "at least 0"),
@@ -458,6 +458,28 @@ def _check_together(config: ConfigDict) -> None:
         VAE(features=1, window=config.data.window, **config.vae.model)
     except ValueError as error:
         raise ConfigError(f"config.{error}") from error
+
+
+# Keys that earlier versions saved under another name.
+RENAMED = {
+    "vae.model.ff_factor": "vae.model.mlp_ratio",
+    "ldm.noise.log_mean": "ldm.noise.P_mean",
+    "ldm.noise.log_std": "ldm.noise.P_std",
+    "sample.match_margins": "sample.match_marginals",
+}
+
+
+def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
+    """A configuration that any earlier version saved, as this version would have saved it."""
+    config = ConfigDict(saved)
+    found = ConfigDict()
+    for key, value in leaves(config):
+        *sections, leaf = RENAMED.get(key, key).split(".")
+        node = found
+        for section in sections:
+            node = node.setdefault(section, ConfigDict())
+        node[leaf] = value
+    return found.to_dict()
 
 
 def closest(key: str, known: Any) -> str:

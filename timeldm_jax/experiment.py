@@ -133,7 +133,7 @@ def choose(
     saved = path.read_text() if process_0 and (workdir / REQUEST).exists() else ""
     saved = parallel.share_text_from_first(saved)
     if saved:
-        chosen = ConfigDict(json.loads(saved))
+        chosen = ConfigDict(configuration.upgrade(json.loads(saved)))
         return chosen, make(chosen)
     config = recipe.choose_sizes(config, lengths, features)
     dataset = make(config)
@@ -171,7 +171,8 @@ def conflict(config: ConfigDict, workdir: epath.Path) -> str:
         return ""
     path = workdir / (REQUEST if (workdir / REQUEST).exists() else "config.json")
     try:
-        changed = configuration.difference(json.loads(path.read_text()), config.to_dict())
+        saved = configuration.upgrade(json.loads(path.read_text()))
+        changed = configuration.difference(saved, config.to_dict())
     except (ValueError, TypeError, AttributeError) as error:
         return f"{path} is not a configuration in JSON ({error}); use a new --workdir"
     if not changed:

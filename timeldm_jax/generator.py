@@ -29,8 +29,8 @@ from timeldm_jax.training.state import TrainState
 
 PRIOR_SAMPLES, PRIOR_BATCH = 4_000, 1_000
 COMPLETION = 1  # folded into the key of a seed: completions share no noise with samples
-MARGINS = 2  # neither do the draws that samples' distributions are learnt from
-MARGIN_SAMPLES = 20_000
+MARGINALS = 2  # neither do the draws that samples' distributions are learnt from
+MARGINAL_SAMPLES = 20_000
 MARGIN = 2  # rows at the end of a window that extensions do not use
 PyTree = Any
 
@@ -49,8 +49,8 @@ class Generator:
       columns: names of the features.
       schema: what the columns of the user's table are, or None where the data was no table.
       meta: metadata of the diffusion checkpoint.
-      margins: quantiles of the scaled training data that samples are mapped to, NaN for features
-        that are left alone; None where `sample.match_margins` is off.
+      marginals: quantiles of the scaled training data that samples are mapped to, NaN for features
+        that are left alone; None where `sample.match_marginals` is off.
     """
 
     config: ConfigDict
@@ -62,13 +62,13 @@ class Generator:
     columns: tuple[str, ...]
     schema: Schema | None
     meta: dict[str, Any]
-    margins: Float[np.ndarray, "feature level"] | None = None
+    marginals: Float[np.ndarray, "feature level"] | None = None
 
     def sample(self, count: int, seed: int) -> Iterator[Float[np.ndarray, "n window feature"]]:
         """Yields batches of synthetic windows in the data's own units, float64.
 
         Window i is a function of (seed, i) alone, whatever the batch size. Values lie between the
-        smallest and largest of the training data, and with `config.sample.match_margins` each
+        smallest and largest of the training data, and with `config.sample.match_marginals` each
         feature is distributed as in it (an increasing map that 20,000 other samples define, drawn
         at the first call); windows of a table are as its columns can hold
         them (`table.snap`), within the range of the table.
@@ -84,8 +84,8 @@ class Generator:
         for first in range(0, count, batch):
             index = jnp.arange(first, first + batch)
             drawn = self._draw(self.vae_params, self.ldm_params, self.stats, key, index)
-            if self.margins is not None:
-                drawn = match_margins(drawn, self._drawn_margins, self.margins)
+            if self.marginals is not None:
+                drawn = match_marginals(drawn, self._drawn_marginals, self.marginals)
             windows = self._finish(np.asarray(drawn)[: count - first])
             if self.schema is None:
                 yield np.clip(windows, self.scaler.low, self.scaler.high)
@@ -195,15 +195,15 @@ class Generator:
         )
 
     @functools.cached_property
-    def _drawn_margins(self) -> Float[np.ndarray, "feature level"]:
-        """`data.scaling.margins` of the model's own samples: not of those that are mapped."""
-        key, drawn = jax.random.fold_in(jax.random.key(0), MARGINS), []
+    def _drawn_marginals(self) -> Float[np.ndarray, "feature level"]:
+        """`data.scaling.marginals` of the model's own samples: not of those that are mapped."""
+        key, drawn = jax.random.fold_in(jax.random.key(0), MARGINALS), []
         batch = jax.local_device_count() * PRIOR_BATCH
-        for first in range(0, MARGIN_SAMPLES, batch):
+        for first in range(0, MARGINAL_SAMPLES, batch):
             index = jnp.arange(first, first + batch)
             windows = self._draw(self.vae_params, self.ldm_params, self.stats, key, index)
-            drawn.append(np.asarray(windows)[: MARGIN_SAMPLES - first])
-        return scaling.margins(np.concatenate(drawn).reshape(-1, len(self.columns)))
+            drawn.append(np.asarray(windows)[: MARGINAL_SAMPLES - first])
+        return scaling.marginals(np.concatenate(drawn).reshape(-1, len(self.columns)))
 
     @functools.cached_property
     def _draw_latents(self) -> Any:
@@ -259,7 +259,7 @@ class Generator:
 
 
 @jax.jit
-def match_margins(
+def match_marginals(
     windows: Float[Array, "n time feature"],
     drawn: Float[Array, "feature level"],
     real: Float[Array, "feature level"],
@@ -286,11 +286,13 @@ def joins(count: int, window: int) -> Int[np.ndarray, " joins"]:
     return found[found < count]
 
 
-def _margins(meta: dict[str, Any]) -> Float[np.ndarray, "feature level"] | None:
-    if meta["margins"] is None:
+def _marginals(meta: dict[str, Any]) -> Float[np.ndarray, "feature level"] | None:
+    # Earlier versions say "margins"; before those there were none.
+    saved = meta.get("marginals", meta.get("margins"))
+    if saved is None:
         return None
-    untouched = [np.nan] * len(scaling.MARGIN_LEVELS)
-    return np.array([row or untouched for row in meta["margins"]], np.float32)
+    untouched = [np.nan] * len(scaling.MARGINAL_LEVELS)
+    return np.array([row or untouched for row in saved], np.float32)
 
 
 def load_generator(workdir: epath.Path) -> Generator:
@@ -318,5 +320,5 @@ def load_generator(workdir: epath.Path) -> Generator:
         columns=columns,
         schema=None if meta["schema"] is None else Schema.from_json(meta["schema"]),
         meta=meta,
-        margins=_margins(meta),
+        marginals=_marginals(meta),
     )

@@ -12,11 +12,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config = c.base()
     config.data.name = "mujoco"
     # Positions are smooth: some of its principal axes are very narrow.
-    config.ldm.noise.update({"log_mean": 0.3, "log_std": 1.9})
+    config.ldm.noise.update({"P_mean": 0.3, "P_std": 1.9})
     config.vae.model.latent = 14
     config.ldm.steps = 7_000  # the loss of trajectories that were not trained on rises later
     config.sample.count = WINDOWS
-    config.sample.match_margins = True  # some of its wide axes keep tails that are too heavy
+    config.sample.match_marginals = True  # some of its wide axes keep tails that are too heavy
     return c.choose_variant(
         config, variant, {"paper": paper, "released": released, "quick": c.apply_quick}
     )

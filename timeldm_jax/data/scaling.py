@@ -15,7 +15,7 @@ from timeldm_jax.errors import DataError
 
 LEVELS = 1_000  # quantiles that a curve keeps at most
 TAIL = (0.0, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)
-MARGIN_LEVELS = np.array([*TAIL, *np.linspace(0.01, 0.99, 99), *(1 - np.array(TAIL[::-1]))])
+MARGINAL_LEVELS = np.array([*TAIL, *np.linspace(0.01, 0.99, 99), *(1 - np.array(TAIL[::-1]))])
 REACH = 3.0  # deviations either side of the mean that `standard` maps to [0, 1]
 
 
@@ -143,9 +143,9 @@ def fit_scaler(
     return Scaler(tuple(low.tolist()), tuple(high.tolist()), tuple(curves))
 
 
-def margins(values: Float[np.ndarray, "rows feature"]) -> Float[np.ndarray, "feature level"]:
-    """Quantiles of each feature at `MARGIN_LEVELS`, float32; NaN is left out."""
-    return np.nanquantile(values, MARGIN_LEVELS, axis=0).T.astype(np.float32)
+def marginals(values: Float[np.ndarray, "rows feature"]) -> Float[np.ndarray, "feature level"]:
+    """Quantiles of each feature at `MARGINAL_LEVELS`, float32; NaN is left out."""
+    return np.nanquantile(values, MARGINAL_LEVELS, axis=0).T.astype(np.float32)
 
 
 def _fit_curve(scaling: str, known: Float[np.ndarray, " n"]) -> Curve:

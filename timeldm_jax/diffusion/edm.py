@@ -81,9 +81,9 @@ def loss_weight(sigma: Array, sigma_data: Deviation) -> Array:
     return (jnp.square(sigma) + jnp.square(sigma_data)) / jnp.square(sigma * sigma_data)
 
 
-def noise_level(normal: PerExample, log_mean: float, log_std: float) -> PerExample:
-    """Training noise levels, `ln σ ~ N(log_mean, log_std²)`, from standard normal numbers."""
-    return jnp.exp(log_mean + log_std * normal)
+def noise_level(normal: PerExample, P_mean: float, P_std: float) -> PerExample:
+    """Training noise levels, `ln σ ~ N(P_mean, P_std²)`, from standard normal numbers."""
+    return jnp.exp(P_mean + P_std * normal)
 
 
 def denoising_loss(

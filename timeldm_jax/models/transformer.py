@@ -52,13 +52,13 @@ class Linear(nn.Module):
     """Linear map with bias of tokens `(batch * time, channel)` to `(batch * time, features)`."""
 
     features: int
-    start: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: Tokens) -> Float[Array, "batch*time out"]:
         """Maps tokens; see `linear`."""
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", self.start, shape)
+        kernel = self.param("kernel", self.kernel_init, shape)
         return linear(x, kernel) + self.param("bias", nn.initializers.zeros, (self.features,))
 
 
@@ -153,14 +153,14 @@ class Block(nn.Module):
     Attributes:
       width: channels of the running state.
       heads: attention heads.
-      ff_factor: hidden channels of the feed-forward, in units of `width`.
+      mlp_ratio: hidden channels of the feed-forward, in units of `width`.
       norm: where the layer norms stand.
       first: whether this is the first block of its stack (only "pre" cares).
     """
 
     width: int
     heads: int
-    ff_factor: int
+    mlp_ratio: int
     norm: Norm
     first: bool
 
@@ -184,7 +184,7 @@ class Block(nn.Module):
         return LayerNorm(name="ff_norm")(x + self._feed_forward(x))
 
     def _feed_forward(self, x: Tokens) -> Tokens:
-        hidden = nn.relu(Linear(self.ff_factor * self.width, name="ff_in")(x))
+        hidden = nn.relu(Linear(self.mlp_ratio * self.width, name="ff_in")(x))
         return Linear(self.width, name="ff_out")(hidden)
 
 
@@ -194,7 +194,7 @@ class Stack(nn.Module):
     layers: int
     width: int
     heads: int
-    ff_factor: int
+    mlp_ratio: int
     norm: Norm
 
     @nn.compact
@@ -202,7 +202,7 @@ class Stack(nn.Module):
         """Maps `(batch * time, width)` to the same, each block reading `memory` if given."""
         for i in range(self.layers):
             block = Block(
-                self.width, self.heads, self.ff_factor, self.norm, i == 0, name=f"block_{i}"
+                self.width, self.heads, self.mlp_ratio, self.norm, i == 0, name=f"block_{i}"
             )
             x = block(x, batch, memory)
         return x
@@ -215,7 +215,7 @@ class TimeConv(nn.Module):
     """
 
     width: int
-    start: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch time channel"]) -> Tokens:
@@ -223,4 +223,6 @@ class TimeConv(nn.Module):
         batch, time, channels = x.shape
         padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
         taps = jnp.concatenate([padded[:, i : i + time] for i in range(3)], axis=-1)
-        return Linear(self.width, self.start, name="taps")(taps.reshape(batch * time, 3 * channels))
+        return Linear(self.width, self.kernel_init, name="taps")(
+            taps.reshape(batch * time, 3 * channels)
+        )

@@ -36,7 +36,7 @@ class VAE(nn.Module):
       latent: m, channels of the latent.
       width: channels inside the stacks. `head="none"` needs `width == latent`.
       heads: attention heads, dividing `width`.
-      ff_factor: hidden channels of a feed-forward, in units of `width`.
+      mlp_ratio: hidden channels of a feed-forward, in units of `width`.
       encoder_layers: blocks in each of the two encoder stacks.
       decoder_layers: blocks in the decoder.
       norm: "pre" (released code) or "post" (the paper's figure); see `transformer.Block`.
@@ -53,7 +53,7 @@ class VAE(nn.Module):
     latent: int
     width: int
     heads: int
-    ff_factor: int
+    mlp_ratio: int
     encoder_layers: int
     decoder_layers: int
     norm: Norm
@@ -85,7 +85,7 @@ class VAE(nn.Module):
         """Makes the submodules."""
 
         def stack(layers: int) -> Stack:
-            return Stack(layers, self.width, self.heads, self.ff_factor, self.norm)
+            return Stack(layers, self.width, self.heads, self.mlp_ratio, self.norm)
 
         def positions(name: str) -> Array:
             return self.param(name, _uniform_positions, (self.window, self.width))
@@ -104,11 +104,13 @@ class VAE(nn.Module):
         )
         make_map: dict[Head, Callable[..., nn.Module]] = {"linear": Linear, "conv": TimeConv}
         make_last = make_map.get(self.head)
-        start = nn.initializers.zeros if self.skip else nn.initializers.lecun_normal()
+        kernel_init = nn.initializers.zeros if self.skip else nn.initializers.lecun_normal()
         self.last_maps = [
-            make_last(self.latent, start) if make_last else None,
+            make_last(self.latent, kernel_init) if make_last else None,
             make_last(self.latent) if make_last else None,
-            make_last(self.features, start) if make_last else Linear(self.features, start),
+            make_last(self.features, kernel_init)
+            if make_last
+            else Linear(self.features, kernel_init),
         ]
         self.skips = [_around(self.latent), _around(self.features)] if self.skip else None
 

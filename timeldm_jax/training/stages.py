@@ -202,7 +202,7 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None
         _schedule(config.ldm),
         workdir / "ldm",
         loop.Journal(workdir),
-        meta | {"vae_step": vae_step, "margins": _margins(config, dataset)},
+        meta | {"vae_step": vae_step, "marginals": _marginals(config, dataset)},
     )
 
 
@@ -244,7 +244,7 @@ def read_config(workdir: epath.Path) -> ConfigDict:
     path = workdir / "config.json"
     if not path.exists():
         raise CheckpointError(f"{path} does not exist: {workdir} holds no model")
-    config = ConfigDict(json.loads(path.read_text()))
+    config = ConfigDict(configuration.upgrade(json.loads(path.read_text())))
     configuration.validate(config)
     return config
 
@@ -289,15 +289,15 @@ def _meta(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _margins(config: ConfigDict, dataset: Dataset) -> list[list[float] | None] | None:
-    """Quantiles of scaled training rows for `sample.match_margins`; None for flags and words."""
-    if not config.sample.match_margins:
+def _marginals(config: ConfigDict, dataset: Dataset) -> list[list[float] | None] | None:
+    """Quantiles of scaled training rows for `sample.match_marginals`; None for flags and words."""
+    if not config.sample.match_marginals:
         return None
     series = dataset.series
     trained = np.zeros(len(series.values) + 1, int)  # +1 where a window begins, −1 after it ends
     np.add.at(trained, series.train, 1)
     np.add.at(trained, series.train + series.window, -1)
-    found = scaling.margins(dataset.scaled()[np.cumsum(trained)[:-1] > 0]).tolist()
+    found = scaling.marginals(dataset.scaled()[np.cumsum(trained)[:-1] > 0]).tolist()
     if dataset.schema is None:
         return found
     layout = schemas.features(dataset.schema)

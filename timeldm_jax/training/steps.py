@@ -155,11 +155,11 @@ def vae_step(
 
 @dataclasses.dataclass(frozen=True)
 class NoiseConfig:
-    """EDM's noise distribution in training: `ln σ ~ N(log_mean, log_std²)`, and σ_data."""
+    """EDM's noise distribution in training: `ln σ ~ N(P_mean, P_std²)`, and σ_data."""
 
     sigma_data: float
-    log_mean: float
-    log_std: float
+    P_mean: float
+    P_std: float
 
 
 def ldm_step(
@@ -199,7 +199,7 @@ def latent_loss(
     )
     z = train.latent_stats.apply(z)
     level = state.normal(state.step_key(train, state.NOISE_LEVEL), positions, ())
-    sigma = edm.noise_level(level, noise_config.log_mean, noise_config.log_std)
+    sigma = edm.noise_level(level, noise_config.P_mean, noise_config.P_std)
     noise = state.normal(state.step_key(train, state.NOISE), positions, shape)
 
     sigma_data = train.latent_stats.sigma_data(noise_config.sigma_data)
