@@ -349,3 +349,15 @@ def test_base_gives_a_fresh_config_each_time():
     first.vae.steps = 1
     assert c.base().vae.steps != 1
     assert np.isfinite([v for _, v in c.leaves(c.base()) if isinstance(v, float)]).all()
+
+
+def test_a_configuration_saved_under_earlier_names_is_read_as_today_s():
+    today = load("mujoco")
+    saved = today.to_dict()
+    saved["vae"]["model"]["ff_factor"] = saved["vae"]["model"].pop("mlp_ratio")
+    saved["ldm"]["noise"]["log_mean"] = saved["ldm"]["noise"].pop("P_mean")
+    saved["ldm"]["noise"]["log_std"] = saved["ldm"]["noise"].pop("P_std")
+    saved["sample"]["match_margins"] = saved["sample"].pop("match_marginals")
+    before = copy.deepcopy(saved)
+    assert c.upgrade(saved) == today.to_dict()
+    assert saved == before

@@ -471,15 +471,14 @@ RENAMED = {
 
 def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
     """A configuration that any earlier version saved, as this version would have saved it."""
-    config = ConfigDict(saved)
-    found = ConfigDict()
-    for key, value in leaves(config):
+    found: dict[str, Any] = {}
+    for key, value in leaves(ConfigDict(saved)):
         *sections, leaf = RENAMED.get(key, key).split(".")
         node = found
         for section in sections:
-            node = node.setdefault(section, ConfigDict())
+            node = node.setdefault(section, {})
         node[leaf] = value
-    return found.to_dict()
+    return found
 
 
 def closest(key: str, known: Any) -> str:
