@@ -24,6 +24,7 @@ from scores import RESULTS, ROOT, machine
 
 from timeldm_jax import TimeLDM
 from timeldm_jax.data import dataset as datasets
+from timeldm_jax.data import reader
 from timeldm_jax.data import table as tables
 from timeldm_jax.metrics import suite
 
@@ -50,7 +51,7 @@ def main() -> None:
     config = model._generator.config
     config.data.path = str(arguments.table)
     options = datasets.table_options(config)
-    frame, schema = tables.prepare(*tables.read(config.data.path, options.decimal), options)
+    frame, schema = tables.prepare(*reader.read(config.data.path, options.decimal), options)
     series = datasets.from_table(frame, schema, config).series
     columns = [c.name for c in schema.columns if c.kind in ("float", "integer")]
     values = frame[columns].to_numpy(np.float64)

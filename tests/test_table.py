@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from timeldm_jax.data import columns, reader, schema, table
 from timeldm_jax.data import dataset as datasets
-from timeldm_jax.data import schema, table
 from timeldm_jax.data.scaling import Curve, Scaler, fit_scaler
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.series import Missing, hide, split_series
@@ -90,7 +90,7 @@ def test_what_is_inferred():
     ],
 )
 def test_which_scaling_is_chosen(numbers, expected):
-    assert schema.choose_scaling(numbers) == expected
+    assert columns.choose_scaling(numbers) == expected
 
 
 def test_a_schema_survives_json():
@@ -413,11 +413,11 @@ def test_files_are_read_whatever_their_separator(tmp_path):
         "bom.csv": "\ufeffa, b\n1,2.5\n3,4\n",
     }.items():
         decimal = "," if name == "semicolon.csv" else "."
-        frame, _ = table.read(write(tmp_path, text, name), decimal)
+        frame, _ = reader.read(write(tmp_path, text, name), decimal)
         assert list(frame.columns) == ["a", "b"]
         assert frame.to_numpy().tolist() == [[1, 2.5], [3, 4]]
     every_kind().to_parquet(tmp_path / "t.parquet")
-    frame, _ = table.read(str(tmp_path / "t.parquet"))
+    frame, _ = reader.read(str(tmp_path / "t.parquet"))
     pd.testing.assert_frame_equal(frame, every_kind())
 
 
@@ -450,21 +450,21 @@ def test_files_are_read_whatever_their_separator(tmp_path):
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
-        table.prepare(*table.read(write(tmp_path, text)), Options())
+        table.prepare(*reader.read(write(tmp_path, text)), Options())
 
 
 def test_files_that_are_none(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
-        table.read(str(tmp_path / "nothing.csv"))
+        reader.read(str(tmp_path / "nothing.csv"))
     with pytest.raises(DataError, match="is a folder"):
-        table.read(str(tmp_path))
+        reader.read(str(tmp_path))
     with pytest.raises(DataError, match=r"expected .*parquet.*, found .xlsx"):
-        table.read(write(tmp_path, "x", "t.xlsx"))
+        reader.read(write(tmp_path, "x", "t.xlsx"))
     with pytest.raises(DataError, match="not a readable Parquet file"):
-        table.read(write(tmp_path, "x", "t.parquet"))
+        reader.read(write(tmp_path, "x", "t.parquet"))
     (tmp_path / "latin.csv").write_bytes("a,b\n1,\xe9\n".encode("latin-1"))
     with pytest.raises(DataError, match="not UTF-8 text"):
-        table.read(str(tmp_path / "latin.csv"))
+        reader.read(str(tmp_path / "latin.csv"))
 
 
 def test_too_many_columns_say_what_to_do():

@@ -20,6 +20,7 @@ from timeldm_jax import config as configuration
 from timeldm_jax import evaluate, experiment
 from timeldm_jax import forecast as forecasts
 from timeldm_jax.data import dataset as datasets
+from timeldm_jax.data import reader
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.dataset import Dataset
@@ -125,7 +126,7 @@ class TimeLDM:
         if not isinstance(data, np.ndarray | list):
             if not isinstance(data, pd.DataFrame):
                 data = os.fspath(data)
-            frame, where = tables.read(data, decimal)
+            frame, where = reader.read(data, decimal)
             options = tables.Options(
                 time=time,
                 entity=entity,
@@ -507,7 +508,7 @@ class TimeLDM:
             data = pd.DataFrame(array, columns=list(schema.order))
         elif not isinstance(data, pd.DataFrame):
             data = os.fspath(data)
-        frame, where = tables.read(data, self._trained().config.data.decimal)
+        frame, where = reader.read(data, self._trained().config.data.decimal)
         frame = tables.arrange(frame, where, schema)
         return frame, tables.encode(frame, schema, where), wants_array
 

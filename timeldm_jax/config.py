@@ -15,8 +15,9 @@ from typing import Any
 import ml_collections
 from ml_collections import ConfigDict
 
+from timeldm_jax.data.clock import IRREGULAR
 from timeldm_jax.data.series import PROTOCOLS, SPLITS
-from timeldm_jax.data.table import IRREGULAR, MISSING
+from timeldm_jax.data.table import MISSING
 from timeldm_jax.diffusion.samplers import SOLVERS
 from timeldm_jax.errors import ConfigError
 from timeldm_jax.latents import LAYOUTS

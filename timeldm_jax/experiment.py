@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from timeldm_jax import config as configuration
 from timeldm_jax import evaluate, latents, recipe
 from timeldm_jax.data import dataset as datasets
+from timeldm_jax.data import reader
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.dataset import Dataset
@@ -54,7 +55,7 @@ def run_stages(config: ConfigDict, workdir: epath.Path, names: tuple[str, ...]) 
     asked = config
     if config.data.name == "table":
         options = datasets.table_options(config)
-        frame, schema = tables.prepare(*tables.read(config.data.path, options.decimal), options)
+        frame, schema = tables.prepare(*reader.read(config.data.path, options.decimal), options)
         for line in schema.describe():
             _log.info("  %s", line)
         lengths, features = datasets.lengths_of(frame, schema), len(schemas.features(schema))

@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax.data import builders
+from timeldm_jax.data import builders, reader
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.scaling import Scaler, fit_scaler
@@ -74,7 +74,7 @@ def load_dataset(config: ConfigDict) -> Dataset:
         table = builders.load_table(data.name, data_dir=data.dir or None, cache_dir=cache_dir)
         series = split_series(table.values, table.columns, data.window, data.protocol)
     elif data.name == "table":
-        frame, schema = tables.prepare(*tables.read(data.path, data.decimal), table_options(config))
+        frame, schema = tables.prepare(*reader.read(data.path, data.decimal), table_options(config))
         return from_table(frame, schema, config)
     else:
         known = ", ".join(sorted((*builders.SIMULATED, *builders.REAL, "table")))

@@ -1,0 +1,381 @@
+"""One column of a table: what kind it is, its numbers, what they may be, and the column again.
+
+Everything that depends on a column's kind is here: `infer`, `encode`, `snap`, `decode`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from pandas.api.types import pandas_dtype
+
+from timeldm_jax.data.clock import looks_like_time, parse_times, row_of
+from timeldm_jax.errors import DataError
+
+Kind = Literal["float", "integer", "boolean", "category", "datetime", "drop"]
+Scaling = Literal["minmax", "standard", "quantile", "log", "constant"]
+KINDS: tuple[str, ...] = get_args(Kind)
+SCALINGS: tuple[str, ...] = get_args(Scaling)
+
+MOST_CATEGORIES = 20
+MOST_DECIMALS = 6
+LARGEST_INTEGER = 2**53  # beyond, float64 does not tell neighbours apart
+SKEWED, HEAVY = 2.0, 8.0  # skewness and excess kurtosis from which a column is transformed
+PERCENT_NAMES = ("%", "percent", "pct", "humidity")
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column of a table that is learnt.
+
+    Attributes:
+      name: its name.
+      kind: what it holds.
+      dtype: the pandas dtype that samples get.
+      scaling: how values become numbers around [0, 1]; `constant` is put back, not learnt.
+      decimals: digits after the point that floats are rounded to, or None.
+      low: bound that samples keep, in the column's unit, or None.
+      high: the same above.
+      smallest: least value that samples of windows take: the data's, or the user's `low`.
+      largest: the same above.
+      categories: of a category.
+      value: of a constant column; a datetime as ISO text.
+      origin: first time of a datetime column, ISO text; the feature is seconds since.
+      unit: seconds that datetimes are whole multiples of.
+      missing: whether training rows lack values here.
+    """
+
+    name: str
+    kind: Kind
+    dtype: str
+    scaling: Scaling
+    decimals: int | None = None
+    low: float | None = None
+    high: float | None = None
+    smallest: float | None = None
+    largest: float | None = None
+    categories: tuple[Any, ...] = ()
+    value: Any = None
+    origin: str = ""
+    unit: float = 1.0
+    missing: bool = False
+
+
+def infer(column: pd.Series, given: dict[str, Any], where: str) -> Column:
+    """What a column is, by its values and dtype, and by the fields that the user has set.
+
+    Raises:
+      DataError: it cannot be learnt, or is not what the user said.
+    """
+    name = str(column.name)
+    at = f"{where}, column {name!r}"
+    missing = bool(column.isna().any())
+    present = column.dropna()
+    if present.empty:
+        raise DataError(
+            f"{at} has no value in any of its {len(column):,} rows; leave it out "
+            '(in the schema: {"columns": {"' + name + '": {"kind": "drop"}}})'
+        )
+    kind: Kind = given.get("kind") or _kind(present, at)
+    dtype = str(column.dtype)
+    fields: dict[str, Any] = {"dtype": dtype, "missing": missing}
+    if kind == "category":
+        fields |= _category(present, given, at)
+    elif kind == "boolean":
+        values = set(present.unique().tolist())
+        if not values <= {0, 1}:
+            raise DataError(f"{at} is said to be boolean and holds {sorted(map(str, values))[:5]}")
+        fields |= {"scaling": "minmax", "low": 0.0, "high": 1.0}
+    elif kind == "datetime":
+        fields |= _datetime(parse_times(present, at))
+    else:
+        numbers = _numbers(present, at)
+        fields |= _number(name, numbers, kind, given, at)
+    first = present.iloc[0]
+    if (present == first).all() and not missing:
+        fields |= {"scaling": "constant", "value": _plain(first)}
+    fields |= {k: v for k, v in given.items() if k not in ("kind", "categories")}
+    if fields["scaling"] == "constant" and fields.get("value") is None:
+        raise DataError(f"{at} is said to be constant and is not")
+    return Column(name=name, kind=kind, **fields)
+
+
+def encode(series: pd.Series, column: Column, place: int, where: str) -> Float[np.ndarray, " rows"]:
+    """The numbers of one feature of a column, float64 in its own unit.
+
+    Args:
+      series: the column.
+      column: what it is.
+      place: which category, of a category.
+      where: what to call the table in errors.
+
+    Raises:
+      DataError: it holds what the schema does not know.
+    """
+    at = f"{where}, column {column.name!r}"
+    if column.kind == "category":
+        strange = series.dropna()
+        strange = strange[~strange.isin(column.categories)]
+        if len(strange):
+            raise DataError(
+                f"{at}, row {row_of(strange)} holds {strange.iloc[0]!r}; the model knows "
+                f"{', '.join(map(repr, column.categories))}"
+            )
+        return (series == column.categories[place]).fillna(False).to_numpy(np.float64)
+    if column.kind == "datetime":
+        times = parse_times(series, at)
+        return (times - pd.Timestamp(column.origin)).dt.total_seconds().to_numpy()
+    if column.kind == "boolean":
+        return series.astype("object").map({True: 1.0, False: 0.0}).to_numpy(np.float64)
+    try:
+        return pd.to_numeric(series).astype("Float64").to_numpy(np.float64, na_value=np.nan)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{at} must hold numbers: {error}") from error
+
+
+def snap(values: Float[np.ndarray, "..."], column: Column) -> Float[np.ndarray, "..."]:
+    """Numbers as the column can hold them: rounded, and within its bounds."""
+    low = -np.inf if column.low is None else column.low
+    high = np.inf if column.high is None else column.high
+    if column.kind == "boolean":
+        return (values > 0.5).astype(np.float64)
+    if column.kind == "integer":
+        return np.clip(np.round(values), np.ceil(low), np.floor(high))
+    if column.kind == "datetime":
+        return np.round(values / column.unit) * column.unit
+    if column.decimals is not None:
+        digits = 10.0**column.decimals
+        low, high = np.ceil(low * digits) / digits, np.floor(high * digits) / digits
+        values = np.round(values, column.decimals)
+    return np.clip(values, low, high)
+
+
+def decode(values: Float[np.ndarray, "rows place"], column: Column, holes: np.ndarray) -> pd.Series:
+    """The column again, of its dtype.
+
+    Args:
+      values: `(rows, places)`: one place a category, else one.
+      column: what it is.
+      holes: `(rows,)` where values are missing.
+    """
+    rows = len(values)
+    if column.scaling == "constant":
+        value = pd.Timestamp(column.value) if column.kind == "datetime" else column.value
+        return pd.Series([value] * rows, dtype=pandas_dtype(column.dtype))
+    if column.kind == "category":
+        words = np.array(column.categories, dtype=object)[values.argmax(1)]
+        found = pd.Series(words, dtype=object)
+    elif column.kind == "datetime":
+        whole = np.round(values[:, 0] / min(column.unit, 1.0)) * min(column.unit, 1.0)
+        found = pd.Series(pd.Timestamp(column.origin) + pd.to_timedelta(whole, unit="s"))
+        if "datetime" not in column.dtype:
+            found = found.astype(str)
+    elif column.kind == "boolean":
+        found = pd.Series(values[:, 0] > 0.5, dtype=object)
+    else:
+        found = pd.Series(values[:, 0])
+    if holes.any():
+        found = found.mask(pd.Series(holes))
+        if column.dtype in ("int64", "int32", "bool"):  # cannot hold what is missing
+            return found.astype("boolean" if column.dtype == "bool" else "Int64")
+    return found.astype(pandas_dtype(column.dtype))
+
+
+def _kind(present: pd.Series, at: str) -> Kind:
+    dtype = present.dtype
+    if pd.api.types.is_bool_dtype(dtype):
+        return "boolean"
+    if pd.api.types.is_integer_dtype(dtype):
+        return "integer"
+    if pd.api.types.is_float_dtype(dtype):
+        return "float"
+    if pd.api.types.is_datetime64_any_dtype(dtype):
+        return "datetime"
+    if isinstance(dtype, pd.CategoricalDtype):
+        return "category"
+    if pd.api.types.is_timedelta64_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
+        raise DataError(f"{at} has dtype {dtype}; turn it into numbers first")
+    kinds = {type(value) for value in present}
+    strange = {k for k in kinds if issubclass(k, Iterable) and not issubclass(k, str)}
+    if strange:
+        bad = present[[type(value) in strange for value in present]]
+        raise DataError(
+            f"{at}, row {row_of(bad)} holds a {type(bad.iloc[0]).__name__}, {bad.iloc[0]!r}; "
+            "expected numbers, words, flags or times: take it apart into columns, or leave it out "
+            "(kind 'drop' in the schema)"
+        )
+    if kinds <= {bool, np.bool_}:
+        return "boolean"
+    if kinds <= {int, float, np.int64, np.float64}:
+        return "float"
+    as_numbers = pd.to_numeric(present.astype(str), errors="coerce")
+    share = float(as_numbers.notna().mean())
+    if share > 0:
+        bad = present[as_numbers.isna()]
+        if bad.empty:
+            return "float"
+        commas = bad.astype(str).str.fullmatch(r"[+-]?\d+,\d+")
+        if commas.any():
+            raise DataError(
+                f"{at}, row {row_of(bad[commas])} holds {bad[commas].iloc[0]!r}: a decimal comma. "
+                "Say so with --config.data.decimal=, (or write points)"
+            )
+        if share > 0.5 or present.nunique() > MOST_CATEGORIES:
+            raise DataError(
+                f"{at} holds numbers ({share:.0%}) and words: row {row_of(bad)} has "
+                f"{bad.iloc[0]!r}. Mend or empty these {len(bad):,} cells, or make the column a "
+                'category in the schema ({"kind": "category"})'
+            )
+    commas = present.astype(str).str.fullmatch(r"[+-]?\d+,\d+")
+    if commas.all():
+        raise DataError(
+            f"{at}, row {row_of(present)} holds {present.iloc[0]!r}: a decimal comma. Say so with "
+            "--config.data.decimal=, (or write points)"
+        )
+    if share == 0 and looks_like_time(present):
+        return "datetime"
+    return "category"
+
+
+def _category(present: pd.Series, given: dict[str, Any], at: str) -> dict[str, Any]:
+    listed = given.get("categories")
+    counts = present.value_counts()
+    if listed is not None:
+        strange = [value for value in counts.index if value not in listed]
+        if strange:
+            raise DataError(
+                f"{at} holds {strange[0]!r}, which is not among the schema's categories"
+            )
+        return {"scaling": "minmax", "categories": tuple(listed)}
+    if len(counts) > MOST_CATEGORIES:
+        raise DataError(
+            f"{at} holds {len(counts):,} different values such as {counts.index[0]!r}; categories "
+            f"are learnt up to {MOST_CATEGORIES}. Leave it out (kind 'drop' in the schema), name "
+            "it as the entity (--config.data.entity) if it says which series a row belongs to, or "
+            "group rare values"
+        )
+    values = sorted(counts.index.tolist(), key=str)
+    return {"scaling": "minmax", "categories": tuple(map(_plain, values))}
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can hold."""
+    if isinstance(value, pd.Timestamp):
+        return value.isoformat()
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _datetime(times: pd.Series) -> dict[str, Any]:
+    origin = times.min()
+    seconds = (times - origin).dt.total_seconds().to_numpy()
+    units = (86_400.0, 3_600.0, 60.0, 1.0, 1e-3)
+    unit = next((u for u in units if np.allclose(seconds / u, np.round(seconds / u))), 1e-6)
+    return {"scaling": "minmax", "origin": origin.isoformat(), "unit": unit}
+
+
+def _numbers(present: pd.Series, at: str) -> np.ndarray:
+    try:
+        numbers = pd.to_numeric(present).to_numpy(np.float64)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{at} is said to be a number and is not: {error}") from error
+    if not np.isfinite(numbers).all():
+        bad = present[~np.isfinite(numbers)]
+        raise DataError(
+            f"{at}, row {row_of(bad)} holds {bad.iloc[0]} ({len(bad):,} such cells); a "
+            "missing value must be an empty cell"
+        )
+    return numbers
+
+
+def _number(
+    name: str, numbers: np.ndarray, kind: Kind, given: dict[str, Any], at: str
+) -> dict[str, Any]:
+    if kind == "integer" and np.abs(numbers).max() > LARGEST_INTEGER:
+        raise DataError(
+            f"{at} holds integers beyond 2^53 ({numbers[np.abs(numbers).argmax()]:.0f}), as ids "
+            "are; leave it out (kind 'drop' in the schema), or make it the entity"
+        )
+    low, high = _bounds(name, numbers)
+    scaling = choose_scaling(numbers)
+    found: dict[str, Any] = {
+        "scaling": scaling,
+        "low": low,
+        "high": high,
+        "smallest": float(numbers.min() if given.get("low") is None else given["low"]),
+        "largest": float(numbers.max() if given.get("high") is None else given["high"]),
+    }
+    if kind == "float":
+        found["decimals"] = _decimals(numbers)
+    stray = [
+        (side, bound)
+        for side, bound, beyond in (
+            ("low", given.get("low"), lambda b: numbers.min() < b),
+            ("high", given.get("high"), lambda b: numbers.max() > b),
+        )
+        if bound is not None and beyond(bound)
+    ]
+    if stray:
+        side, bound = stray[0]
+        raise DataError(
+            f"{at} runs from {numbers.min():g} to {numbers.max():g}, beyond the schema's "
+            f"{side}={bound:g}"
+        )
+    return found
+
+
+def _bounds(name: str, numbers: np.ndarray) -> tuple[float | None, float | None]:
+    """Bounds that the data suggests: not negative stays so, and so do shares and percentages."""
+    low, high = float(numbers.min()), float(numbers.max())
+    if low < 0:
+        return None, None
+    if any(word in name.lower() for word in PERCENT_NAMES) and high <= 100:
+        return 0.0, 100.0 if high > 1 else 1.0
+    if high <= 1 and high > 0.9 and len(np.unique(numbers[:1000])) > 2:
+        return 0.0, 1.0
+    return 0.0, 100.0 if 99 <= high <= 100 else None
+
+
+def _decimals(numbers: np.ndarray) -> int | None:
+    for digits in range(MOST_DECIMALS + 1):
+        if np.allclose(numbers, np.round(numbers, digits), rtol=1e-12, atol=1e-12):
+            return digits
+    return None
+
+
+def choose_scaling(numbers: np.ndarray) -> Scaling:
+    """Logarithm for positive skew, quantiles for heavy tails, min-max for the rest.
+
+    A column takes logarithms where it is not negative and its skewness above `SKEWED` is at least
+    halved by them, quantiles where its excess kurtosis is above `HEAVY` then, and the mean and
+    deviation instead of the extremes where these lie beyond 5 deviations.
+    """
+    with np.errstate(all="ignore"):
+        skewness, kurtosis = _moments(numbers)
+        if numbers.min() >= 0 and skewness > SKEWED:
+            logs = np.log1p(numbers / _log_unit(numbers))
+            if abs(_moments(logs)[0]) < skewness / 2:
+                return "log"
+        if kurtosis > HEAVY:
+            return "quantile"
+        deviation = numbers.std()
+        reach = np.abs(numbers - numbers.mean()).max()
+    return "standard" if deviation > 0 and reach > 5 * deviation else "minmax"
+
+
+def _log_unit(numbers: np.ndarray) -> float:
+    """What one is to a column that takes logarithms: the median of what is positive."""
+    positive = numbers[numbers > 0]
+    return float(np.median(positive)) if positive.size else 1.0
+
+
+def _moments(numbers: np.ndarray) -> tuple[float, float]:
+    centred = numbers - numbers.mean()
+    variance = np.square(centred).mean()
+    if not variance > 0:
+        return 0.0, 0.0
+    standard = centred / math.sqrt(variance)
+    return float((standard**3).mean()), float((standard**4).mean() - 3)
