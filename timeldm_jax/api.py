@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from etils import epath
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
@@ -26,7 +26,7 @@ from timeldm_jax.data import table as tables
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.series import split_series
 from timeldm_jax.errors import CheckpointError, DataError
-from timeldm_jax.generator import Generator, joins, load_generator
+from timeldm_jax.generator import Generator, load_generator
 from timeldm_jax.metrics import seams, suite
 from timeldm_jax.training import checkpoint, stages
 
@@ -199,7 +199,9 @@ class TimeLDM:
             first[..., -1] = 1.0
         rest = max(length - first.shape[1], 0)
         if rest:
-            first = np.concatenate([first, self._trained().extend(first, rest, seed)], axis=1)
+            first = np.concatenate(
+                [first, forecasts.extend(self._trained(), first, rest, seed)], axis=1
+            )
             if self._trained().schema is not None:
                 first = tables.within_range(first, self._schema())
         return self._present(first[:, :length])
@@ -210,7 +212,7 @@ class TimeLDM:
         values = self._encode_samples(series)
         window = generator.models.vae.window
         more = max(values.shape[1] - window, 0)
-        rows = window + np.append(0, joins(more, window)) if more else np.zeros(0, int)
+        rows = window + np.append(0, forecasts.joins(more, window)) if more else np.zeros(0, int)
         return seams.seam_score(values, rows, generator.columns)
 
     def impute(self, table: Source, seed: int = 0, *, draws: int = 1) -> Any:
@@ -231,19 +233,8 @@ class TimeLDM:
         """
         schema = self._schema()
         frame, encoded, wants_array = self._encode(table)
-        values = np.array(encoded.values)
-        values[:, self._flags()] = np.nan
-        many = [self._fill_gaps(values, encoded.groups, seed, i) for i in range(max(draws, 1))]
-        found = np.median(many, axis=0) if draws > 1 else many[0]
-        filled = tables.decode(found[None], schema)
-        for name in schema.order:
-            if schema.clock is None or name != schema.clock.name:
-                holes = frame[name].isna()
-                if holes.any():
-                    # As objects in between: whole numbers with gaps are floats until filled.
-                    both = frame[name].astype(object).where(~holes, filled[name])
-                    frame[name] = both.astype(filled[name].dtype)
-        return frame[list(schema.order)].to_numpy(np.float64) if wants_array else frame
+        filled = forecasts.impute(self._trained(), frame, encoded, seed, max(draws, 1))
+        return filled[list(schema.order)].to_numpy(np.float64) if wants_array else filled
 
     def forecast(
         self, history: Source, horizon: int, n: int = 100, seed: int = 0
@@ -266,18 +257,7 @@ class TimeLDM:
         frame, encoded, _ = self._encode(history)
         if encoded.groups.max() > 0:
             raise DataError("the history holds several series; forecast one at a time")
-        before = np.repeat(encoded.values[None, -generator.models.vae.window :], n, axis=0)
-        before[..., self._flags()] = np.nan
-        futures = generator.extend(before, horizon, seed)
-        schema = self._schema()
-        times = None
-        if schema.clock is not None:
-            last = frame[schema.clock.name].iloc[-1]
-            times = schema.clock.after(last).times(horizon + 1).iloc[1:].reset_index(drop=True)
-        samples = tables.decode(futures, schema, times=times)
-        return forecasts.summarise(
-            samples, schema, times, frame.tail(2 * generator.models.vae.window)
-        )
+        return forecasts.forecast(generator, frame, encoded, horizon, n, seed)
 
     def evaluate(
         self, real: Source | None = None, *, count: int | None = None, seed: int = 0
@@ -429,46 +409,6 @@ class TimeLDM:
         if schema is None:
             raise ValueError("the model was trained on windows, not on a table or series")
         return schema
-
-    def _flags(self) -> list[int]:
-        layout = schemas.features(self._schema())
-        return [place for place, feature in enumerate(layout) if feature.role == "missing"]
-
-    def _fill_gaps(
-        self,
-        values: Float[np.ndarray, "rows feature"],
-        groups: Int[np.ndarray, " rows"],
-        seed: int,
-        draw: int,
-    ) -> Float[np.ndarray, "rows feature"]:
-        """The rows with NaN filled, in blocks of a third of a window.
-
-        Every other block is drawn in the middle of a window, given what is known of it and around
-        it; then those between, given their neighbours too.
-        """
-        generator = self._trained()
-        window = generator.models.vae.window
-        third = max(window // 3, 1)
-        found = np.array(values)
-        rows = np.arange(window) - (window - third) // 2
-        ends = np.cumsum(np.bincount(groups))
-        firsts = np.concatenate([[0], ends[:-1]])
-        for turn in range(2):
-            parts = [
-                np.arange(first + turn * third, end, 2 * third)
-                for first, end in zip(firsts, ends, strict=True)
-            ]
-            blocks = np.concatenate(parts)
-            if not len(blocks):
-                continue
-            places = blocks[:, None] + rows  # (blocks, window), some beyond the series
-            inside = np.clip(places, 0, len(values) - 1)
-            whole = (places == inside) & (groups[inside] == groups[blocks][:, None])
-            observed = np.where(whole[..., None], found[inside], np.nan)
-            drawn = generator.complete(observed, seed, draw, turn)
-            middle = (rows >= 0) & (rows < third)
-            found[inside[:, middle][whole[:, middle]]] = drawn[:, middle][whole[:, middle]]
-        return found
 
     def _saved(self, name: str) -> epath.Path:
         self._trained()

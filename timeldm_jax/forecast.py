@@ -1,4 +1,7 @@
-"""What a forecast is: futures, their quantiles, and a picture."""
+"""What follows rows and what is missing of them: long series, imputation, forecasts.
+
+All is made of completed windows (`Generator.complete`), a third of a window at a time.
+"""
 
 import dataclasses
 import os
@@ -6,11 +9,16 @@ import os
 import numpy as np
 import pandas as pd
 from etils import epath
+from jaxtyping import Float, Int
 
 from timeldm_jax.data import schema as schemas
+from timeldm_jax.data import table as tables
 from timeldm_jax.data.schema import Schema
+from timeldm_jax.generator import Generator
+from timeldm_jax.progress import progress
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+MARGIN = 2  # rows at the end of a window that extensions do not use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +47,37 @@ class Forecast:
             figures.save(figures.png(figure), epath.Path(os.path.abspath(path)))
 
 
+def forecast(
+    generator: Generator,
+    frame: pd.DataFrame,
+    encoded: tables.Encoded,
+    horizon: int,
+    n: int,
+    seed: int,
+) -> Forecast:
+    """Draws what may follow the last rows of one series.
+
+    Args:
+      generator: of a table or series.
+      frame: the history; its last rows, up to a window's, count.
+      encoded: its features, from `tables.encode`.
+      horizon: rows to forecast.
+      n: futures to draw.
+      seed: of the noise.
+    """
+    schema, window = generator.schema, generator.models.vae.window
+    assert schema is not None
+    before = np.repeat(encoded.values[None, -window:], n, axis=0)
+    before[..., _flags(schema)] = np.nan
+    futures = extend(generator, before, horizon, seed)
+    times = None
+    if schema.clock is not None:
+        last = frame[schema.clock.name].iloc[-1]
+        times = schema.clock.after(last).times(horizon + 1).iloc[1:].reset_index(drop=True)
+    samples = tables.decode(futures, schema, times=times)
+    return summarise(samples, schema, times, frame.tail(2 * window))
+
+
 def summarise(
     samples: pd.DataFrame, schema: Schema, times: pd.Series | None, history: pd.DataFrame
 ) -> Forecast:
@@ -63,3 +102,120 @@ def summarise(
         parts.append(levels)
     quantiles = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     return Forecast(samples, quantiles, history, numeric)
+
+
+def impute(
+    generator: Generator, frame: pd.DataFrame, encoded: tables.Encoded, seed: int, draws: int
+) -> pd.DataFrame:
+    """The table with its missing values filled, given all that is there.
+
+    Args:
+      generator: of a table or series.
+      frame: the table; it is written to.
+      encoded: its features, from `tables.encode`.
+      seed: of the noise.
+      draws: how many completions to take the median of.
+    """
+    schema = generator.schema
+    assert schema is not None
+    values = np.array(encoded.values)
+    values[:, _flags(schema)] = np.nan
+    many = [fill_gaps(generator, values, encoded.groups, seed, draw) for draw in range(draws)]
+    found = np.median(many, axis=0) if draws > 1 else many[0]
+    filled = tables.decode(found[None], schema)
+    for name in schema.order:
+        if schema.clock is None or name != schema.clock.name:
+            holes = frame[name].isna()
+            if holes.any():
+                # As objects in between: whole numbers with gaps are floats until filled.
+                both = frame[name].astype(object).where(~holes, filled[name])
+                frame[name] = both.astype(filled[name].dtype)
+    return frame
+
+
+def fill_gaps(
+    generator: Generator,
+    values: Float[np.ndarray, "rows feature"],
+    groups: Int[np.ndarray, " rows"],
+    seed: int,
+    draw: int,
+) -> Float[np.ndarray, "rows feature"]:
+    """The rows with NaN filled, in blocks of a third of a window.
+
+    Every other block is drawn in the middle of a window, given what is known of it and around
+    it; then those between, given their neighbours too.
+    """
+    window = generator.models.vae.window
+    third = max(window // 3, 1)
+    found = np.array(values)
+    rows = np.arange(window) - (window - third) // 2
+    ends = np.cumsum(np.bincount(groups))
+    firsts = np.concatenate([[0], ends[:-1]])
+    for turn in range(2):
+        parts = [
+            np.arange(first + turn * third, end, 2 * third)
+            for first, end in zip(firsts, ends, strict=True)
+        ]
+        blocks = np.concatenate(parts)
+        if not len(blocks):
+            continue
+        places = blocks[:, None] + rows  # (blocks, window), some beyond the series
+        inside = np.clip(places, 0, len(values) - 1)
+        whole = (places == inside) & (groups[inside] == groups[blocks][:, None])
+        observed = np.where(whole[..., None], found[inside], np.nan)
+        drawn = generator.complete(observed, seed, draw, turn)
+        middle = (rows >= 0) & (rows < third)
+        found[inside[:, middle][whole[:, middle]]] = drawn[:, middle][whole[:, middle]]
+    return found
+
+
+def extend(
+    generator: Generator, before: Float[np.ndarray, "n rows feature"], count: int, seed: int
+) -> Float[np.ndarray, "n count feature"]:
+    """What may follow rows, a third of a window at a time, in the data's own units, float64.
+
+    Args:
+      generator: of the windows.
+      before: at least a row; the last of them, up to a window less what is drawn, count.
+      count: rows to draw.
+      seed: of the noise.
+    """
+    window, rows = generator.models.vae.window, before.shape[1]
+    ends = rows + np.append(joins(count, window), count)
+    series = np.full((len(before), rows + count, before.shape[2]), np.nan)
+    series[:, :rows] = before
+    start = rows
+    with progress("extend", count, unit="row") as show:
+        for step, end in enumerate(ends):
+            observed = np.full((len(before), window, before.shape[2]), np.nan)
+            # The last rows of a window bend more than others: they are drawn and thrown away.
+            new = end - start
+            ahead = min(new + MARGIN, window - 1)
+            known = series[:, max(start + ahead - window, 0) : start]
+            observed[:, window - ahead - known.shape[1] : window - ahead] = known
+            if generator.schema is not None and generator.schema.padded:
+                observed[..., -1] = 1.0
+            drawn = generator.complete(observed, seed, step)[:, window - ahead :]
+            series[:, start:end] = drawn[:, :new]
+            start = end
+            show(int(end) - rows, {})
+    return series[:, rows:]
+
+
+def joins(count: int, window: int) -> Int[np.ndarray, " joins"]:
+    """Rows of an extension by `count` rows at which another window begins to be drawn.
+
+    A quarter to a third of a window apart, so that no rhythm of the data (a day of hours) always
+    meets a join.
+    """
+    random = np.random.default_rng(0)
+    most = max(window // 3, 1)
+    steps_apart = random.integers(max(window // 4, 1), most + 1, count)
+    found = np.cumsum(steps_apart)
+    return found[found < count]
+
+
+def _flags(schema: Schema) -> list[int]:
+    """Places of the features that say what is missing."""
+    layout = schemas.features(schema)
+    return [place for place, feature in enumerate(layout) if feature.role == "missing"]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from timeldm_jax.data import scaling
@@ -22,7 +22,6 @@ from timeldm_jax.data.schema import Schema
 from timeldm_jax.diffusion import conditional, edm, samplers
 from timeldm_jax.latents import LatentStats
 from timeldm_jax.models import bind
-from timeldm_jax.progress import progress
 from timeldm_jax.training import checkpoint, stages, state
 from timeldm_jax.training.stages import Models
 from timeldm_jax.training.state import TrainState
@@ -31,7 +30,6 @@ PRIOR_SAMPLES, PRIOR_BATCH = 4_000, 1_000
 COMPLETION = 1  # folded into the key of a seed: completions share no noise with samples
 MARGINALS = 2  # neither do the draws that samples' distributions are learnt from
 MARGINAL_SAMPLES = 20_000
-MARGIN = 2  # rows at the end of a window that extensions do not use
 PyTree = Any
 
 
@@ -115,37 +113,6 @@ class Generator:
             found = self._complete(*arguments, key, index, part)
             parts.append(np.asarray(found)[: len(observed) - first])
         return np.where(np.isnan(observed), self._finish(np.concatenate(parts)), observed)
-
-    def extend(
-        self, before: Float[np.ndarray, "n rows feature"], count: int, seed: int
-    ) -> Float[np.ndarray, "n count feature"]:
-        """What may follow rows, a third of a window at a time, in the data's own units, float64.
-
-        Args:
-          before: at least a row; the last of them, up to a window less what is drawn, count.
-          count: rows to draw.
-          seed: of the noise.
-        """
-        window, rows = self.models.vae.window, before.shape[1]
-        ends = rows + np.append(joins(count, window), count)
-        series = np.full((len(before), rows + count, before.shape[2]), np.nan)
-        series[:, :rows] = before
-        start = rows
-        with progress("extend", count, unit="row") as show:
-            for step, end in enumerate(ends):
-                observed = np.full((len(before), window, before.shape[2]), np.nan)
-                # The last rows of a window bend more than others: they are drawn and thrown away.
-                new = end - start
-                ahead = min(new + MARGIN, window - 1)
-                known = series[:, max(start + ahead - window, 0) : start]
-                observed[:, window - ahead - known.shape[1] : window - ahead] = known
-                if self.schema is not None and self.schema.padded:
-                    observed[..., -1] = 1.0
-                drawn = self.complete(observed, seed, step)[:, window - ahead :]
-                series[:, start:end] = drawn[:, :new]
-                start = end
-                show(int(end) - rows, {})
-        return series[:, rows:]
 
     def _finish(self, scaled: Float[np.ndarray, "n time feature"]) -> Any:
         windows = self.scaler.unscale(scaled)
@@ -271,19 +238,6 @@ def match_marginals(
     """
     interpolate = jax.vmap(jnp.interp, in_axes=(-1, 0, 0), out_axes=-1)
     return jnp.where(jnp.isnan(real[:, 0]), windows, interpolate(windows, drawn, real))
-
-
-def joins(count: int, window: int) -> Int[np.ndarray, " joins"]:
-    """Rows of an extension by `count` rows at which another window begins to be drawn.
-
-    A quarter to a third of a window apart, so that no rhythm of the data (a day of hours) always
-    meets a join.
-    """
-    random = np.random.default_rng(0)
-    most = max(window // 3, 1)
-    steps_apart = random.integers(max(window // 4, 1), most + 1, count)
-    found = np.cumsum(steps_apart)
-    return found[found < count]
 
 
 def _marginals(meta: dict[str, Any]) -> Float[np.ndarray, "feature level"] | None:
