@@ -23,8 +23,7 @@ import time
 import jax
 import numpy as np
 
-from timeldm_jax import evaluate
-from timeldm_jax.metrics import context_fid, suite
+from timeldm_jax.metrics import context_fid, evaluation, suite
 from timeldm_jax.metrics.discriminative import discriminative_runs
 from timeldm_jax.metrics.predictive import predictive_runs
 
@@ -192,7 +191,7 @@ def detection() -> tuple[dict, list[str]]:
     result = {}
     lines = ["| synthetic set | above the floor | memorised |", "|---|---|---|"]
     for case, (known, synthetic, draws) in cases.items():
-        scores = evaluate.evaluate(known, synthetic, tuple("abcde"), fresh=draws)
+        scores = evaluation.evaluate(known, synthetic, tuple("abcde"), fresh=draws)
         above = {
             entry["label"]: entry["verdict"]
             for entry in scores["scores"].values()

@@ -20,12 +20,11 @@ import numpy as np
 import pytest
 from etils import epath
 
-from timeldm_jax import evaluate
 from timeldm_jax.data.builders import SEEDS
 from timeldm_jax.data.dataset import load_dataset
 from timeldm_jax.data.sources import SINES_COLUMNS, simulate_sines
 from timeldm_jax.generator import load_generator
-from timeldm_jax.metrics import suite
+from timeldm_jax.metrics import evaluation, suite
 from timeldm_jax.training import stages
 
 WINDOW, COUNT = 8, 40
@@ -235,7 +234,7 @@ def test_scores_are_those_of_the_public_functions(finished, cache, monkeypatch):
     real = simulate_sines(COUNT, WINDOW, SEEDS["train"])  # protocol `paper`
     fresh = np.concatenate([simulate_sines(n, WINDOW, SEEDS[p]) for p, n in (("test", COUNT),)])
     sizes = suite.Evaluators(2, 5, 5, 2)
-    expected = evaluate.evaluate(
+    expected = evaluation.evaluate(
         real, samples, SINES_COLUMNS, fresh=fresh, protocol="paper", evaluators=sizes
     )
     assert scores["schema"] == expected["schema"]
@@ -259,7 +258,7 @@ def test_scores_are_those_of_the_public_functions(finished, cache, monkeypatch):
     config = stages.read_config(epath.Path(folder / "run"))
     assert scores["fingerprint"] == load_dataset(config).series.fingerprint()
     assert 0 < scores["reconstruction"]["mean_absolute"] < 5
-    assert result.out.startswith(evaluate.table(scores))
+    assert result.out.startswith(evaluation.table(scores))
 
 
 def test_the_reconstruction_is_decoded_posterior_means(finished):
@@ -419,6 +418,8 @@ CONFIG, WORKDIR = "--config=configs/sines.py", "--workdir=run"
         ([CONFIG, WORKDIR, "--stages=vae,train"], "--stages: unknown stage 'train'; known: vae,"),
         ([CONFIG, WORKDIR, "--stages="], "--stages names no stage; known: vae,"),
         ([CONFIG, WORKDIR, "--wrokdir=x"], "Unknown command line flag 'wrokdir'. Did you mean: wo"),
+        ([CONFIG, WORKDIR, "--seed=5"], "unknown flag --seed; did you mean --config.seed?"),
+        ([CONFIG, WORKDIR, "--real=r.npy"], "Unknown command line flag 'real'"),
         ([CONFIG], "flag --workdir=None: Flag --workdir must have a value"),
         ([WORKDIR], "flag --config=None: Flag --config must have a value"),
         ([], "must have a value"),

@@ -15,7 +15,7 @@ from scipy import stats
 
 from timeldm_jax import evaluate
 from timeldm_jax.errors import DataError
-from timeldm_jax.metrics import suite
+from timeldm_jax.metrics import evaluation, suite
 from timeldm_jax.metrics.correlational import (
     correlational_runs,
     correlational_score,
@@ -302,7 +302,7 @@ def test_the_whole_suite_tells_good_from_bad():
     names = tuple("abcde")
 
     def evaluated(synthetic):
-        return evaluate.evaluate(real, synthetic, names, fresh=fresh)
+        return evaluation.evaluate(real, synthetic, names, fresh=fresh)
 
     def seen(found):
         return {name for name, s in found["scores"].items() if not s["within_floor"]}
@@ -321,7 +321,7 @@ def test_the_whole_suite_tells_good_from_bad():
     two_kinds = [w.copy() for w in (real, fresh)]
     for w in two_kinds:
         w[::10] = w[::10, :, ::-1] * 0.5
-    left_out = evaluate.evaluate(two_kinds[0], sines_like(4000, 2), names, fresh=two_kinds[1])
+    left_out = evaluation.evaluate(two_kinds[0], sines_like(4000, 2), names, fresh=two_kinds[1])
     assert "context_fid" in seen(left_out)
 
 
@@ -466,23 +466,17 @@ def test_the_command_scores_any_generators_files(tmp_path):
     assert all(line.startswith("evaluate: score") for line in done.stderr.splitlines())
     found = json.loads((tmp_path / "out.json").read_text())
     names = ("feature_0", "feature_1", "feature_2")
-    expected = evaluate.evaluate(real, synthetic.astype(np.float32).astype(float), names)
+    expected = evaluation.evaluate(real, synthetic.astype(np.float32).astype(float), names)
     assert found == json.loads(json.dumps(expected))
-    assert done.stdout == evaluate.table(expected) + "\n"
+    assert done.stdout == evaluation.table(expected) + "\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fake.npz", "out.json", "real.npy"]
 
 
-def evaluate_here(monkeypatch, folder, real, synthetic="good.npy", out="scores.json"):
-    """The command's `main` in this process: flags set, exit code returned."""
-    values = {"_REAL": folder / real, "_SYNTHETIC": folder / synthetic, "_OUT": folder / out}
-    values |= {"_TRAIN": None, "_WINDOW": None, "_REPORT": None, "_SEED": 0}
-    for flag, value in values.items():
-        holder = type(
-            "Flag", (), {"value": str(value) if isinstance(value, pathlib.Path) else value}
-        )
-        monkeypatch.setattr(evaluate, flag, holder)
+def evaluate_here(folder, real, synthetic="good.npy", out="scores.json"):
+    """The exit code of the command's `main` in this process."""
+    files = {"real": real, "synthetic": synthetic, "out": out}
     with pytest.raises(SystemExit) as stopped:
-        evaluate.main(["evaluate"])
+        evaluate.main(["evaluate", *(f"--{flag}={folder / file}" for flag, file in files.items())])
     return stopped.value.code
 
 
@@ -540,10 +534,10 @@ def bad_files(folder):
     yield "absent.npy", "absent.npy does not exist"
 
 
-def test_each_bad_file_is_one_line_and_no_scores(tmp_path, monkeypatch, capsys):
+def test_each_bad_file_is_one_line_and_no_scores(tmp_path, capsys):
     np.save(tmp_path / "good.npy", windows(20))
     for name, message in bad_files(tmp_path):
-        assert evaluate_here(monkeypatch, tmp_path, name) == 2, name
+        assert evaluate_here(tmp_path, name) == 2, name
         error = capsys.readouterr().err
         assert error.startswith("error: "), name
         assert message in error, (name, error)
@@ -551,9 +545,9 @@ def test_each_bad_file_is_one_line_and_no_scores(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "scores.json").exists()
 
 
-def test_a_result_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+def test_a_result_that_cannot_be_written(tmp_path, capsys):
     np.save(tmp_path / "good.npy", windows(20))
-    assert evaluate_here(monkeypatch, tmp_path, "good.npy", out="no/such/folder.json") == 2
+    assert evaluate_here(tmp_path, "good.npy", out="no/such/folder.json") == 2
     assert "no/such/folder.json" in capsys.readouterr().err
 
 
@@ -580,15 +574,12 @@ def test_csv_with_series_and_tables_with_a_window(tmp_path):
             read_windows(epath.Path(tmp_path) / "t.npy", window)
 
 
-def test_columns_of_the_synthetic_file_may_come_in_another_order(tmp_path, monkeypatch, light):
+def test_columns_of_the_synthetic_file_may_come_in_another_order(tmp_path, light):
     real, synthetic = windows(30), windows(30, seed=1)
     np.savez(tmp_path / "r.npz", samples=real, columns=np.array(["a", "b", "c"]))
     np.savez(tmp_path / "s.npz", samples=synthetic[:, :, ::-1], columns=np.array(["c", "b", "a"]))
-    values = {"_REAL": str(tmp_path / "r.npz"), "_SYNTHETIC": str(tmp_path / "s.npz")}
-    values |= {"_OUT": str(tmp_path / "o.json"), "_TRAIN": None, "_WINDOW": None, "_REPORT": None}
-    for flag, value in (values | {"_SEED": 0}).items():
-        monkeypatch.setattr(evaluate, flag, type("Flag", (), {"value": value}))
-    evaluate.main(["evaluate"])
+    files = {"real": "r.npz", "synthetic": "s.npz", "out": "o.json"}
+    evaluate.main(["evaluate", *(f"--{flag}={tmp_path / file}" for flag, file in files.items())])
     found = json.loads((tmp_path / "o.json").read_text())["scores"]["wasserstein"]
     expected = suite.score(real, synthetic, ("a", "b", "c"))["scores"]["wasserstein"]
     assert found["features"] == expected["features"]

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from timeldm_jax import evaluate
-from timeldm_jax.metrics import suite
+from timeldm_jax.metrics import evaluation, suite
 from timeldm_jax.report import figures
 from timeldm_jax.report import page as page_module
 from timeldm_jax.report.page import write_report
@@ -221,7 +220,7 @@ def test_densities_integrate_to_what_lies_in_the_range():
 
 def scores_of(real, synthetic, columns):
     """`scores.json` of two sets, without minutes of training."""
-    return evaluate.evaluate(real, synthetic, columns, evaluators=suite.Evaluators(2, 2, 2, 1))
+    return evaluation.evaluate(real, synthetic, columns, evaluators=suite.Evaluators(2, 2, 2, 1))
 
 
 HOSTILE = ("<script>document.title='run'</script>", "$\\frac{", "a\"b'c", "😀", "x" * 300)

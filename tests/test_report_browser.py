@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from timeldm_jax import evaluate
-from timeldm_jax.metrics import suite
+from timeldm_jax.metrics import evaluation, suite
 from timeldm_jax.report.page import write_report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -60,7 +59,7 @@ frame.onload = () => {
 def folder(tmp_path_factory):
     random = np.random.default_rng(0)
     real, synthetic = random.normal(size=(2, 40, 6, 3))
-    scores = evaluate.evaluate(real, synthetic, COLUMNS, evaluators=suite.Evaluators(2, 2, 2, 1))
+    scores = evaluation.evaluate(real, synthetic, COLUMNS, evaluators=suite.Evaluators(2, 2, 2, 1))
     path = tmp_path_factory.mktemp("browser")
     write_report(epath.Path(path) / "report.html", scores, real, synthetic, COLUMNS)
     return path
@@ -101,7 +100,7 @@ def test_names_of_columns_are_text(folder, tmp_path):
     random = np.random.default_rng(1)
     real, synthetic = random.normal(size=(2, 40, 6, 3))
     synthetic[0, 0, :2] = 1e3
-    scores = evaluate.evaluate(real, synthetic, COLUMNS, evaluators=suite.Evaluators(2, 2, 2, 1))
+    scores = evaluation.evaluate(real, synthetic, COLUMNS, evaluators=suite.Evaluators(2, 2, 2, 1))
     write_report(epath.Path(folder) / "report.html", scores, real, synthetic, COLUMNS)
     found = measure(folder, tmp_path, 360)
     assert COLUMNS[0] in found["text"]

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
-from timeldm_jax import evaluate, experiment
+from timeldm_jax import experiment
 from timeldm_jax import forecast as forecasts
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import reader
@@ -27,7 +27,7 @@ from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.series import split_series
 from timeldm_jax.errors import CheckpointError, DataError
 from timeldm_jax.generator import Generator, load_generator
-from timeldm_jax.metrics import seams, suite
+from timeldm_jax.metrics import evaluation, seams, suite
 from timeldm_jax.training import checkpoint, stages
 
 Source = str | os.PathLike[str] | pd.DataFrame | np.ndarray
@@ -312,7 +312,7 @@ class TimeLDM:
         assert self._workdir is not None
         target.parent.mkdir(parents=True, exist_ok=True)
         if real is None:  # what a saved model takes with it
-            evaluate.write_scores(self._workdir / "scores.json", scores)
+            evaluation.write_scores(self._workdir / "scores.json", scores)
         write_report(
             target,
             scores,
@@ -500,7 +500,7 @@ class TimeLDM:
                 synthetic, (windows,) = tables.close_gaps(
                     synthetic, [windows], generator.schema, config.data.missing, seed
                 )
-            scores = evaluate.evaluate(
+            scores = evaluation.evaluate(
                 windows,
                 synthetic,
                 generator.columns,

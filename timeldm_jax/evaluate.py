@@ -1,191 +1,77 @@
-"""`python -m timeldm_jax.evaluate`: every score of any generator's windows against real ones."""
+"""`python -m timeldm_jax.evaluate`: every score of any generator's windows against real ones.
 
-import json
+python -m timeldm_jax.evaluate --real=real.npy --synthetic=fake.npy --out=scores.json
+"""
+
 import sys
-from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-from absl import app, flags
+from absl import flags
 from etils import epath
-from jaxtyping import Float, Int
 
+from timeldm_jax import command
 from timeldm_jax.errors import DataError
-from timeldm_jax.metrics import suite
-from timeldm_jax.metrics.memorisation import memorisation
-from timeldm_jax.progress import progress
+from timeldm_jax.metrics import evaluation
 from timeldm_jax.samples import read_windows
 
-_REAL = flags.DEFINE_string(
-    "real", None, "Real windows: .npy, .npz or .csv, (windows, time, features) or a table."
-)
-_SYNTHETIC = flags.DEFINE_string("synthetic", None, "Synthetic windows, the same units.")
-_TRAIN = flags.DEFINE_string(
-    "train", None, "Windows that the generator was trained on, where --real are others."
-)
-_WINDOW = flags.DEFINE_integer("window", None, "Time steps of a window, where a file is a table.")
-_OUT = flags.DEFINE_string("out", "scores.json", "Where the scores go.")
-_REPORT = flags.DEFINE_string("report", None, "Where an HTML report goes; default: none.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the evaluators' networks, batches and draws.")
 
-Windows = Float[np.ndarray, "n time feature"]
-
-
-def evaluate(
-    real: Windows,
-    synthetic: Windows,
-    columns: tuple[str, ...],
-    *,
-    training: Windows | None = None,
-    fresh: Windows | None = None,
-    training_starts: Int[np.ndarray, " n"] | None = None,
-    real_starts: Int[np.ndarray, " m"] | None = None,
-    protocol: str = "files",
-    seed: int = 0,
-    evaluators: suite.Evaluators = suite.PROTOCOL,
-) -> dict[str, Any]:
-    """All scores and the memorisation check: what the command, a run and `TimeLDM` share.
-
-    Args:
-      real: `(n, time, feature)` to score against, in the data's own units.
-      synthetic: `(m, time, feature)`.
-      columns: names of the features.
-      training: what the generator was trained on, where `real` is not: floors are then training
-        against real windows, and the memorisation check compares distances to both.
-      fresh: where `real` is what the generator was trained on, other draws of the same simulator,
-        for floors and for the memorisation check.
-      training_starts: rows of a series at which the training windows start, if they overlap.
-      real_starts: rows at which the real windows start, likewise.
-      protocol: written into the scores.
-      seed: of the evaluators.
-      evaluators: how long they train.
-
-    Returns:
-      `scores.json`, without what only a run knows.
-
-    Raises:
-      DataError: as `suite.score`.
-    """
-    others = training if training is not None else fresh
-    with progress("evaluate", 6, unit="score") as show:
-        scores = suite.score(
-            real,
-            synthetic,
-            columns,
-            reference=others,
-            protocol=protocol,
-            seed=seed,
-            evaluators=evaluators,
-            show=lambda done, total, name: show(done, {"now": name}),
-        )
-        held_out = fresh if training is None else real
-        known = real if training is None else training
-        low, high = known.min(axis=(0, 1)), known.max(axis=(0, 1))
-        span = np.where(high > low, high - low, 1)
-        scores["memorisation"] = memorisation(
-            (synthetic - low) / span,
-            (known - low) / span,
-            None if held_out is None else (held_out - low) / span,
-            training_starts=training_starts,
-            held_out_starts=None if training is None else real_starts,
-            seed=seed,
-        )
-        if protocol == "future":
-            scores["notes"].append(
-                "Scored against the last fifth of the series: floors, training windows against it, "
-                "show what drift costs, and drift moves the memorisation share too."
-            )
-        show(6, {"now": "done"})
-    return scores
+def define_flags() -> flags.FlagValues:
+    """The command's flags."""
+    own = flags.FlagValues()
+    for name, default, meaning in (
+        ("real", None, "Real windows: .npy, .npz or .csv, (windows, time, features) or a table."),
+        ("synthetic", None, "Synthetic windows, the same units."),
+        ("train", None, "Windows that the generator was trained on, where --real are others."),
+        ("out", "scores.json", "Where the scores go."),
+        ("report", None, "Where an HTML report goes; none without it."),
+    ):
+        flags.DEFINE_string(name, default, meaning, flag_values=own)
+    for name, number, meaning in (
+        ("window", None, "Time steps of a window, where a file is a table."),
+        ("seed", 0, "Of the evaluators' networks, batches and draws."),
+    ):
+        flags.DEFINE_integer(name, number, meaning, flag_values=own)
+    flags.mark_flags_as_required(["real", "synthetic"], own)
+    return own
 
 
-def write_scores(path: epath.Path, scores: dict[str, Any]) -> None:
-    """Writes scores as JSON, whole or not at all."""
-    partial = path.parent / f"{path.name}.tmp"
-    partial.write_text(json.dumps(scores, indent=1) + "\n")
-    partial.replace(path)
-
-
-def table(scores: dict[str, Any]) -> str:
-    """The scores as lines for a terminal: value, interval, floor, ceilings, verdict."""
-    rows = [("score", "value", "± 95%", "floor", "shuffled", "Gaussian", "verdict")]
-    for entry in scores["scores"].values():
-        if "skipped" in entry:
-            rows.append((entry["label"], "", "", "", "", "", f"skipped: {entry['skipped']}"))
-            continue
-        ceilings = entry["ceilings"]
-        rows.append(
-            (
-                entry["label"],
-                f"{entry['mean']:.4f}",
-                "" if entry["half_width"] is None else f"{entry['half_width']:.4f}",
-                f"{entry['floor']['mean']:.4f}",
-                f"{ceilings['shuffled']['mean']:.4f}",
-                f"{ceilings['gaussian']['mean']:.4f}",
-                entry["verdict"],
-            )
-        )
-    width = max(len(row[0]) for row in rows)
-    lines = [
-        f"{row[0]:<{width}}" + "".join(f"{cell:>10}" for cell in row[1:6]) + f"  {row[6]}"
-        for row in rows
-    ]
-    lines.insert(1, "-" * max(len(line) for line in lines))
-    windows = scores["windows"]
-    lines += [
-        "",
-        scores["verdict"],
-        scores["memorisation"]["verdict"],
-        f"Floors, ceilings and verdicts: {windows['calibration']:,} windows a set. Values: "
-        f"{windows['real']:,} real and {windows['synthetic']:,} synthetic windows.",
-        *scores["notes"],
-    ]
-    if "reconstruction" in scores:
-        error = scores["reconstruction"]["mean_absolute"]
-        lines.append(f"The VAE alone reproduces windows to {error:.4f} of the range on average.")
-    return "\n".join(lines)
-
-
-def main(argv: Sequence[str]) -> None:
+def main(argv: list[str]) -> None:
     """Scores files; flags as in `--help`."""
+    own = define_flags()
+    command.parse(own, argv, __doc__)
     try:
-        if len(argv) > 1:
-            raise DataError(f"unexpected arguments {argv[1:]}; see --help")
-        window = _WINDOW.value
-        for target in (_OUT.value, _REPORT.value):  # before minutes of work
+        window = own.window
+        for target in (own.out, own.report):  # before minutes of work
             if target is not None and not epath.Path(target).absolute().parent.is_dir():
                 raise DataError(f"{target}: its folder does not exist; make it first")
-        real, columns = read_windows(epath.Path(_REAL.value), window)
-        synthetic, synthetic_columns = read_windows(epath.Path(_SYNTHETIC.value), window)
+        real, columns = read_windows(epath.Path(own.real), window)
+        synthetic, synthetic_columns = read_windows(epath.Path(own.synthetic), window)
         if columns and synthetic_columns and columns != synthetic_columns:
             if sorted(columns) != sorted(synthetic_columns):
                 raise DataError(
-                    f"{_REAL.value} has columns {list(columns)}, {_SYNTHETIC.value} "
+                    f"{own.real} has columns {list(columns)}, {own.synthetic} "
                     f"{list(synthetic_columns)}; they must be the same"
                 )
             synthetic = synthetic[:, :, [synthetic_columns.index(name) for name in columns]]
         training = None
-        if _TRAIN.value is not None:
-            training, _ = read_windows(epath.Path(_TRAIN.value), window)
+        if own.train is not None:
+            training, _ = read_windows(epath.Path(own.train), window)
         unnamed = tuple(f"feature_{i}" for i in range(real.shape[-1]))
         names = columns or synthetic_columns or unnamed
-        scores = evaluate(real, synthetic, names, training=training, seed=_SEED.value)
-        write_scores(epath.Path(_OUT.value), scores)
-        if _REPORT.value is not None:
+        scores = evaluation.evaluate(real, synthetic, names, training=training, seed=own.seed)
+        evaluation.write_scores(epath.Path(own.out), scores)
+        if own.report is not None:
             from timeldm_jax.report.page import write_report  # plotting takes seconds to import
 
             known = real if training is None else training
-            write_report(epath.Path(_REPORT.value), scores, real, synthetic, names, training=known)
+            write_report(epath.Path(own.report), scores, real, synthetic, names, training=known)
     except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(table(scores))
+        command.fail(error)
+    print(evaluation.table(scores))
 
 
 def run() -> None:
     """Entry point of the command."""
-    flags.mark_flags_as_required(["real", "synthetic"])
-    app.run(main)
+    main(sys.argv)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
-from timeldm_jax import evaluate, latents, recipe
+from timeldm_jax import latents, recipe
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import reader
 from timeldm_jax.data import schema as schemas
@@ -22,7 +22,7 @@ from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.errors import ConfigError, DataError
 from timeldm_jax.generator import load_generator
-from timeldm_jax.metrics import suite
+from timeldm_jax.metrics import evaluation, suite
 from timeldm_jax.models import bind
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.progress import progress
@@ -268,7 +268,7 @@ def evaluate_run(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> N
     path = workdir / "scores.json"
     if path.exists():
         _log.info("evaluate: finished before, skipped")
-        print(evaluate.table(json.loads(path.read_text())))
+        print(evaluation.table(json.loads(path.read_text())))
         return
     synthetic, _ = read_windows(workdir / "samples.npz")
     scores = evaluate_samples(config, dataset, synthetic, config.seed)
@@ -280,8 +280,8 @@ def evaluate_run(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> N
         reconstruct(models.vae, vae_params, scaled, test),
         dataset.series.columns,
     )
-    evaluate.write_scores(path, scores)
-    print(evaluate.table(scores))
+    evaluation.write_scores(path, scores)
+    print(evaluation.table(scores))
 
 
 def evaluate_samples(
@@ -300,7 +300,7 @@ def evaluate_samples(
         parts = {"training": training}
     if not series.simulated():
         parts |= {"training_starts": series.train, "real_starts": series.test}
-    scores = evaluate.evaluate(
+    scores = evaluation.evaluate(
         real,
         synthetic,
         series.columns,

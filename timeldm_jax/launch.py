@@ -5,6 +5,7 @@
 The same command again resumes. On several hosts, add `--distributed` on each.
 """
 
+import functools
 import logging
 import os
 import pathlib
@@ -13,64 +14,77 @@ import sys
 import traceback
 
 import jax
-from absl import app, flags
+from absl import flags
 from absl import logging as absl_logging
 from etils import epath
 from ml_collections import config_flags
 
+from timeldm_jax import command, experiment
 from timeldm_jax import config as configuration
-from timeldm_jax import experiment
 from timeldm_jax.errors import USER_ERRORS, ConfigError, Preempted
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, path.py or path.py:variant; looked up here, then in the package."
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run: checkpoints, samples, scores, report.", required=True
-)
-_STAGES = flags.DEFINE_list(
-    "stages", list(experiment.STAGES), f"Stages to run, some of {','.join(experiment.STAGES)}."
-)
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Join the other processes of a pod or cluster; every host runs this."
-)
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator_address", None, "host:port of process 0, where JAX cannot detect the cluster."
-)
-_NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "How many processes, where JAX cannot detect it."
-)
-_PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "This process's number, where JAX cannot detect it."
-)
-
-EXIT_USAGE = 2
 EXIT_PREEMPTED = 128 + signal.SIGTERM
+
+
+def define_flags() -> flags.FlagValues:
+    """The command's flags."""
+    own = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Config file, path.py or path.py:variant; looked up here, then in the package. "
+        "--config.vae.steps=2000 sets a key.",
+        flag_values=own,
+    )
+    for name, meaning in (
+        ("workdir", "Directory of the run: checkpoints, samples, scores, report."),
+        ("coordinator_address", "host:port of process 0, where JAX cannot detect the cluster."),
+    ):
+        flags.DEFINE_string(name, None, meaning, flag_values=own)
+    flags.DEFINE_list(
+        "stages", list(experiment.STAGES), "Stages to run, separated by commas.", flag_values=own
+    )
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Join the other processes of a pod or cluster; every host runs this.",
+        flag_values=own,
+    )
+    for name, meaning in (
+        ("num_processes", "How many processes, where JAX cannot detect it."),
+        ("process_id", "This process's number, where JAX cannot detect it."),
+    ):
+        flags.DEFINE_integer(name, None, meaning, flag_values=own)
+    flags.mark_flags_as_required(["workdir", "config"], own)
+    return own
 
 
 def main(argv: list[str]) -> None:
     """Runs the stages that the flags name."""
-    if len(argv) > 1:
-        _fail(ConfigError(f"unexpected arguments {argv[1:]}; see --help"))
+    own = define_flags()
+    try:
+        found = _find_configs(argv)
+    except ConfigError as error:
+        command.fail(error)
+    command.parse(own, found, __doc__, functools.partial(_explain, found))
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax says what it does at every save
     try:
-        config = _CONFIG.value
-        configuration.validate(config)
-        stages = _check_stages(_STAGES.value)
+        configuration.validate(own.config)
+        stages = _check_stages(own.stages)
         _use_compilation_cache()
-        if _DISTRIBUTED.value:
+        if own.distributed:
             # A failure here must end the job: N hosts training alone would look like success.
             jax.distributed.initialize(
-                coordinator_address=_COORDINATOR.value,
-                num_processes=_NUM_PROCESSES.value,
-                process_id=_PROCESS_ID.value,
+                coordinator_address=own.coordinator_address,
+                num_processes=own.num_processes,
+                process_id=own.process_id,
             )
-        experiment.run_stages(config, workdir_path(_WORKDIR.value), stages)
+        experiment.run_stages(own.config, workdir_path(own.workdir), stages)
     except Preempted as stopped:
         print(f"stopped: {stopped}", file=sys.stderr)
         sys.exit(EXIT_PREEMPTED)
     except USER_ERRORS as error:
-        _fail(error)
+        command.fail(error)
 
 
 def workdir_path(given: str) -> epath.Path:
@@ -98,17 +112,6 @@ def _use_compilation_cache() -> None:
         )
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses flags, turning a traceback about a flag into one line that says what to do."""
-    try:
-        return flags.FLAGS(_find_configs(argv))
-    except ConfigError as error:
-        _fail(error)
-    except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
-        _fail(_explain(argv, error))
-    raise AssertionError("unreachable")
-
-
 def _find_configs(argv: list[str]) -> list[str]:
     """Resolves the path in `--config=path.py:variant` against the package too."""
     resolved = list(argv)
@@ -128,38 +131,34 @@ def _find_config(value: str) -> str:
     return f"{configuration.find_config_file(path + '.py')}:{variant}"
 
 
-def _explain(argv: list[str], error: Exception) -> ConfigError:
+def _explain(argv: list[str], error: Exception) -> str:
     """One line for flags that did not parse, naming the closest key to one that is unknown."""
     known = dict(configuration.leaves(configuration.base()))
     for argument in argv[1:]:
         name = argument.lstrip("-").partition("=")[0]
         key = name.removeprefix("config.")
+        if isinstance(error, flags.UnrecognizedFlagError) and error.flagname == name in known:
+            return f"unknown flag --{name}; did you mean --config.{name}?"
         if not name.startswith("config.") or key in known:
             continue
         if any(leaf.startswith(f"{key}.") for leaf in known):
-            return ConfigError(f"--{name} is a group of keys; set one of them, as in --{name}.key=")
-        return ConfigError(f"unknown key --{name}{configuration.closest(key, known)}")
-    text = str(error) or type(error).__name__
+            return f"--{name} is a group of keys; set one of them, as in --{name}.key="
+        return f"unknown key --{name}{configuration.closest(key, known)}"
+    text = str(error)
     # What a config file raises comes wrapped, the traceback in its text: find where it arose.
     inner: BaseException | None = error
     while inner is not None:
         for frame in traceback.extract_tb(inner.__traceback__):
-            if any(frame.filename in argument for argument in _find_configs(argv)[1:]):
+            if any(frame.filename in argument for argument in argv[1:]):
                 text = f"{frame.filename}, line {frame.lineno}: {type(inner).__name__}: {inner}"
         if isinstance(inner, ConfigError):
             text = str(inner)
         inner = inner.__context__
-    return ConfigError(text.splitlines()[0])
-
-
-def _fail(error: Exception) -> None:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(EXIT_USAGE)
+    return text
 
 
 def run() -> None:
     """Entry point of the command."""
-    flags.mark_flag_as_required("config")
     # Our own lines, not those of every library underneath.
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -167,7 +166,7 @@ def run() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    app.run(main, flags_parser=_parse_flags)
+    main(sys.argv)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax.data import builders, reader
+from timeldm_jax.data import reader
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.scaling import Scaler, fit_scaler
@@ -57,6 +57,11 @@ def load_dataset(config: ConfigDict) -> Dataset:
       DataError: unknown name, files missing or damaged, or too few rows.
     """
     data = config.data
+    if data.name == "table":
+        frame, schema = tables.prepare(*reader.read(data.path, data.decimal), table_options(config))
+        return from_table(frame, schema, config)
+    from timeldm_jax.data import builders  # here, as a table needs no TFDS
+
     cache_dir = data.cache_dir or None
     if data.name in builders.SIMULATED:
         drawn = builders.load_trajectories(
@@ -73,9 +78,6 @@ def load_dataset(config: ConfigDict) -> Dataset:
     elif data.name in builders.REAL:
         table = builders.load_table(data.name, data_dir=data.dir or None, cache_dir=cache_dir)
         series = split_series(table.values, table.columns, data.window, data.protocol)
-    elif data.name == "table":
-        frame, schema = tables.prepare(*reader.read(data.path, data.decimal), table_options(config))
-        return from_table(frame, schema, config)
     else:
         known = ", ".join(sorted((*builders.SIMULATED, *builders.REAL, "table")))
         raise DataError(f"config.data.name={data.name!r} is not a known set; known: {known}")

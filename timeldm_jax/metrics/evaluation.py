@@ -1,0 +1,129 @@
+"""All scores of synthetic windows together: what the commands and `TimeLDM` report."""
+
+import json
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float, Int
+
+from timeldm_jax.metrics import suite
+from timeldm_jax.metrics.memorisation import memorisation
+from timeldm_jax.progress import progress
+
+Windows = Float[np.ndarray, "n time feature"]
+
+
+def evaluate(
+    real: Windows,
+    synthetic: Windows,
+    columns: tuple[str, ...],
+    *,
+    training: Windows | None = None,
+    fresh: Windows | None = None,
+    training_starts: Int[np.ndarray, " n"] | None = None,
+    real_starts: Int[np.ndarray, " m"] | None = None,
+    protocol: str = "files",
+    seed: int = 0,
+    evaluators: suite.Evaluators = suite.PROTOCOL,
+) -> dict[str, Any]:
+    """All scores and the memorisation check: what the command, a run and `TimeLDM` share.
+
+    Args:
+      real: `(n, time, feature)` to score against, in the data's own units.
+      synthetic: `(m, time, feature)`.
+      columns: names of the features.
+      training: what the generator was trained on, where `real` is not: floors are then training
+        against real windows, and the memorisation check compares distances to both.
+      fresh: where `real` is what the generator was trained on, other draws of the same simulator,
+        for floors and for the memorisation check.
+      training_starts: rows of a series at which the training windows start, if they overlap.
+      real_starts: rows at which the real windows start, likewise.
+      protocol: written into the scores.
+      seed: of the evaluators.
+      evaluators: how long they train.
+
+    Returns:
+      `scores.json`, without what only a run knows.
+
+    Raises:
+      DataError: as `suite.score`.
+    """
+    others = training if training is not None else fresh
+    with progress("evaluate", 6, unit="score") as show:
+        scores = suite.score(
+            real,
+            synthetic,
+            columns,
+            reference=others,
+            protocol=protocol,
+            seed=seed,
+            evaluators=evaluators,
+            show=lambda done, total, name: show(done, {"now": name}),
+        )
+        held_out = fresh if training is None else real
+        known = real if training is None else training
+        low, high = known.min(axis=(0, 1)), known.max(axis=(0, 1))
+        span = np.where(high > low, high - low, 1)
+        scores["memorisation"] = memorisation(
+            (synthetic - low) / span,
+            (known - low) / span,
+            None if held_out is None else (held_out - low) / span,
+            training_starts=training_starts,
+            held_out_starts=None if training is None else real_starts,
+            seed=seed,
+        )
+        if protocol == "future":
+            scores["notes"].append(
+                "Scored against the last fifth of the series: floors, training windows against it, "
+                "show what drift costs, and drift moves the memorisation share too."
+            )
+        show(6, {"now": "done"})
+    return scores
+
+
+def write_scores(path: epath.Path, scores: dict[str, Any]) -> None:
+    """Writes scores as JSON, whole or not at all."""
+    partial = path.parent / f"{path.name}.tmp"
+    partial.write_text(json.dumps(scores, indent=1) + "\n")
+    partial.replace(path)
+
+
+def table(scores: dict[str, Any]) -> str:
+    """The scores as lines for a terminal: value, interval, floor, ceilings, verdict."""
+    rows = [("score", "value", "± 95%", "floor", "shuffled", "Gaussian", "verdict")]
+    for entry in scores["scores"].values():
+        if "skipped" in entry:
+            rows.append((entry["label"], "", "", "", "", "", f"skipped: {entry['skipped']}"))
+            continue
+        ceilings = entry["ceilings"]
+        rows.append(
+            (
+                entry["label"],
+                f"{entry['mean']:.4f}",
+                "" if entry["half_width"] is None else f"{entry['half_width']:.4f}",
+                f"{entry['floor']['mean']:.4f}",
+                f"{ceilings['shuffled']['mean']:.4f}",
+                f"{ceilings['gaussian']['mean']:.4f}",
+                entry["verdict"],
+            )
+        )
+    width = max(len(row[0]) for row in rows)
+    lines = [
+        f"{row[0]:<{width}}" + "".join(f"{cell:>10}" for cell in row[1:6]) + f"  {row[6]}"
+        for row in rows
+    ]
+    lines.insert(1, "-" * max(len(line) for line in lines))
+    windows = scores["windows"]
+    lines += [
+        "",
+        scores["verdict"],
+        scores["memorisation"]["verdict"],
+        f"Floors, ceilings and verdicts: {windows['calibration']:,} windows a set. Values: "
+        f"{windows['real']:,} real and {windows['synthetic']:,} synthetic windows.",
+        *scores["notes"],
+    ]
+    if "reconstruction" in scores:
+        error = scores["reconstruction"]["mean_absolute"]
+        lines.append(f"The VAE alone reproduces windows to {error:.4f} of the range on average.")
+    return "\n".join(lines)
