@@ -285,10 +285,14 @@ def _paired(
 
     Training windows come from before and after blocks in turn, so that a trend favours neither. Few
     blocks are counted in parts of four windows' length.
+
+    A block is a stretch of rows in time, whatever the stride: windows that share rows belong to one,
+    and so do windows that follow at the usual stride, where that is longer than a window.
     """
     order = np.argsort(training_starts, kind="stable")
     held = np.argsort(held_out_starts, kind="stable")
-    breaks = np.flatnonzero(np.diff(held_out_starts[held]) > 1) + 1
+    stride = np.median(np.diff(np.union1d(training_starts, held_out_starts)))
+    breaks = np.flatnonzero(np.diff(held_out_starts[held]) > max(time - 1, stride)) + 1
     free = np.ones(len(order), bool)
     ours, theirs, blocks = [], [], []
     for number, block in enumerate(np.split(held, breaks)):
@@ -303,8 +307,10 @@ def _paired(
         theirs.append(block)
         blocks.append(np.full(len(block), number))
     if len(blocks) < FEWEST_BLOCKS:
-        position = np.concatenate([np.arange(len(block)) for block in blocks])
-        parts = np.concatenate(blocks) * len(position) + position // (4 * time)
+        rows = np.concatenate(
+            [held_out_starts[b] - held_out_starts[b[0]] for b in theirs if len(b)]
+        )
+        parts = np.concatenate(blocks) * (rows.max() + 1) + rows // (4 * time)
         return np.concatenate(ours), np.concatenate(theirs), parts
     return np.concatenate(ours), np.concatenate(theirs), np.concatenate(blocks)
 
