@@ -2,14 +2,18 @@
 
 import ast
 import copy
+import json
 import math
 import pathlib
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from timeldm_jax import config as c
+from timeldm_jax import experiment
 from timeldm_jax.data.builders import COLUMNS
 from timeldm_jax.data.sources import FILES
 from timeldm_jax.errors import ConfigError
@@ -361,3 +365,58 @@ def test_a_configuration_saved_under_earlier_names_is_read_as_today_s():
     before = copy.deepcopy(saved)
     assert c.upgrade(saved) == today.to_dict()
     assert saved == before
+
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(GOLDEN.rglob("config.json")), ids=lambda p: str(p.relative_to(GOLDEN))
+)
+def test_a_configuration_of_any_earlier_version_is_valid_today(path):
+    saved = json.loads(path.read_text())
+    config = c.ConfigDict(c.upgrade(saved))
+    assert [key for key, _ in c.leaves(config)] != []
+    c.validate(config)
+    assert c.upgrade(c.to_saved(config)) == config.to_dict()
+
+
+def test_the_first_version_s_configuration_means_what_it_meant():
+    """No skip, float32, Heun and standardised latents: what that version did without the keys."""
+    saved = json.loads((GOLDEN / "model_fe41211/model/config.json").read_text())
+    found = c.upgrade(saved)
+    assert saved["ldm"]["standardize"]
+    assert found["ldm"]["latents"] == "standard"
+    assert "standardize" not in found["ldm"]
+    assert (found["vae"]["model"]["skip"], found["ldm"]["model"]["precision"]) == (False, "float32")
+    assert (found["sample"]["solver"], found["sample"]["match_marginals"]) == ("heun", False)
+    assert found["vae"]["model"]["mlp_ratio"] == saved["vae"]["model"]["ff_factor"]
+    # Every key of today was there, or has a value for those who lack it.
+    saved_keys = {key for key, _ in c.leaves(c.ConfigDict(found))}
+    assert saved_keys == {key for key, _ in c.leaves(c.base())}
+
+
+def test_a_key_that_is_gone_from_todays_format_is_not_filled_in():
+    saved = c.to_saved(load("etth"))
+    del saved["sample"]["solver"]
+    with pytest.raises(ConfigError, match=r"config\.sample\.solver is missing"):
+        c.validate(c.ConfigDict(c.upgrade(saved)))
+
+
+def test_a_configuration_of_a_later_version_says_so():
+    saved = c.to_saved(load("etth")) | {"format": c.FORMAT + 1}
+    with pytest.raises(ConfigError, match=r"later version of timeldm_jax, in format 3; .*up to 2"):
+        c.upgrade(saved)
+
+
+def test_a_work_directory_of_an_earlier_version_is_the_same_configuration(tmp_path):
+    """What the rerun asks for, against what 8ed8097 saved when it was asked the same."""
+    folder = tmp_path / "run"
+    shutil.copytree(GOLDEN / "workdir_8ed8097", folder)
+    saved = json.loads((folder / "config.json").read_text())
+    asked = c.ConfigDict(c.upgrade(saved))
+    assert experiment.conflict(asked, epath.Path(folder)) == ""
+    asked.ldm.noise.P_mean += 0.25
+    changed = experiment.conflict(asked, epath.Path(folder))
+    assert "config.ldm.noise.P_mean: " in changed
+    assert changed.count("->") == 1

@@ -25,7 +25,7 @@ from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.series import split_series
-from timeldm_jax.errors import CheckpointError, DataError
+from timeldm_jax.errors import CheckpointError, ConfigError, DataError
 from timeldm_jax.generator import Generator, load_generator
 from timeldm_jax.metrics import evaluation, seams, suite
 from timeldm_jax.training import checkpoint, stages
@@ -381,6 +381,8 @@ class TimeLDM:
         workdir = epath.Path(pathlib.Path(directory).absolute())
         try:
             config = stages.read_config(workdir)
+        except ConfigError as error:
+            raise CheckpointError(f"{workdir / 'config.json'}: {error}") from error
         except ValueError as error:
             raise CheckpointError(f"{workdir / 'config.json'} is damaged: {error}") from error
         for stage in ("vae", "ldm"):

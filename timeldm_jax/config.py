@@ -461,20 +461,70 @@ def _check_together(config: ConfigDict) -> None:
         raise ConfigError(f"config.{error}") from error
 
 
-# Keys that earlier versions saved under another name.
-RENAMED = {
+FORMAT = 2  # of saved configurations; those without a number are of format 1
+
+# Keys that format 1 saved under another name.
+_RENAMED = {
     "vae.model.ff_factor": "vae.model.mlp_ratio",
     "ldm.noise.log_mean": "ldm.noise.P_mean",
     "ldm.noise.log_std": "ldm.noise.P_std",
     "sample.match_margins": "sample.match_marginals",
 }
 
+# Keys that were added since the first version, with the value that does what was done without them.
+_ADDED: dict[str, Any] = {
+    "budget": "",
+    "data.path": "",
+    "data.time": "",
+    "data.entity": "",
+    "data.schema": "",
+    "data.irregular": "error",
+    "data.decimal": ".",
+    "data.split": "time",
+    "data.stride": 1,
+    "data.missing": "fill",
+    "vae.microbatch": 256,
+    "vae.model.skip": False,
+    "ldm.model.precision": "float32",
+    "sample.solver": "heun",
+    "sample.match_marginals": False,
+    "evaluate.repeats": 5,
+    "evaluate.discriminative_steps": 2_000,
+    "evaluate.predictive_steps": 5_000,
+    "evaluate.context_fid_steps": 0,
+}
+
+
+def to_saved(config: ConfigDict) -> dict[str, Any]:
+    """The configuration as it is saved: JSON types, and the number of the format."""
+    return {"format": FORMAT, **config.to_dict()}
+
 
 def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
-    """A configuration that any earlier version saved, as this version would have saved it."""
+    """A configuration that any earlier version saved, as this version has it.
+
+    Args:
+      saved: content of a `config.json`, or of `config` in a checkpoint's; not changed.
+
+    Raises:
+      ConfigError: it was saved by a later version.
+      TypeError: it is no mapping.
+    """
+    flat = dict(leaves(ConfigDict(saved)))
+    version = flat.pop("format", 1)
+    if not isinstance(version, int) or version > FORMAT:
+        raise ConfigError(
+            f"it was saved by a later version of timeldm_jax, in format {version!r}; this version "
+            f"reads formats up to {FORMAT}: install a later one"
+        )
+    if version == 1:
+        flat = {_RENAMED.get(key, key): value for key, value in flat.items()}
+        if "ldm.standardize" in flat:
+            flat["ldm.latents"] = "standard" if flat.pop("ldm.standardize") else "raw"
+        flat = _ADDED | flat
     found: dict[str, Any] = {}
-    for key, value in leaves(ConfigDict(saved)):
-        *sections, leaf = RENAMED.get(key, key).split(".")
+    for key, value in flat.items():
+        *sections, leaf = key.split(".")
         node = found
         for section in sections:
             node = node.setdefault(section, {})

@@ -174,6 +174,8 @@ def conflict(config: ConfigDict, workdir: epath.Path) -> str:
     try:
         saved = configuration.upgrade(json.loads(path.read_text()))
         changed = configuration.difference(saved, config.to_dict())
+    except ConfigError as error:
+        return f"{path} cannot be read: {error}"
     except (ValueError, TypeError, AttributeError) as error:
         return f"{path} is not a configuration in JSON ({error}); use a new --workdir"
     if not changed:

@@ -254,7 +254,9 @@ def write_config(config: ConfigDict, workdir: epath.Path, name: str = "config.js
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         partial = workdir / f"{name}.tmp"
-        partial.write_text(json.dumps(config.to_dict(), indent=1, sort_keys=True) + "\n")
+        partial.write_text(
+            json.dumps(configuration.to_saved(config), indent=1, sort_keys=True) + "\n"
+        )
         partial.replace(workdir / name)
     parallel.barrier("config written")
 
@@ -279,7 +281,7 @@ def _schedule(stage: ConfigDict) -> loop.Schedule:
 def _meta(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     names = ("timeldm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
-        "config": config.to_dict(),
+        "config": configuration.to_saved(config),
         "columns": list(dataset.series.columns),
         "scaler": dataset.scaler.to_json(),
         "schema": None if dataset.schema is None else dataset.schema.to_json(),
