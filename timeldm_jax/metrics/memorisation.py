@@ -286,8 +286,8 @@ def _paired(
     Training windows come from before and after blocks in turn, so that a trend favours neither. Few
     blocks are counted in parts of four windows' length.
 
-    A block is a stretch of rows in time, whatever the stride: windows that share rows belong to one,
-    and so do windows that follow at the usual stride, where that is longer than a window.
+    A block is a stretch of rows in time, whatever the stride: windows that share rows belong
+    to one, and so do windows that follow at the usual stride, where that is longer than a window.
     """
     order = np.argsort(training_starts, kind="stable")
     held = np.argsort(held_out_starts, kind="stable")
