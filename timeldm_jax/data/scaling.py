@@ -25,7 +25,8 @@ class Curve:
 
     Attributes:
       kind: `log` is `sign(x)·ln(1 + |x|/unit)`; `quantile` is the share of training values below,
-        linear between knots and beyond them.
+        linear between knots, and beyond them at most a
+        range of values a level.
       unit: of `log`.
       knots: of `quantile`: training values, increasing.
       levels: the share below each knot.
@@ -40,13 +41,25 @@ class Curve:
         """The function, element by element."""
         if self.kind == "log":
             return np.sign(values) * np.log1p(np.abs(values) / self.unit)
-        return _interpolate(values, np.array(self.knots), np.array(self.levels))
+        knots, levels = np.array(self.knots), np.array(self.levels)
+        return _interpolate(values, knots, levels, 1 / self._steps())
 
     def bend(self, values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """The inverse of `straighten`."""
         if self.kind == "log":
             return np.sign(values) * np.expm1(np.abs(values)) * self.unit
-        return _interpolate(values, np.array(self.levels), np.array(self.knots))
+        knots, levels = np.array(self.knots), np.array(self.levels)
+        return _interpolate(values, levels, knots, self._steps())
+
+    def _steps(self) -> Float[np.ndarray, " 2"]:
+        """Values a level, beyond the first and the last knot.
+
+        A heavy tail's last two knots may lie farther apart than all others: continued at their
+        slope, a level of 1.05 would be many times the largest value. The slope is at most the
+        whole range a level, so that 1.05 lies at most a twentieth of the range beyond.
+        """
+        knots, levels = np.array(self.knots), np.array(self.levels)
+        return np.minimum((np.diff(knots) / np.diff(levels))[[0, -1]], knots[-1] - knots[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,10 +175,15 @@ def _fit_curve(scaling: str, known: Float[np.ndarray, " n"]) -> Curve:
 
 
 def _interpolate(
-    x: Float[np.ndarray, "..."], knots: Float[np.ndarray, " k"], levels: Float[np.ndarray, " k"]
+    x: Float[np.ndarray, "..."],
+    knots: Float[np.ndarray, " k"],
+    levels: Float[np.ndarray, " k"],
+    slopes: Float[np.ndarray, " 2"],
 ) -> Float[np.ndarray, "..."]:
-    """Linear between knots, and beyond them as between the two nearest."""
-    segment = np.clip(np.searchsorted(knots, x) - 1, 0, len(knots) - 2)
+    """Linear between knots; before the first and after the last with `slopes`."""
+    known = np.clip(x, knots[0], knots[-1])
+    segment = np.clip(np.searchsorted(knots, known) - 1, 0, len(knots) - 2)
     width = knots[segment + 1] - knots[segment]
-    share = (x - knots[segment]) / width
-    return levels[segment] + share * (levels[segment + 1] - levels[segment])
+    share = (known - knots[segment]) / width
+    inside = levels[segment] + share * (levels[segment + 1] - levels[segment])
+    return inside + (x - known) * np.where(x < knots[0], slopes[0], slopes[1])
