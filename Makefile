@@ -17,7 +17,7 @@ SETUP := $(VENV)/.installed $(EXTRAS:%=$(VENV)/.extra-%)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format bench lock clean
+.PHONY: help setup demo test lint format bench docs lock clean
 
 help: ## show this list
 	@echo "usage: make <target>"
@@ -50,6 +50,10 @@ bench: $(SETUP) $(VENV)/.extra-bench ## the benchmark tables, against PyTorch (i
 	@$(PY) benchmarks/throughput.py
 	@$(PY) benchmarks/scores.py
 
+docs: $(SETUP) $(VENV)/.extra-docs ## build the site into site/ (installs what builds it); fails on a broken link
+	@$(PY) docs/configuration.py
+	@$(PY) -m zensical build --clean --strict
+
 lock: | $(VENV)/bin/pip ## renew requirements.lock from pyproject.toml (LOCK_ARGS=--upgrade: newest versions)
 	@$(PIP) install uv
 	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 \
@@ -57,7 +61,7 @@ lock: | $(VENV)/bin/pip ## renew requirements.lock from pyproject.toml (LOCK_ARG
 		--output-file requirements.lock $(LOCK_ARGS) pyproject.toml
 
 clean: ## remove .venv, caches and build outputs; runs/ stays
-	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
 
 # The target is pip, not python: where Debian's python3-venv is missing, venv fails and leaves a python.

@@ -3,10 +3,10 @@
     python benchmarks/quality.py --set=sines --seeds=3     # hours; a rerun resumes
     python benchmarks/quality.py --set=etth --protocol=heldout --seeds=1
     python benchmarks/quality.py --set=etth --window=256 --seeds=1
-    python benchmarks/quality.py --readme                  # renews README.md's table and figure
+    python benchmarks/quality.py --docs      # renews the tables of docs/benchmarks.md and README.md
 
 The first forms write benchmarks/results/quality_<set>[_<protocol>][_<window>].json. A work
-directory is `--runs`/<name>-<seed>. `--readme` needs no run: it reads the committed results.
+directory is `--runs`/<name>-<seed>. `--docs` needs no run: it reads the committed results.
 """
 
 import argparse
@@ -37,7 +37,7 @@ SCORES = {
     "predictive": "Predictive",
     "correlational": "Correlational",
 }
-START, END = "<!-- quality: written by benchmarks/quality.py --readme -->", "<!-- /quality -->"
+START, END = "<!-- quality: written by benchmarks/quality.py --docs -->", "<!-- /quality -->"
 LEVEL = 0.05
 # Scores stretch each feature to [0, 1]; published errors on Sines are of values in [½, 1].
 PUBLISHED_UNIT = {("sines", "predictive"): 0.5}
@@ -50,17 +50,17 @@ def main() -> None:
     parser.add_argument("--protocol", default="paper", choices=("paper", "heldout"))
     parser.add_argument("--window", type=int, default=24)
     parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs" / "quality")
-    parser.add_argument("--readme", action="store_true")
+    parser.add_argument("--docs", action="store_true")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if arguments.set:
         measure(
             arguments.set, arguments.seeds, arguments.protocol, arguments.window, arguments.runs
         )
-    elif arguments.readme:
-        write_readme()
+    elif arguments.docs:
+        write_docs()
     else:
-        parser.error("say --set=… or --readme")
+        parser.error("say --set=… or --docs")
 
 
 def measure(name: str, seeds: int, protocol: str, window: int, runs: pathlib.Path) -> None:
@@ -194,15 +194,32 @@ def load_results() -> dict[str, dict[str, Any]]:
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
-def write_readme() -> None:
-    """Renews what is between the markers of README.md, and docs/quality.png."""
+def write_docs() -> None:
+    """Renews what is between the markers of both pages, and docs/quality.png."""
     results = load_results()
     published = json.loads((RESULTS.parent / "published.json").read_text())
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(START)
-    _, after = rest.split(END)
-    readme.write_text(f"{before}{START}\n{table(results, published)}\n{END}{after}")
+    pages = {"docs/benchmarks.md": table, "README.md": summary}
+    for name, make in pages.items():
+        page = ROOT / name
+        before, rest = page.read_text().split(START)
+        _, after = rest.split(END)
+        page.write_text(f"{before}{START}\n{make(results, published)}\n{END}{after}")
     figure(results, published).savefig(ROOT / "docs" / "quality.png", dpi=110)
+
+
+def summary(results: dict[str, dict[str, Any]], published: dict[str, Any]) -> str:
+    """Markdown: a row a set, two scores beside the published ones."""
+    shown = ("context_fid", "discriminative")
+    heads = [f"{SCORES[score]}: ours | TimeLDM" for score in shown]
+    lines = ["| | " + " | ".join(heads) + " | minutes |", "|---|" + "---:|" * 5]
+    for name, result in results.items():
+        cells = []
+        for score in shown:
+            mean, error, freedom = combine(result, score)
+            cells.append(f"**{_number(mean)}** ± {_number(half_width(error, freedom))}")
+            cells.append(_published(published[score]["TimeLDM"][name]))
+        lines.append(f"| {LABELS[name]} | " + " | ".join(cells) + f" | {_minutes(result)} |")
+    return "\n".join(lines)
 
 
 def table(results: dict[str, dict[str, Any]], published: dict[str, Any]) -> str:
