@@ -1,7 +1,7 @@
 """Imputation and forecasts of held-out rows, beside what needs no model.
 
-    python benchmarks/conditional.py --table=../shared/data/ETTh1.csv --season=24
-    python benchmarks/conditional.py --table=../shared/data/stock_data.csv --season=1
+    python benchmarks/conditional.py --table=ETTh1.csv --season=24
+    python benchmarks/conditional.py --table=stock_data.csv --season=1
 
 Trains a model of the table with the default settings (or takes the work directory that
 `--workdir` names: one of a run, or of an earlier call) and writes

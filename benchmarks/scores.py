@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def sines(count: int, seed: int) -> np.ndarray:
-    """DESIGN 2.6: `(count, 24, 5)`, in [0, 1]."""
+    """docs/method.md, 6: `(count, 24, 5)`, in [0, 1]."""
     random = np.random.default_rng(seed)
     frequency, phase = random.uniform(0, 0.1, size=(2, count, 1, 5))
     return (np.sin(frequency * np.arange(24)[:, None] + phase) + 1) / 2

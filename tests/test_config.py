@@ -23,7 +23,7 @@ PACKAGE = pathlib.Path(c.__file__).parent
 SETS = ("sines", "mujoco", "stocks", "etth", "fmri", "energy")
 VARIANTS = ("", "paper", "released", "quick")
 
-# DESIGN 2.5, in the order of SETS.
+# docs/method.md, 5, in the order of SETS.
 FEATURES = (5, 14, 6, 7, 50, 28)
 WINDOWS = (10000, 10000, 3662, 17397, 9977, 19712)
 PAPER_LAYERS = ((1, 2), (1, 2), (2, 3), (2, 3), (1, 2))
@@ -135,7 +135,7 @@ def test_released_sizes(name):
 
 
 def check_published(config, i):
-    """DESIGN 2.2 and 2.3: what "paper" and "released" share."""
+    """docs/method.md, 2 and 3: what "paper" and "released" share."""
     epoch = math.ceil(WINDOWS[i] / config.vae.batch)
     vae, ldm = config.vae, config.ldm
     assert (vae.steps, ldm.steps) == (15_000 * epoch, 15_000 * epoch)

@@ -290,7 +290,7 @@ def test_a_fair_generator_is_within_the_floor_and_what_is_wrong_is_not(light):
 
 
 def sines_like(count, seed):
-    """DESIGN 2.6's Sines, drawn here: a rising quarter wave, so time has a direction."""
+    """docs/method.md, 6's Sines, drawn here: a rising quarter wave, so time has a direction."""
     random = np.random.default_rng(seed)
     frequency, phase = random.uniform(0, 0.1, size=(2, count, 1, 5))
     return (np.sin(frequency * np.arange(24)[:, None] + phase) + 1) / 2

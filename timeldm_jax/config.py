@@ -130,7 +130,7 @@ def _optimizer(learning_rate: float, b2: float, ema: float) -> dict[str, Any]:
 
 
 def apply_published(config: ConfigDict, *, epoch_steps: int, epochs: int = 15_000) -> None:
-    """Training as published (DESIGN 2.3): plateau schedules, raw latents, no averaging, churn 1.
+    """Training as published (docs/method.md, 3): plateaus, raw latents, no averaging, churn 1.
 
     Patience is published in epochs. Learning rates are judged on the mean loss of an epoch; β on
     every step, so its patience becomes epochs x steps.
@@ -215,7 +215,7 @@ def apply_released(
     hidden: int,
     windows: int,
 ) -> None:
-    """The sizes of the authors' released scripts (DESIGN 2.5) and its β rule.
+    """The sizes of the authors' released scripts (docs/method.md, 5) and its β rule.
 
     Args:
       config: changed in place.

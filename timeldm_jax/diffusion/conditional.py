@@ -10,7 +10,7 @@ At every noise level, from high to low (decoupled annealing, Zhang et al. 2024, 
 3. noise of the next level is added.
 
 The covariance is what carries an observation to what is not observed; with the identity in its
-place errors are up to three times as large (BUILD_NOTES.md).
+place errors are up to three times as large (docs/studies.md).
 
 Cost: a level takes an evaluation of the denoiser and `CG_STEPS` forward and reverse derivatives of
 the decoder.

@@ -115,7 +115,7 @@ def score(
       show: called with scores done, scores in all, and the one that comes.
 
     Returns:
-      A dictionary that JSON can hold: schema 2 of README's "scores.json".
+      A dictionary that JSON can hold: schema 2 of "scores.json" (docs/scores.md).
 
     Raises:
       DataError: shapes that do not match, too few windows, non-finite values, only constant

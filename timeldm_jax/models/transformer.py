@@ -1,7 +1,7 @@
 """Transformer stacks over short windows, arranged for small channel counts.
 
 Between attentions, activations are kept as a matrix of *tokens*, `(batch * time, channel)`: every
-linear map and its gradient is then one matrix product. BUILD_NOTES.md, "VAE speed", has the
+linear map and its gradient is then one matrix product. docs/speed.md has the
 measurements behind this and behind `linear` and `LayerNorm`.
 """
 

@@ -113,7 +113,7 @@ def vae_step(
     batch: Batch,
     missing: Missing | None = None,
 ) -> Step:
-    """The VAE's step over `DeviceWindows`: reconstruction terms + β·KL (DESIGN 2.2).
+    """The VAE's step over `DeviceWindows`: reconstruction terms + β·KL (docs/method.md, 2).
 
     Data with gaps says in `missing` which features have them; see `series.hide`.
     """
