@@ -15,14 +15,15 @@ import timeldm_jax
 
 ROOT = pathlib.Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "table.md"
+PAGES = sorted(p for p in (ROOT / "docs").glob("*.md") if "```python" in p.read_text())
 NOTEBOOK = ROOT / "docs" / "table.ipynb"
 ROWS = 6_100  # of the table: the notebook looks as far as row 6,024
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+def blocks(language, page=GUIDE):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
 @pytest.fixture
@@ -38,18 +39,18 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_blocks_of_the_guide_run_in_order(folder, monkeypatch):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_blocks_of_a_page_run_in_order(page, folder, monkeypatch):
     monkeypatch.setattr(timeldm_jax, "TimeLDM", quick.Quick)
-    found = blocks("python")
-    assert len(found) >= 6
     names = {}
-    for number, code in enumerate(found):
-        exec(compile(code, f"docs/table.md, block {number}", "exec"), names)
-    assert {path.name for path in folder.iterdir()} >= {
-        "forecast.png",
-        "mine.timeldm",
-        "report.html",
-    }
+    for number, code in enumerate(blocks("python", page)):
+        exec(compile(code, f"docs/{page.name}, block {number}", "exec"), names)
+    if page == GUIDE:
+        assert {path.name for path in folder.iterdir()} >= {
+            "forecast.png",
+            "mine.timeldm",
+            "report.html",
+        }
 
 
 def test_the_command_of_the_guide_runs(folder, server):
