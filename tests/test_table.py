@@ -266,7 +266,7 @@ def test_uneven_times_are_a_choice():
         .reset_index(drop=True)
     )
     frame = timed(times)
-    with pytest.raises(DataError, match=r"row 6 \(2024-01-08.*comes 3 days.*irregular=sort"):
+    with pytest.raises(DataError, match=r"row 6 \(2024-01-08.*comes 3 days.*irregular='sort'"):
         prepared(frame)
     kept, found = prepared(frame, irregular="sort")
     assert len(kept) == 18
@@ -522,8 +522,8 @@ def test_a_schema_file_overrides(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"time": "whem"}, "config.data.time: column 'whem' is not known; did you mean 'when'"),
-        ({"entity": "sites"}, "config.data.entity: column 'sites' is not known"),
+        ({"time": "whem"}, "the table: time: column 'whem' is not known; did you mean 'when'"),
+        ({"entity": "sites"}, "the table: entity: column 'sites' is not known"),
         ({"irregular": "mend"}, "irregular='mend' is not one of error, sort, resample"),
     ],
 )

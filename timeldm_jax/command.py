@@ -11,6 +11,8 @@ from typing import NoReturn
 
 from absl import flags
 
+from timeldm_jax.errors import in_flags
+
 EXIT_USAGE = 2
 _HELP = {"-h", "-help", "--help", "--helpfull"}
 
@@ -52,6 +54,6 @@ def help_text(own: flags.FlagValues, about: str) -> str:
 
 
 def fail(error: Exception) -> NoReturn:
-    """Prints an error and exits."""
-    print(f"error: {error}", file=sys.stderr)
+    """Prints an error in the words of the command line and exits."""
+    print(f"error: {in_flags(error)}", file=sys.stderr)
     sys.exit(EXIT_USAGE)

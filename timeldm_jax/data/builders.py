@@ -25,7 +25,7 @@ from absl import logging
 from jaxtyping import Float
 
 from timeldm_jax.data import sources
-from timeldm_jax.errors import DataError
+from timeldm_jax.errors import DataError, option
 
 CACHE_DIR_VARIABLE = "TIMELDM_CACHE_DIR"
 REAL = ("stocks", "etth", "fmri", "energy")
@@ -260,7 +260,7 @@ def _prepare(builder: Any, cache: Path, config: tfds.core.BuilderConfig, what: s
     except OSError as e:
         raise DataError(
             f"cannot write prepared data to {cache}: {e}; name another folder with "
-            f"config.data.cache_dir or {CACHE_DIR_VARIABLE}"
+            f"{option('cache_dir')} or {CACHE_DIR_VARIABLE}"
         ) from e
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from pandas.api.types import pandas_dtype
 from pandas.tseries.api import guess_datetime_format
 
-from timeldm_jax.errors import DataError
+from timeldm_jax.errors import DataError, option
 
 _log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def order_rows(
         first = int(np.flatnonzero(np.diff(stamps) * (np.diff(groups) == 0) < 0)[0]) + 1
         raise DataError(
             f"{at}, row {first + 1}: {column.iloc[first]} comes after {column.iloc[first - 1]}. "
-            "Rows must be in order of time; --config.data.irregular=sort puts them in order"
+            f"Rows must be in order of time; {option('irregular', 'sort')} puts them in order"
         )
     frame, stamps, groups = frame.iloc[key].reset_index(drop=True), stamps[key], groups[key]
     times = times.iloc[key]
@@ -119,12 +119,12 @@ def order_rows(
         bad = int(uneven[0]) + 1 if len(uneven) else 1
         hint = ""
         if (gaps[inside] <= 0).any() and not entity:
-            hint = "If several series share times, name their column (--config.data.entity). "
+            hint = f"If several series share times, name their column ({option('entity')}). "
         raise DataError(
             f"{at} is not evenly spaced: the usual step is {_words(step, numeric)}, and row "
             f"{bad + 1} ({frame[name].iloc[bad]}) comes {_words(gaps[bad - 1], numeric)} after the "
-            f"one before. {hint}--config.data.irregular=sort takes every row for one step; "
-            "--config.data.irregular=resample makes steps even, missing where there is no row"
+            f"one before. {hint}{option('irregular', 'sort')} takes every row for one step; "
+            f"{option('irregular', 'resample')} makes steps even, missing where there is no row"
         )
     if rule == "resample" and not even:
         frame, stamps = _resample(frame, name, entity, stamps, groups, step, numeric)

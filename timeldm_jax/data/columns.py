@@ -14,7 +14,7 @@ from jaxtyping import Float
 from pandas.api.types import pandas_dtype
 
 from timeldm_jax.data.clock import looks_like_time, parse_times, row_of
-from timeldm_jax.errors import DataError
+from timeldm_jax.errors import DataError, option
 
 Kind = Literal["float", "integer", "boolean", "category", "datetime", "drop"]
 Scaling = Literal["minmax", "standard", "quantile", "log", "constant"]
@@ -222,7 +222,7 @@ def _kind(present: pd.Series, at: str) -> Kind:
         if commas.any():
             raise DataError(
                 f"{at}, row {row_of(bad[commas])} holds {bad[commas].iloc[0]!r}: a decimal comma. "
-                "Say so with --config.data.decimal=, (or write points)"
+                f"Say so with {option('decimal', ',')} (or write points)"
             )
         if share > 0.5 or present.nunique() > MOST_CATEGORIES:
             raise DataError(
@@ -234,7 +234,7 @@ def _kind(present: pd.Series, at: str) -> Kind:
     if commas.all():
         raise DataError(
             f"{at}, row {row_of(present)} holds {present.iloc[0]!r}: a decimal comma. Say so with "
-            "--config.data.decimal=, (or write points)"
+            f"{option('decimal', ',')} (or write points)"
         )
     if share == 0 and looks_like_time(present):
         return "datetime"
@@ -255,7 +255,7 @@ def _category(present: pd.Series, given: dict[str, Any], at: str) -> dict[str, A
         raise DataError(
             f"{at} holds {len(counts):,} different values such as {counts.index[0]!r}; categories "
             f"are learnt up to {MOST_CATEGORIES}. Leave it out (kind 'drop' in the schema), name "
-            "it as the entity (--config.data.entity) if it says which series a row belongs to, or "
+            f"it as the entity ({option('entity')}) if it says which series a row belongs to, or "
             "group rare values"
         )
     values = sorted(counts.index.tolist(), key=str)

@@ -14,7 +14,7 @@ from timeldm_jax.data import table as tables
 from timeldm_jax.data.scaling import Scaler, fit_scaler
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.series import Missing, Series, join_trajectories, split_series
-from timeldm_jax.errors import DataError
+from timeldm_jax.errors import DataError, option
 
 FEWEST_LEVELS = 1024  # float32 numbers that a column's range must at least hold
 
@@ -80,7 +80,7 @@ def load_dataset(config: ConfigDict) -> Dataset:
         series = split_series(table.values, table.columns, data.window, data.protocol)
     else:
         known = ", ".join(sorted((*builders.SIMULATED, *builders.REAL, "table")))
-        raise DataError(f"config.data.name={data.name!r} is not a known set; known: {known}")
+        raise DataError(f"{option('name', data.name)} is not a known set; known: {known}")
     return make_dataset(series)
 
 

@@ -6,7 +6,7 @@ import io
 import pandas as pd
 from etils import epath
 
-from timeldm_jax.errors import DataError
+from timeldm_jax.errors import DataError, option
 
 
 def read(source: str | pd.DataFrame, decimal: str = ".") -> tuple[pd.DataFrame, str]:
@@ -21,7 +21,7 @@ def read(source: str | pd.DataFrame, decimal: str = ".") -> tuple[pd.DataFrame, 
             raise DataError("the table has an index of several levels; call reset_index() first")
     else:
         if not str(source):
-            raise DataError("no table is named: set --config.data.path to a .csv or .parquet file")
+            raise DataError(f"no table is named: set {option('path')} to a .csv or .parquet file")
         path = epath.Path(source)
         where = str(source)
         if not path.exists() or path.is_dir():

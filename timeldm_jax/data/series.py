@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from timeldm_jax.errors import DataError
+from timeldm_jax.errors import DataError, option
 
 PROTOCOLS = ("paper", "heldout", "future")
 SPLITS = ("time", "entity")
@@ -169,18 +169,18 @@ def split_series(
     check_protocol(protocol)
     rows = len(values)
     if by not in SPLITS:
-        raise DataError(f"config.data.split={by!r} is not one of {', '.join(SPLITS)}")
+        raise DataError(f"{option('split', by)} is not one of {', '.join(SPLITS)}")
     if rows < window:
         raise DataError(
             f"the series has {rows} rows, fewer than one window of {window}; "
-            "use a shorter config.data.window or more rows"
+            f"use a shorter {option('window')} or more rows"
         )
     group = np.zeros(rows, np.int64) if groups is None else np.asarray(groups)
     starts = np.arange(rows - window + 1, dtype=np.int32)
     starts = starts[group[starts] == group[starts + window - 1]]
     if not len(starts):
         raise DataError(
-            f"no series has {window} rows; use a shorter config.data.window (the longest has "
+            f"no series has {window} rows; use a shorter {option('window')} (the longest has "
             f"{np.bincount(group).max()})"
         )
     if protocol == "paper":
@@ -200,8 +200,8 @@ def split_series(
         raise DataError(
             f"{rows} rows are too few for windows of {window} under protocol {protocol!r} "
             f"(training, validation and test would get {len(train)}, {len(valid)} and "
-            f"{len(test)} windows); use a shorter config.data.window, more rows, or "
-            "config.data.protocol='paper'"
+            f"{len(test)} windows); use a shorter {option('window')}, more rows, or "
+            f"{option('protocol', 'paper')}"
         )
     return Series(values, columns, window, train[::stride], valid, test[::stride])
 
@@ -227,8 +227,8 @@ def _hold_out_groups(group: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"
     names = np.unique(group)
     if len(names) < 3:
         raise DataError(
-            f"config.data.split='entity' needs at least 3 series, and there are {len(names)}; use "
-            "config.data.split='time'"
+            f"{option('split', 'entity')} needs at least 3 series, and there are {len(names)}; use "
+            f"{option('split', 'time')}"
         )
     order = np.random.default_rng(0).permutation(len(names))
     test = max(round(len(names) * HELDOUT_SHARE), 1)
@@ -269,7 +269,7 @@ def join_trajectories(
     check_protocol(protocol)
     if protocol == "future":
         raise DataError(
-            "config.data.protocol='future' needs one series in time; simulated trajectories have "
+            f"{option('protocol', 'future')} needs one series in time; simulated trajectories have "
             "no order. Use 'heldout' (fresh draws) or 'paper'"
         )
     window = train.shape[1]
@@ -291,4 +291,4 @@ def join_trajectories(
 def check_protocol(protocol: str) -> None:
     """Raises DataError unless `protocol` is a known one."""
     if protocol not in PROTOCOLS:
-        raise DataError(f"config.data.protocol={protocol!r} is not one of {', '.join(PROTOCOLS)}")
+        raise DataError(f"{option('protocol', protocol)} is not one of {', '.join(PROTOCOLS)}")

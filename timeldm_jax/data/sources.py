@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from timeldm_jax.errors import DataError
+from timeldm_jax.errors import DataError, option
 
 DATA_DIR_VARIABLE = "TIMELDM_DATA_DIR"
 DOWNLOAD_TIMEOUT_S = 30.0
@@ -272,8 +272,8 @@ def _folders(data_dir: str | None, download_dir: str | Path) -> tuple[Path, ...]
         return (Path(download_dir),)
     if not Path(data_dir).is_dir():
         raise DataError(
-            f"the data folder {Path(data_dir).absolute()} does not exist; correct config.data.dir "
-            f"or {DATA_DIR_VARIABLE}, or unset both to have the data downloaded"
+            f"the data folder {Path(data_dir).absolute()} does not exist; correct "
+            f"{option('dir')} or {DATA_DIR_VARIABLE}, or unset both to have the data downloaded"
         )
     return Path(data_dir), Path(download_dir)
 
@@ -298,7 +298,7 @@ def _download(spec: FileSpec, data_dir: str | None, download_dir: Path) -> Path:
         f"{spec.filename} of data set {spec.name!r} is not in {' or '.join(map(str, folders))}, "
         "and was not downloaded:\n  " + "\n  ".join(failures) + "\n"
         f"Get the file by hand and put it in {folders[0].absolute()}, or in a folder of your own "
-        f"that config.data.dir or {DATA_DIR_VARIABLE} names. Its SHA-256 must be\n  {spec.sha256}"
+        f"that {option('dir')} or {DATA_DIR_VARIABLE} names. Its SHA-256 must be\n  {spec.sha256}"
     )
 
 

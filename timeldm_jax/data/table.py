@@ -16,7 +16,7 @@ from timeldm_jax.data import clock as clocks
 from timeldm_jax.data import columns as kinds
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data.schema import Schema
-from timeldm_jax.errors import DataError
+from timeldm_jax.errors import DataError, option
 
 MISSING = ("fill", "generate")
 Windows = Float[np.ndarray, "n time feature"]
@@ -73,21 +73,20 @@ def prepare(
     """
     if options.irregular not in clocks.IRREGULAR:
         raise DataError(
-            f"config.data.irregular={options.irregular!r} is not one of "
-            f"{', '.join(clocks.IRREGULAR)}"
+            f"{option('irregular', options.irregular)} is not one of {', '.join(clocks.IRREGULAR)}"
         )
     if declared is None:
         declared = schemas.read_overrides(options.schema) if options.schema else {}
     entity = options.entity or declared.get("entity", "")
     time = options.time or declared.get("time", "")
-    for what, name in (("entity", entity), ("time", time)):
+    for setting, name in ((option("entity"), entity), (option("time"), time)):
         if name:
-            schemas.known(name, frame.columns, f"{where}: config.data.{what}: column")
+            schemas.known(name, frame.columns, f"{where}: {setting}: column")
     if schemas.SERIES in frame.columns and entity != schemas.SERIES:
         raise DataError(
             f"{where} has a column {schemas.SERIES!r}, the name of the id that samples get; if it "
-            f"says which series a row belongs to: --config.data.entity={schemas.SERIES}; "
-            "otherwise rename it"
+            f"says which series a row belongs to: {option('entity', schemas.SERIES)}; otherwise "
+            "rename it"
         )
     if entity and frame[entity].isna().any():
         raise DataError(f"{where}, column {entity!r} (the entity) lacks values in some rows")
@@ -259,7 +258,7 @@ def decode(
       times: of the rows of each window; default: from the clock's start.
     """
     if missing not in MISSING:
-        raise DataError(f"missing={missing!r} is not one of {', '.join(MISSING)}")
+        raise DataError(f"{option('missing', missing)} is not one of {', '.join(MISSING)}")
     snapped = snap(windows, schema)
     count, time, _ = snapped.shape
     layout = schemas.features(schema)
