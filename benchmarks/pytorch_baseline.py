@@ -126,13 +126,13 @@ class VAE(nn.Module):
         self.embed_latent = TimeConv(latent, width)
         self.decoder_positions_table = _positions(window, width)
         self.decoder_stack = Stack(decoder_layers, memory=latent, **block)
-        normed = norm == "pre" and head != "none"
+        normed = norm == "pre" and head is not None
         self.last_norms = nn.ModuleList(
             nn.LayerNorm(width) if normed else nn.Identity() for _ in range(3)
         )
         last = TimeConv if head == "conv" else nn.Linear
         self.last_maps = nn.ModuleList(
-            nn.Identity() if head == "none" and i < 2 else last(width, size)
+            nn.Identity() if head is None and i < 2 else last(width, size)
             for i, size in enumerate((latent, latent, features))
         )
 

@@ -35,7 +35,7 @@ def small_config(**vae):
     "vae",
     [
         {"norm": "post", "head": "conv", "heads": 2, "latent": 6},
-        {"norm": "pre", "head": "none", "heads": 1},
+        {"norm": "pre", "head": None, "heads": 1},
         {"norm": "pre", "head": "linear", "heads": 4, "encoder_layers": 2},
     ],
     ids=lambda vae: f"{vae['norm']}-{vae['head']}",

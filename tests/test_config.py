@@ -2,22 +2,28 @@
 
 import ast
 import copy
+import inspect
 import json
 import math
 import pathlib
+import re
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from absl import flags
 from etils import epath
+from ml_collections import config_flags
 
 from timeldm_jax import config as c
 from timeldm_jax import experiment
 from timeldm_jax.data.builders import COLUMNS
 from timeldm_jax.data.sources import FILES
+from timeldm_jax.data.table import Options
 from timeldm_jax.errors import ConfigError
 from timeldm_jax.training import stages
+from timeldm_jax.training.beta import BetaConfig
 
 PACKAGE = pathlib.Path(c.__file__).parent
 SETS = ("sines", "mujoco", "stocks", "etth", "fmri", "energy")
@@ -127,7 +133,7 @@ def test_released_sizes(name):
     latent, heads, factor, layers = RELEASED[i]
     assert (model.latent, model.width, model.heads) == (latent, latent, heads)
     assert (model.mlp_ratio, model.encoder_layers, model.decoder_layers) == (factor, layers, layers)
-    assert (model.norm, model.head) == ("pre", "none")
+    assert (model.norm, model.head) == ("pre", None)
     batch, hidden = RELEASED_BATCH_HIDDEN[i]
     assert (config.vae.batch, config.ldm.batch, config.ldm.model.hidden) == (batch, batch, hidden)
     assert not config.vae.beta.restart  # β falls once a plateau
@@ -172,36 +178,83 @@ def test_quick_is_less_work_than_the_default():
         assert quick.sample.steps < full.sample.steps
 
 
-def words_of(path):
-    """Attribute names, argument names, strings and annotated fields of a module's code.
+def reads_of(path):
+    """Attribute names, subscripts and arguments of `get` in a module, checks left out.
 
-    Without config.py's `base()`, where every key stands by definition, and without docstrings.
+    What `__post_init__` looks at is checked and not yet used.
     """
     tree = ast.parse(path.read_text())
-    if path.name == "config.py":
-        tree.body = [
-            node
-            for node in tree.body
-            if not (isinstance(node, ast.FunctionDef) and node.name in {"base", "_optimizer"})
-        ]
-        # Nor the tables of ranges: to check a value is not to use it.
-        tree.body = [node for node in tree.body if not isinstance(node, ast.Assign | ast.AnnAssign)]
+    checks = [
+        part
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name == "__post_init__"
+        for part in ast.walk(node)
+    ]
     for node in ast.walk(tree):
+        if node in checks:
+            continue
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             yield node.attr
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            yield node.target.id
         elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
             yield node.slice.value
-        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "get":
-            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant))
 
 
 def test_every_key_is_read_somewhere():
-    sources = [p for p in PACKAGE.rglob("*.py") if p.parent.name != "configs"]
-    read = {word for path in sources for word in words_of(path)}
+    sources = [
+        p for p in PACKAGE.rglob("*.py") if p.parent.name != "configs" and p.name != "config.py"
+    ]
+    read = {word for path in sources for word in reads_of(path)}
     unread = [key for key, _ in c.leaves(c.base()) if key.rsplit(".")[-1] not in read]
     assert unread == []
+
+
+def test_keys_are_the_fields_of_what_reads_them():
+    """No key is declared twice, and none but those of the sections exists."""
+    fields = [
+        f"{prefix}.{field}".lstrip(".")
+        for prefix, default in c.SECTIONS
+        for field in c.settings_fields(default)
+    ]
+    assert len(fields) == len(set(fields))
+    assert set(fields) == {key for key, _ in c.leaves(c.base())}
+    assert set(c.AUTOMATIC) < set(fields)
+
+
+@pytest.mark.parametrize(
+    ("section", "default"),
+    c.SECTIONS,
+    ids=[f"{prefix or 'run'}-{type(default).__name__}" for prefix, default in c.SECTIONS],
+)
+def test_every_key_has_a_line_that_says_what_it_is(section, default):
+    """The reference of the configuration is made from these."""
+    doc = inspect.getdoc(type(default))
+    attributes = doc[doc.index("Attributes:") :]
+    for field in c.settings_fields(default):
+        assert re.search(rf"^  {field}: \S", attributes, re.MULTILINE), (section, field)
+
+
+def test_every_number_has_a_range():
+    """All but P_mean, which may be any: zero, or −1, is refused wherever it makes no sense."""
+    free = {"seed", "microbatch", "blocks", "context_fid_steps", "maximum", "minimum", "P_std"}
+    free |= {"churn", "b2", "ema", "P_mean"}
+    for prefix, default in c.SECTIONS:
+        for field in c.settings_fields(default):
+            kind = type(getattr(default, field))
+            if kind not in (int, float) or field == "P_mean":
+                continue
+            wrong = kind(-1) if field in free else kind(0)
+            with pytest.raises(ConfigError, match=f"^config.*{field}="):
+                c._build(prefix, default, {field: wrong})
+
+
+def test_settings_check_themselves_in_python_too():
+    """In Python's words: no `config.` before a field."""
+    with pytest.raises(ConfigError, match=r"^decay=1\.5 must be in \(0, 1\]"):
+        BetaConfig(maximum=1.0, minimum=0.0, decay=1.5, patience=3, restart=True)
+    with pytest.raises(ConfigError, match=r"^irregular='mend' is not one of error, sort, resample"):
+        Options(irregular="mend")
+    with pytest.raises(ConfigError, match=r"^heads=3 must divide width=32"):
+        dict(c.SECTIONS)["vae.model"].clone(heads=3)
 
 
 def test_every_key_of_a_section_is_a_field_of_what_it_builds():
@@ -261,15 +314,25 @@ def set_value(config, key, value):
         ("vae.beta.minimum", 0.5, "config.vae.beta.minimum=0.5 must not exceed"),
         ("sample.sigma_max", 0.001, "must not exceed config.sample.sigma_max=0.001"),
         ("vae.chunk", 7, "config.vae.eval_every=500 must be a multiple of config.vae.chunk=7"),
+        ("vae.model.head", "lineal", "config.vae.model.head='lineal' is not one of linear, conv"),
+        ("vae.model.head", 3, "config.vae.model.head=3 is of type int, expected str or NoneType"),
+        ("data.irregular", "mend", "irregular='mend' is not one of error, sort, resample"),
+        ("sample.churn", 0.5, "config.sample.churn=0.5 needs config.sample.solver='heun'; 'polar'"),
+        ("data.decimal", ";", "config.data.decimal=';' must be '.' or ','"),
+        ("vae.microbatch", -1, "config.vae.microbatch=-1 must be at least 0"),
         ("data.protocol", "papre", "config.data.protocol='papre' is not one of paper, heldout"),
-        ("vae.model.heads", 3, "config.vae.model.heads=3 must divide width=32"),
+        ("vae.model.heads", 3, "config.vae.model.heads=3 must divide config.vae.model.width=32"),
         (
             "vae.model.head",
-            "none",
-            "config.vae.model.head='none' makes a stack's output the latent",
+            None,
+            "config.vae.model.head=None makes a stack's output the latent",
         ),
-        ("vae.model.norm", "mid", "config.vae.model.norm='mid' is not one of ('pre', 'post')"),
-        ("ldm.optimizer.schedule", "warm", "config.ldm.optimizer.schedule='warm' is not 'cosine'"),
+        ("vae.model.norm", "mid", "config.vae.model.norm='mid' is not one of pre, post"),
+        (
+            "ldm.optimizer.schedule",
+            "warm",
+            "config.ldm.optimizer.schedule='warm' is not one of cosine",
+        ),
     ],
 )
 def test_a_wrong_value_is_named(key, value, message):
@@ -420,3 +483,16 @@ def test_a_work_directory_of_an_earlier_version_is_the_same_configuration(tmp_pa
     changed = experiment.conflict(asked, epath.Path(folder))
     assert "config.ldm.noise.P_mean: " in changed
     assert changed.count("->") == 1
+
+
+def test_none_on_a_command_line_is_no_head():
+    """A flag can only hold words: `--config.vae.model.head=none`."""
+    for recipe in (load("etth", "released"), load("etth")):
+        recipe.vae.model.update({"latent": 8, "width": 8})
+        for word, meant in (("none", None), ("linear", "linear"), ("None", None), ("conv", "conv")):
+            own, arguments = flags.FlagValues(), ["program", f"--config.vae.model.head={word}"]
+            config_flags.DEFINE_config_dict("config", recipe, flag_values=own, sys_argv=arguments)
+            own(arguments)
+            c.read_none(own.config)
+            assert own.config.vae.model.head == meant
+            c.validate(own.config)

@@ -112,7 +112,7 @@ def released_vae():
         encoder_layers=2,
         decoder_layers=2,
         norm="pre",
-        head="none",
+        head=None,
         skip=False,
     )
 

@@ -524,7 +524,6 @@ def test_a_schema_file_overrides(tmp_path):
     [
         ({"time": "whem"}, "the table: time: column 'whem' is not known; did you mean 'when'"),
         ({"entity": "sites"}, "the table: entity: column 'sites' is not known"),
-        ({"irregular": "mend"}, "irregular='mend' is not one of error, sort, resample"),
     ],
 )
 def test_options_that_do_not_fit(options, message):

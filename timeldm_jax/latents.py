@@ -1,5 +1,6 @@
 """Latents between the two stages: posteriors, their statistics, and the diffusion's coordinates."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +12,27 @@ from timeldm_jax.data.series import DeviceWindows, fill, gather
 from timeldm_jax.diffusion import edm
 from timeldm_jax.models import bind
 from timeldm_jax.models.vae import VAE
+from timeldm_jax.settings import check_fields, one_of
 
 ENCODE_BATCH = 1024
 STATS_BATCH = 16_384
-LAYOUTS = ("raw", "standard", "principal")  # of latents; see `latent_stats`
+LAYOUTS = ("raw", "standard", "principal")
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentConfig:
+    """What the diffusion sees of the VAE's latents.
+
+    Attributes:
+      latents: `raw`, as the VAE gives them; `standard`, to zero mean and one scale; or
+        `principal`, turned to the principal axes of a window's latents; see `latent_stats`.
+    """
+
+    latents: str = "principal"
+
+    def __post_init__(self) -> None:
+        """Checks the settings; raises ConfigError."""
+        check_fields(self, latents=one_of(*LAYOUTS))
 
 
 class Posteriors(NamedTuple):

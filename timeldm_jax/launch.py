@@ -26,8 +26,8 @@ from timeldm_jax.errors import USER_ERRORS, ConfigError, Preempted
 EXIT_PREEMPTED = 128 + signal.SIGTERM
 
 
-def define_flags() -> flags.FlagValues:
-    """The command's flags."""
+def define_flags(argv: list[str]) -> flags.FlagValues:
+    """The command's flags, with the keys of the configuration that `argv` sets."""
     own = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config",
@@ -35,6 +35,7 @@ def define_flags() -> flags.FlagValues:
         "Config file, path.py or path.py:variant; looked up here, then in the package. "
         "--config.vae.steps=2000 sets a key.",
         flag_values=own,
+        sys_argv=argv,
     )
     for name, meaning in (
         ("workdir", "Directory of the run: checkpoints, samples, scores, report."),
@@ -61,14 +62,15 @@ def define_flags() -> flags.FlagValues:
 
 def main(argv: list[str]) -> None:
     """Runs the stages that the flags name."""
-    own = define_flags()
     try:
         found = _find_configs(argv)
     except ConfigError as error:
         command.fail(error)
+    own = define_flags(found)
     command.parse(own, found, __doc__, functools.partial(_explain, found))
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax says what it does at every save
     try:
+        configuration.read_none(own.config)
         configuration.validate(own.config)
         stages = _check_stages(own.stages)
         _use_compilation_cache()

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as c
+from timeldm_jax.configs import _published as published
 
 WINDOWS = 19_712
 
@@ -22,12 +23,12 @@ def get_config(variant: str = "") -> ConfigDict:
 
 def paper(config: ConfigDict) -> None:
     """Table I has no Energy: the layers and sizes of ETTh, H as released."""
-    c.apply_paper(config, layers=(2, 3), batch=1024, hidden=6144, windows=WINDOWS)
+    published.apply_paper(config, layers=(2, 3), batch=1024, hidden=6144, windows=WINDOWS)
 
 
 def released(config: ConfigDict) -> None:
     """The released scripts' sizes."""
-    c.apply_released(
+    published.apply_released(
         config,
         latent=56,
         heads=1,

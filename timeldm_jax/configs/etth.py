@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as c
+from timeldm_jax.configs import _published as published
 
 WINDOWS = 17_397
 
@@ -20,12 +21,12 @@ def get_config(variant: str = "") -> ConfigDict:
 
 def paper(config: ConfigDict) -> None:
     """Table I of the paper."""
-    c.apply_paper(config, layers=(2, 3), batch=1024, hidden=1024, windows=WINDOWS)
+    published.apply_paper(config, layers=(2, 3), batch=1024, hidden=1024, windows=WINDOWS)
 
 
 def released(config: ConfigDict) -> None:
     """The released scripts' sizes."""
-    c.apply_released(
+    published.apply_released(
         config,
         latent=14,
         heads=2,

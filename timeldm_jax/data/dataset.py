@@ -13,10 +13,60 @@ from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.scaling import Scaler, fit_scaler
 from timeldm_jax.data.schema import Schema
-from timeldm_jax.data.series import Missing, Series, join_trajectories, split_series
+from timeldm_jax.data.series import (
+    PROTOCOLS,
+    SPLITS,
+    Missing,
+    Series,
+    join_trajectories,
+    split_series,
+)
 from timeldm_jax.errors import DataError, option
+from timeldm_jax.settings import COUNT, at_least, check_fields, one_of
 
 FEWEST_LEVELS = 1024  # float32 numbers that a column's range must at least hold
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which data set, and how it is cut and split; `table.Options` says how a table is read.
+
+    Attributes:
+      name: a built-in set, or `table`.
+      window: T, time steps of a window.
+      protocol: what scores compare with: `paper`, the training windows; `heldout`, blocks that
+        are left out; `future`, the last fifth.
+      dir: where raw files lie; "": TIMELDM_DATA_DIR, then the cache.
+      cache_dir: where prepared data goes; "": TIMELDM_CACHE_DIR, then ~/.cache.
+      count: training trajectories of a simulated set.
+      path: of a table, .csv or .parquet.
+      split: what `heldout` holds out: blocks of `time`, or whole series, `entity`.
+      stride: rows between the starts of training windows.
+      missing: missing values in samples: `fill`, or `generate` as in the data.
+    """
+
+    name: str = ""
+    window: int = 24
+    protocol: str = "paper"
+    dir: str = ""
+    cache_dir: str = ""
+    count: int = 10_000
+    path: str = ""
+    split: str = "time"
+    stride: int = 1
+    missing: str = "fill"
+
+    def __post_init__(self) -> None:
+        """Checks the settings; raises ConfigError."""
+        check_fields(
+            self,
+            window=at_least(2),
+            protocol=one_of(*PROTOCOLS),
+            count=COUNT,
+            split=one_of(*SPLITS),
+            stride=COUNT,
+            missing=one_of(*tables.MISSING),
+        )
 
 
 @dataclasses.dataclass(frozen=True)

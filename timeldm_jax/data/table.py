@@ -17,6 +17,7 @@ from timeldm_jax.data import columns as kinds
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.errors import DataError, option
+from timeldm_jax.settings import Rule, check_fields, one_of
 
 MISSING = ("fill", "generate")
 Windows = Float[np.ndarray, "n time feature"]
@@ -41,6 +42,11 @@ class Options:
     schema: str = ""
     irregular: str = "error"
     decimal: str = "."
+
+    def __post_init__(self) -> None:
+        """Checks the settings; raises ConfigError."""
+        point = Rule(lambda value: value in (".", ","), "must be '.' or ','")
+        check_fields(self, irregular=one_of(*clocks.IRREGULAR), decimal=point)
 
 
 class Encoded(NamedTuple):
@@ -71,10 +77,6 @@ def prepare(
     Raises:
       DataError: columns that are not there or cannot be learnt, or rows out of order.
     """
-    if options.irregular not in clocks.IRREGULAR:
-        raise DataError(
-            f"{option('irregular', options.irregular)} is not one of {', '.join(clocks.IRREGULAR)}"
-        )
     if declared is None:
         declared = schemas.read_overrides(options.schema) if options.schema else {}
     entity = options.entity or declared.get("entity", "")

@@ -4,6 +4,7 @@ Both follow the probability-flow equation `dz/dσ = (z − D(z; σ))/σ` (arXiv 
 much noise to none.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,62 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from timeldm_jax.diffusion.edm import Deviation
+from timeldm_jax.errors import ConfigError
+from timeldm_jax.settings import COUNT, POSITIVE, SEED, at_least, check_fields, one_of
 
 SOLVERS = ("polar", "heun")
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """How windows are drawn.
+
+    Attributes:
+      count: windows of `samples.npz`.
+      seed: of the noise.
+      batch: windows a call, which bounds memory.
+      solver: `polar`, which is exact where latents are Gaussian, or `heun`, EDM's.
+      steps: network evaluations of `polar`; `heun` takes 2·steps − 1.
+      match_marginals: whether each value feature is mapped to the training data's distribution.
+      churn: S_churn, the noise that `heun` adds at each step; 0: none.
+      sigma_min: lowest noise level before zero.
+      sigma_max: noise level that sampling starts from.
+      rho: how much denser noise levels lie towards `sigma_min` (arXiv 2206.00364, eq. 5).
+    """
+
+    count: int = 10_000
+    seed: int = 0
+    batch: int = 1_000
+    solver: str = "polar"
+    steps: int = 36
+    match_marginals: bool = False
+    churn: float = 0.0
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        """Checks the settings; raises ConfigError."""
+        check_fields(
+            self,
+            count=COUNT,
+            seed=SEED,
+            batch=COUNT,
+            solver=one_of(*SOLVERS),
+            steps=at_least(2),
+            churn=at_least(0),
+            sigma_min=POSITIVE,
+            rho=POSITIVE,
+        )
+        if self.sigma_min > self.sigma_max:
+            raise ConfigError(
+                f"sigma_min={self.sigma_min} must not exceed sigma_max={self.sigma_max}"
+            )
+        if self.churn > 0 and self.solver != "heun":
+            raise ConfigError(
+                f"churn={self.churn} needs solver='heun'; {self.solver!r} adds no noise"
+            )
+
 
 FlatLatents = Float[Array, "batch flat"]
 Denoise = Callable[[FlatLatents, Float[Array, " 1"]], FlatLatents]

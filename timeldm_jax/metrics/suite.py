@@ -29,6 +29,7 @@ from timeldm_jax.metrics import context_fid, distribution
 from timeldm_jax.metrics.correlational import correlational_runs, fifths
 from timeldm_jax.metrics.discriminative import discriminative_runs
 from timeldm_jax.metrics.predictive import predictive_runs
+from timeldm_jax.settings import COUNT, Rule, at_least, check_fields
 
 SCHEMA = 2
 SPLITS = 10  # draws for the floors of scores that train nothing, or one network for all of them
@@ -71,6 +72,16 @@ class Evaluators:
     discriminative_steps: int = 2_000
     predictive_steps: int = 5_000
     context_fid_steps: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the settings; raises ConfigError."""
+        check_fields(
+            self,
+            repeats=Rule(lambda value: 2 <= value <= 10, "must be from 2 to 10"),
+            discriminative_steps=COUNT,
+            predictive_steps=COUNT,
+            context_fid_steps=at_least(0),
+        )
 
 
 PROTOCOL = Evaluators()

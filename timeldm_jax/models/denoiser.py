@@ -9,6 +9,8 @@ import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, BFloat16, Float
 
+from timeldm_jax.settings import Rule, at_least, check_fields, one_of
+
 FlatLatents = Float[Array, "batch flat"]
 CONDITION = 128  # channels that carry the noise level in the residual network
 LABEL_SCALE = 16.0  # its sinusoids' fastest runs through a period in ln σ of π/2
@@ -96,6 +98,12 @@ class Denoiser(nn.Module):
     hidden: int
     blocks: int
     precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Checks the sizes; raises ConfigError."""
+        super().__post_init__()
+        even = Rule(lambda value: value >= 2 and value % 2 == 0, "must be even and at least 2")
+        check_fields(self, hidden=even, blocks=at_least(0), precision=one_of(*PRECISIONS))
 
     @nn.compact
     def __call__(self, z: FlatLatents, noise_label: Float[Array, " #batch"]) -> FlatLatents:

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from timeldm_jax.errors import ConfigError
 from timeldm_jax.models.transformer import LayerNorm, Linear, Norm, Stack, TimeConv
+from timeldm_jax.settings import COUNT, check_fields
 
 Windows = Float[Array, "batch time feature"]
 Latents = Float[Array, "batch time latent"]
-Head = Literal["none", "linear", "conv"]
+Head = Literal["linear", "conv"]
 LOG_VARIANCE_START = -6.0  # with skips, of the posterior: windows span about 1
 
 
@@ -34,13 +36,13 @@ class VAE(nn.Module):
       features: D, columns of the data.
       window: T, time steps of a window.
       latent: m, channels of the latent.
-      width: channels inside the stacks. `head="none"` needs `width == latent`.
+      width: channels inside the stacks. `head=None` needs `width == latent`.
       heads: attention heads, dividing `width`.
       mlp_ratio: hidden channels of a feed-forward, in units of `width`.
       encoder_layers: blocks in each of the two encoder stacks.
       decoder_layers: blocks in the decoder.
       norm: "pre" (released code) or "post" (the paper's figure); see `transformer.Block`.
-      head: how stacks end. "none" is the released code: an encoder stack's output *is* μ or
+      head: how stacks end. None is the released code: an encoder stack's output *is* μ or
         log σ², and only the decoder has a linear map to the features. "linear" and "conv" (kernel
         3, the paper's figure) end all three stacks, after a last norm when `norm="pre"`.
       skip: whether a linear map of each time step goes around the stacks, from x to μ and from z to
@@ -57,29 +59,22 @@ class VAE(nn.Module):
     encoder_layers: int
     decoder_layers: int
     norm: Norm
-    head: Head
+    head: Head | None
     skip: bool
 
     def __post_init__(self) -> None:
-        """Checks the sizes against each other.
-
-        Raises:
-          ValueError: naming the attribute that does not fit.
-        """
+        """Checks the sizes against each other; raises ConfigError."""
         super().__post_init__()
+        sizes = ("features", "window", "latent", "width", "heads", "mlp_ratio")
+        layers = ("encoder_layers", "decoder_layers")
+        check_fields(self, **dict.fromkeys((*sizes, *layers), COUNT))
         if self.width % self.heads:
-            raise ValueError(f"vae.model.heads={self.heads} must divide width={self.width}")
-        if self.head == "none" and self.width != self.latent:
-            raise ValueError(
-                f"vae.model.head='none' makes a stack's output the latent, so width={self.width} "
-                f"must equal latent={self.latent}; use head='linear' or equal sizes"
+            raise ConfigError(f"heads={self.heads} must divide width={self.width}")
+        if self.head is None and self.width != self.latent:
+            raise ConfigError(
+                f"head=None makes a stack's output the latent, so width={self.width} must equal "
+                f"latent={self.latent}; use head='linear' or equal sizes"
             )
-        for name, value, known in (
-            ("norm", self.norm, ("pre", "post")),
-            ("head", self.head, ("none", "linear", "conv")),
-        ):
-            if value not in known:
-                raise ValueError(f"vae.model.{name}={value!r} is not one of {known}")
 
     def setup(self) -> None:
         """Makes the submodules."""
@@ -99,11 +94,11 @@ class VAE(nn.Module):
         self.decoder_stack = stack(self.decoder_layers)
         self.last_norms = (
             [LayerNorm(), LayerNorm(), LayerNorm()]
-            if self.norm == "pre" and self.head != "none"
+            if self.norm == "pre" and self.head is not None
             else None
         )
         make_map: dict[Head, Callable[..., nn.Module]] = {"linear": Linear, "conv": TimeConv}
-        make_last = make_map.get(self.head)
+        make_last = make_map[self.head] if self.head is not None else None
         kernel_init = nn.initializers.zeros if self.skip else nn.initializers.lecun_normal()
         self.last_maps = [
             make_last(self.latent, kernel_init) if make_last else None,

@@ -6,6 +6,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from timeldm_jax.errors import ConfigError
+from timeldm_jax.settings import COUNT, Rule, at_least, check_fields
+
 
 @dataclasses.dataclass(frozen=True)
 class BetaConfig:
@@ -25,6 +28,18 @@ class BetaConfig:
     decay: float
     patience: int
     restart: bool
+
+    def __post_init__(self) -> None:
+        """Checks the settings; raises ConfigError."""
+        check_fields(
+            self,
+            maximum=at_least(0),
+            minimum=at_least(0),
+            decay=Rule(lambda value: 0 < value <= 1, "must be in (0, 1]"),
+            patience=COUNT,
+        )
+        if self.minimum > self.maximum:
+            raise ConfigError(f"minimum={self.minimum} must not exceed maximum={self.maximum}")
 
 
 class BetaState(NamedTuple):

@@ -17,8 +17,9 @@ import jax
 import numpy as np
 from etils import epath
 
-from timeldm_jax.errors import CheckpointError, NonFiniteLossError, Preempted
+from timeldm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError, Preempted
 from timeldm_jax.progress import progress
+from timeldm_jax.settings import COUNT, at_least, check_fields
 from timeldm_jax.training import checkpoint, parallel
 from timeldm_jax.training.parallel import Chunk
 from timeldm_jax.training.state import TrainState
@@ -27,18 +28,32 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
-    """When the loop does what.
+class StageConfig:
+    """How long a stage trains, and on how many examples a step.
 
     Attributes:
       steps: training ends here.
+      batch: examples a step, over all devices.
       chunk: steps a call, one host synchronisation each.
       eval_every: steps between validations, each followed by a checkpoint; a multiple of `chunk`.
+      microbatch: examples a device holds at once, gradients of parts adding up; 0: all of them.
     """
 
     steps: int
+    batch: int
     chunk: int
     eval_every: int
+    microbatch: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the settings; raises ConfigError."""
+        check_fields(
+            self, steps=COUNT, batch=COUNT, chunk=COUNT, eval_every=COUNT, microbatch=at_least(0)
+        )
+        if self.eval_every % self.chunk:
+            raise ConfigError(
+                f"eval_every={self.eval_every} must be a multiple of chunk={self.chunk}"
+            )
 
     def next_stop(self, step: int) -> int:
         """The step at which the chunk that starts at `step` ends."""
@@ -106,7 +121,7 @@ def train(
     data: Any,
     compile_chunk: Callable[[int], Chunk],
     validate: Callable[[Any], dict[str, float]],
-    schedule: Schedule,
+    schedule: StageConfig,
     folder: epath.Path,
     journal: Journal,
     meta: dict[str, Any],

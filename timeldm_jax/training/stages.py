@@ -72,7 +72,7 @@ def make_batch(config: ConfigDict, stage: str) -> steps.Batch:
       ConfigError: the devices do not divide it.
     """
     try:
-        return parallel.make_batch(config[stage].batch, config[stage].get("microbatch"))
+        return parallel.make_batch(config[stage].batch, config[stage].microbatch or None)
     except ValueError as error:
         raise ConfigError(f"config.{stage}.batch: {error}") from error
 
@@ -274,8 +274,10 @@ def _finished(folder: epath.Path, total: int, meta: dict[str, Any]) -> bool:
     return saved["step"] == total
 
 
-def _schedule(stage: ConfigDict) -> loop.Schedule:
-    return loop.Schedule(stage.steps, stage.chunk, stage.eval_every)
+def _schedule(stage: ConfigDict) -> loop.StageConfig:
+    return loop.StageConfig(
+        stage.steps, stage.batch, stage.chunk, stage.eval_every, stage.microbatch
+    )
 
 
 def _meta(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from timeldm_jax.latents import Posteriors
 from timeldm_jax.models import bind
 from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE, draw
+from timeldm_jax.settings import COUNT, FRACTION, POSITIVE, Rule, at_least, check_fields, one_of
 from timeldm_jax.training import beta as adaptive_beta
 from timeldm_jax.training import losses, state
 from timeldm_jax.training.state import TrainState
@@ -82,27 +83,34 @@ class OptimizerConfig:
     plateau_window: int
     ema: float
 
+    def __post_init__(self) -> None:
+        """Checks the settings; raises ConfigError."""
+        check_fields(
+            self,
+            learning_rate=POSITIVE,
+            b2=FRACTION,
+            schedule=one_of("cosine", "plateau"),
+            plateau_factor=Rule(lambda value: 0 < value < 1, "must be in (0, 1)"),
+            plateau_patience=COUNT,
+            plateau_window=COUNT,
+            ema=FRACTION,
+        )
+
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
-    """Adam under the configured schedule. Its update takes the loss as `value`.
-
-    Raises:
-      ValueError: unknown schedule.
-    """
+    """Adam under the configured schedule. Its update takes the loss as `value`."""
     if config.schedule == "cosine":
         warmup = max(1, steps // 50)
         rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(steps, 2))
         return optax.with_extra_args_support(optax.adam(rate, b2=config.b2))
-    if config.schedule == "plateau":
-        return optax.chain(
-            optax.adam(config.learning_rate, b2=config.b2),
-            optax.contrib.reduce_on_plateau(
-                factor=config.plateau_factor,
-                patience=config.plateau_patience,
-                accumulation_size=config.plateau_window,
-            ),
-        )
-    raise ValueError(f"schedule={config.schedule!r} is not 'cosine' or 'plateau'")
+    return optax.chain(
+        optax.adam(config.learning_rate, b2=config.b2),
+        optax.contrib.reduce_on_plateau(
+            factor=config.plateau_factor,
+            patience=config.plateau_patience,
+            accumulation_size=config.plateau_window,
+        ),
+    )
 
 
 def vae_step(
@@ -155,11 +163,21 @@ def vae_step(
 
 @dataclasses.dataclass(frozen=True)
 class NoiseConfig:
-    """EDM's noise distribution in training: `ln σ ~ N(P_mean, P_std²)`, and σ_data."""
+    """EDM's noise distribution in training: `ln σ ~ N(P_mean, P_std²)` (arXiv 2206.00364).
+
+    Attributes:
+      sigma_data: σ_data, the standard deviation that latents are scaled to.
+      P_mean: mean of ln σ.
+      P_std: standard deviation of ln σ.
+    """
 
     sigma_data: float
     P_mean: float
     P_std: float
+
+    def __post_init__(self) -> None:
+        """Checks the settings; raises ConfigError."""
+        check_fields(self, sigma_data=POSITIVE, P_std=at_least(0))
 
 
 def ldm_step(
