@@ -7,6 +7,7 @@ import json
 import math
 import pathlib
 import re
+import shlex
 import shutil
 
 import jax
@@ -17,7 +18,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from timeldm_jax import config as c
-from timeldm_jax import experiment
+from timeldm_jax import experiment, launch
 from timeldm_jax.data.builders import COLUMNS
 from timeldm_jax.data.sources import FILES
 from timeldm_jax.data.table import Options
@@ -496,3 +497,39 @@ def test_none_on_a_command_line_is_no_head():
             c.read_none(own.config)
             assert own.config.vae.model.head == meant
             c.validate(own.config)
+
+
+def doc_of(name):
+    return ast.get_docstring(ast.parse((PACKAGE / "configs" / f"{name}.py").read_text()))
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
+@pytest.mark.parametrize("name", [*SETS, "table"])
+def test_a_config_says_its_command_which_parses(name, monkeypatch):
+    text = doc_of(name)
+    (line,) = [x.strip() for x in text.splitlines() if x.strip().startswith("python ")]
+    _, _, module, *arguments = shlex.split(line)
+    assert module == "timeldm_jax.launch"
+    assert arguments[0] == f"--config=configs/{name}.py"
+    run = []
+    monkeypatch.setattr(experiment, "run_stages", lambda config, *_: run.append(config))
+    launch.main([module, *arguments])
+    assert run[0].data.name == name
+    assert re.search(r"^Costs|\. Costs|cost not measured", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_config_says_what_the_benchmark_table_says(name):
+    """The figures are those of the page's table, or there are none."""
+    table = (PACKAGE.parent / "docs" / "benchmarks.md").read_text()
+    row = next(r for r in table.splitlines() if r.startswith("| | Sines"))
+    names = [cell.strip().lower() for cell in row.strip("|").split("|")]
+    for score in ("Context-FID", "Discriminative", "Predictive", "Correlational"):
+        text = " ".join(doc_of(name).split())
+        said = re.search(rf"{score} (\.\d+ ± \.\d+)", text, re.IGNORECASE)
+        if name not in names:
+            assert said is None
+            continue
+        cells = next(r for r in table.splitlines() if r.startswith(f"| **{score}: ours**"))
+        cell = cells.strip("|").split("|")[names.index(name)]
+        assert said[1] == re.sub(r"[*▼▲]", "", cell).strip()

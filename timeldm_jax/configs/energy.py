@@ -1,4 +1,10 @@
-"""Energy: appliances energy use and weather, 28 columns (UCI)."""
+"""Energy: appliances energy use and weather, 28 columns (UCI).
+
+    python -m timeldm_jax.launch --config=configs/energy.py --workdir=runs/energy
+
+Not scored, and its cost not measured: the file was not at hand. Variants: `paper`, `released`,
+`quick`.
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,11 @@
-"""ETTh: hourly load and oil temperature of an electricity transformer (ETTh1)."""
+"""ETTh: hourly load and oil temperature of an electricity transformer (ETTh1).
+
+    python -m timeldm_jax.launch --config=configs/etth.py --workdir=runs/etth
+
+Scores (`paper`, three trainings, docs/benchmarks.md): Context-FID .0072 ± .0009, discriminative
+.0033 ± .0040, predictive .121 ± .0012, correlational .0233 ± .0061. Costs 4.3 minutes of training
+on 2 CPU cores with AMX. Variants: `paper`, `released`, `quick`.
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,11 @@
-"""fMRI: simulated BOLD signals of 50 brain regions (NetSim sim4)."""
+"""fMRI: simulated BOLD signals of 50 brain regions (NetSim sim4).
+
+    python -m timeldm_jax.launch --config=configs/fmri.py --workdir=runs/fmri
+
+Scores (`paper`, three trainings, docs/benchmarks.md): Context-FID .103 ± .0030, discriminative
+.0132 ± .0222, predictive .0988 ± .0001, correlational .745 ± .0424. Costs 5.1 minutes of training
+on 2 CPU cores with AMX, 3.2 where nothing else runs. Variants: `paper`, `released`, `quick`.
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,11 @@
-"""MuJoCo: 10,000 trajectories of dm_control's hopper, 7 positions and 7 velocities."""
+"""MuJoCo: 10,000 trajectories of dm_control's hopper, 7 positions and 7 velocities.
+
+    python -m timeldm_jax.launch --config=configs/mujoco.py --workdir=runs/mujoco
+
+Scores (`paper`, three trainings, docs/benchmarks.md): Context-FID .0069 ± .0027, discriminative
+.0098 ± .0098, predictive .0082 ± .0009, correlational .188 ± .0213. Costs 3.0 minutes of training
+on 2 CPU cores with AMX. Variants: `paper`, `released`, `quick`.
+"""
 
 from ml_collections import ConfigDict
 

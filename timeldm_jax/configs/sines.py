@@ -1,4 +1,11 @@
-"""Sines: 10,000 windows of five sinusoids with random frequency and phase."""
+"""Sines: five sinusoids a window, frequency and phase drawn at random.
+
+    python -m timeldm_jax.launch --config=configs/sines.py --workdir=runs/sines
+
+Scores (`paper`, three trainings, docs/benchmarks.md): Context-FID .0026 ± .0012, discriminative
+.0089 ± .0027, predictive .0945 ± .0002, correlational .0170 ± .0022. Costs 4.0 minutes of training
+on 2 CPU cores with AMX. Variants: `paper`, `released`, `quick`.
+"""
 
 from ml_collections import ConfigDict
 

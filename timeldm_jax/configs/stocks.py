@@ -1,4 +1,11 @@
-"""Stocks: Google's daily prices and volume, 2004 to 2019."""
+"""Stocks: Google's daily prices and volume, 2004 to 2019.
+
+    python -m timeldm_jax.launch --config=configs/stocks.py --workdir=runs/stocks
+
+Scores (`paper`, three trainings, docs/benchmarks.md): Context-FID .0034 ± .0050, discriminative
+.0116 ± .0013, predictive .0368 ± .0001, correlational .0092 ± .0024. Costs 4.0 minutes of training
+on 2 CPU cores with AMX. Variants: `paper`, `released`, `quick`.
+"""
 
 from ml_collections import ConfigDict
 
