@@ -89,6 +89,7 @@ def figures():
 
 def draws(train, batch):
     """Batch order and noise of a few steps, the devices' shares put together."""
+    from timeldm_jax.streams import Stream
     from timeldm_jax.training import parallel, state
 
     def share(train, _):
@@ -96,7 +97,7 @@ def draws(train, batch):
         return {
             "positions": positions,
             "order": state.epoch_order(train, positions, batch.size, 40),
-            "noise": state.normal(state.step_key(train, state.NOISE), positions, (3,)),
+            "noise": state.normal(state.step_key(train, Stream.NOISE), positions, (3,)),
         }
 
     if batch.axis is None:

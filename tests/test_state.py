@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from timeldm_jax.streams import Stream
 from timeldm_jax.training import state
 
 
@@ -48,7 +49,7 @@ def test_shares_of_a_batch_join_to_the_whole():
     whole = order(train, 32, 100)
     shares = [state.epoch_order(train, jnp.arange(8) + 8 * device, 32, 100) for device in range(4)]
     np.testing.assert_array_equal(np.concatenate(shares), whole)
-    key = state.step_key(train, state.NOISE)
+    key = state.step_key(train, Stream.NOISE)
     noise = state.normal(key, jnp.arange(32), (2, 3))
     parts = [state.normal(key, jnp.arange(8) + 8 * device, (2, 3)) for device in range(4)]
     np.testing.assert_array_equal(np.concatenate(parts), noise)
@@ -76,7 +77,7 @@ def test_streams_steps_and_seeds_give_different_noise():
         state.normal(state.step_key(fresh(seed, step), stream), jnp.arange(4), (5,))
         for seed in (0, 1)
         for step in (0, 1)
-        for stream in (state.POSTERIOR, state.NOISE_LEVEL, state.NOISE)
+        for stream in (Stream.POSTERIOR, Stream.NOISE_LEVEL, Stream.NOISE)
     ]
     flat = np.array(draws).reshape(len(draws), -1)
     assert len(np.unique(flat)) == flat.size
@@ -95,9 +96,9 @@ def test_average_starts_at_the_weights():
     assert train.ema["w"].unsafe_buffer_pointer() != train.params["w"].unsafe_buffer_pointer()
 
 
-@pytest.mark.parametrize("stream", [state.POSTERIOR, state.NOISE])
+@pytest.mark.parametrize("stream", [Stream.POSTERIOR, Stream.NOISE])
 def test_key_data_round_trips(stream):
     train = fresh(9, 4)
     assert train.key.dtype == jnp.uint32
-    expected = jax.random.fold_in(jax.random.fold_in(jax.random.key(9), stream), 4)
+    expected = jax.random.fold_in(jax.random.fold_in(jax.random.key(9), stream.salt), 4)
     assert state.step_key(train, stream) == expected

@@ -15,6 +15,7 @@ from etils import epath
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
+from timeldm_jax import streams
 from timeldm_jax.data import scaling
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.scaling import Scaler
@@ -22,13 +23,13 @@ from timeldm_jax.data.schema import Schema
 from timeldm_jax.diffusion import conditional, edm, samplers
 from timeldm_jax.latents import LatentStats
 from timeldm_jax.models import bind
+from timeldm_jax.streams import Stream
 from timeldm_jax.training import checkpoint, stages, state
 from timeldm_jax.training.stages import Models
 from timeldm_jax.training.state import TrainState
 
 PRIOR_SAMPLES, PRIOR_BATCH = 4_000, 1_000
-COMPLETION = 1  # folded into the key of a seed: completions share no noise with samples
-MARGINALS = 2  # neither do the draws that samples' distributions are learnt from
+MODEL_SEED = 0  # of the draws by which a model learns its own covariance and marginals
 MARGINAL_SAMPLES = 20_000
 PyTree = Any
 
@@ -78,7 +79,7 @@ class Generator:
         batch = min(self.config.sample.batch, max(count, 1))
         devices = jax.local_device_count()
         batch = -(-batch // devices) * devices
-        key = jax.random.key(seed)
+        key = streams.seed_key(seed)
         for first in range(0, count, batch):
             index = jnp.arange(first, first + batch)
             drawn = self._draw(self.vae_params, self.ldm_params, self.stats, key, index)
@@ -103,9 +104,9 @@ class Generator:
         """
         scaled = self.scaler.scale(observed).astype(np.float32)
         batch = min(self.config.sample.batch, len(observed))
-        key, parts = jax.random.fold_in(jax.random.key(seed), COMPLETION), []
-        for turn in turns:
-            key = jax.random.fold_in(key, turn)
+        # The number of turns too: else (a, b) would draw from keys below those of (a,).
+        key = streams.key(streams.seed_key(seed), Stream.COMPLETION, len(turns), *turns)
+        parts = []
         for first in range(0, len(observed), batch):
             index = np.arange(first, first + batch)
             part = scaled[np.minimum(index, len(scaled) - 1)]
@@ -151,7 +152,7 @@ class Generator:
     @functools.cached_property
     def _prior(self) -> conditional.Prior:
         """The covariance of the diffusion's latents, of the model's own samples."""
-        key, drawn = jax.random.key(0), []
+        key, drawn = streams.key(streams.seed_key(MODEL_SEED), Stream.PRIOR), []
         for first in range(0, PRIOR_SAMPLES, PRIOR_BATCH):
             index = jnp.arange(first, first + PRIOR_BATCH)
             z = self._draw_latents(self.ldm_params, self.stats, key, index)
@@ -164,7 +165,7 @@ class Generator:
     @functools.cached_property
     def _drawn_marginals(self) -> Float[np.ndarray, "feature level"]:
         """`data.scaling.marginals` of the model's own samples: not of those that are mapped."""
-        key, drawn = jax.random.fold_in(jax.random.key(0), MARGINALS), []
+        key, drawn = streams.key(streams.seed_key(MODEL_SEED), Stream.MARGINALS), []
         batch = jax.local_device_count() * PRIOR_BATCH
         for first in range(0, MARGINAL_SAMPLES, batch):
             index = jnp.arange(first, first + batch)
@@ -182,23 +183,24 @@ class Generator:
         def draw(ldm_params: PyTree, stats: LatentStats, key: Array, index: Array) -> Array:
             network = bind(self.models.denoiser, ldm_params)
 
-            def noise(number: Array | int) -> Array:
-                return state.normal(jax.random.fold_in(key, number), index, (self.models.flat,))
+            def noise(stream: Stream, *numbers: Array | int) -> Array:
+                return state.normal(streams.key(key, stream, *numbers), index, (self.models.flat,))
 
+            start = noise(Stream.SAMPLE_START)
             deviation = stats.sigma_data(sigma_data)
             if c.solver == "polar":
                 return samplers.polar(
                     lambda z, sigma: edm.raw_output(network, z, sigma, deviation),
-                    noise(c.steps),
+                    start,
                     sigmas,
                     deviation,
                 )
             return samplers.heun(
                 lambda z, sigma: edm.denoise(network, z, sigma, deviation),
-                noise(c.steps),
+                start,
                 sigmas,
                 churn=c.churn,
-                step_noise=noise,
+                step_noise=functools.partial(noise, Stream.SAMPLE_CHURN),
             )
 
         return jax.jit(draw)

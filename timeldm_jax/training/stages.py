@@ -20,7 +20,7 @@ from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
-from timeldm_jax import latents
+from timeldm_jax import latents, streams
 from timeldm_jax.data import scaling
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data.dataset import Dataset
@@ -30,6 +30,7 @@ from timeldm_jax.latents import LatentStats, Posteriors
 from timeldm_jax.models import bind
 from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE
+from timeldm_jax.streams import Stream
 from timeldm_jax.training import beta, checkpoint, loop, losses, parallel, state, steps
 from timeldm_jax.training.state import TrainState
 
@@ -37,6 +38,7 @@ _log = logging.getLogger(__name__)
 
 VALID_WINDOWS = 1024
 LDM_VALID_DRAWS = 4
+VALIDATION_SEED = 0  # the same for all runs, so that their validation losses can be compared
 PyTree = Any
 
 
@@ -79,21 +81,24 @@ def make_batch(config: ConfigDict, stage: str) -> steps.Batch:
 
 def init_vae_state(config: ConfigDict, models: Models) -> TrainState:
     """The VAE's state at step 0, a function of `config.seed`."""
-    init_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0))
+    seed = streams.seed_key(config.seed)
     vae = models.vae
     x = jnp.zeros((1, vae.window, vae.features))
     noise = jnp.zeros((1, vae.window, vae.latent))
-    params = jax.jit(vae.init)(init_key, x, noise)["params"]
+    params = jax.jit(vae.init)(streams.key(seed, Stream.VAE_WEIGHTS), x, noise)["params"]
     optimizer = steps.make_optimizer(configuration.optimizer_config(config.vae), config.vae.steps)
     beta_state = beta.init(configuration.beta_config(config))
+    train_key = streams.key(seed, Stream.VAE_TRAINING)
     return state.init(params, optimizer, train_key, beta=beta_state)
 
 
 def init_ldm_state(config: ConfigDict, models: Models, stats: LatentStats) -> TrainState:
     """The latent diffusion's state at step 0, a function of `config.seed`."""
-    init_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
-    params = jax.jit(models.denoiser.init)(init_key, jnp.zeros((1, models.flat)), jnp.zeros(1))
+    seed = streams.seed_key(config.seed)
+    weights_key = streams.key(seed, Stream.LDM_WEIGHTS)
+    params = jax.jit(models.denoiser.init)(weights_key, jnp.zeros((1, models.flat)), jnp.zeros(1))
     optimizer = steps.make_optimizer(configuration.optimizer_config(config.ldm), config.ldm.steps)
+    train_key = streams.key(seed, Stream.LDM_TRAINING)
     return state.init(params["params"], optimizer, train_key, latent_stats=stats)
 
 
@@ -320,7 +325,8 @@ def _vae_validation(vae: VAE, data: DeviceWindows) -> Any:
     Without the KL, whose weight changes as training goes on.
     """
     x = gather(DeviceWindows(*map(jnp.asarray, data)), jnp.arange(len(data.starts)), vae.window)
-    noise = jax.random.normal(jax.random.key(0), (len(x), vae.window, vae.latent))
+    key = streams.key(streams.seed_key(VALIDATION_SEED), Stream.VAE_VALIDATION)
+    noise = jax.random.normal(key, (len(x), vae.window, vae.latent))
 
     @jax.jit
     def evaluate(params: PyTree, x: Array, noise: Array) -> dict[str, Array]:
@@ -336,6 +342,7 @@ def _ldm_validation(
 ) -> Any:
     """Denoising loss of the validation windows at fixed draws, noise and noise levels."""
     index = jnp.tile(jnp.arange(len(data.mean)), LDM_VALID_DRAWS)
+    key = streams.key(streams.seed_key(VALIDATION_SEED), Stream.LDM_VALIDATION)
     fixed = TrainState(
         step=jnp.int32(0),
         params=(),
@@ -343,7 +350,7 @@ def _ldm_validation(
         ema=(),
         beta=(),
         latent_stats=stats,
-        key=jax.random.key_data(jax.random.key(0)),
+        key=jax.random.key_data(key),
     )
     posteriors = Posteriors(*map(jnp.asarray, data))
 

@@ -1,7 +1,7 @@
 """The state of a training stage as one pytree, and the randomness it implies.
 
-Batch order and noise are pure functions of (seed, step, position in the global batch): there is no
-iterator or generator to lose, and one device or eight draw the same numbers.
+Batch order and noise are pure functions of (seed, stream, step, position in the global batch):
+there is no iterator or generator to lose, and one device or eight draw the same numbers.
 """
 
 from typing import Any, NamedTuple
@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray, UInt32
 
+from timeldm_jax import streams
+from timeldm_jax.streams import Stream
 from timeldm_jax.training.beta import BetaState
 
 PyTree = Any
-
-# Streams of randomness within a step.
-ORDER, POSTERIOR, NOISE_LEVEL, NOISE = range(4)
 
 
 class TrainState(NamedTuple):
@@ -61,10 +60,9 @@ def init(
     )
 
 
-def step_key(state: TrainState, stream: int) -> PRNGKeyArray:
+def step_key(state: TrainState, stream: Stream) -> PRNGKeyArray:
     """The key of one stream of randomness at this step."""
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), stream)
-    return jax.random.fold_in(key, state.step)
+    return streams.key(jax.random.wrap_key_data(state.key), stream, state.step)
 
 
 def normal(key: PRNGKeyArray, positions: Int[Array, " batch"], shape: tuple[int, ...]) -> Array:
@@ -89,7 +87,7 @@ def epoch_order(
     Returns:
       Example numbers, int32 `(batch,)`.
     """
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), ORDER)
+    key = streams.key(jax.random.wrap_key_data(state.key), Stream.ORDER)
     # step = whole * examples + rest keeps the products within 32 bits for any realistic run.
     whole, rest = jnp.divmod(state.step.astype(jnp.uint32), jnp.uint32(examples))
     offset = rest * jnp.uint32(batch) + positions.astype(jnp.uint32)

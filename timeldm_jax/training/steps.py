@@ -21,6 +21,7 @@ from timeldm_jax.models import bind
 from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE, draw
 from timeldm_jax.settings import COUNT, FRACTION, POSITIVE, Rule, at_least, check_fields, one_of
+from timeldm_jax.streams import Stream
 from timeldm_jax.training import beta as adaptive_beta
 from timeldm_jax.training import losses, state
 from timeldm_jax.training.state import TrainState
@@ -138,7 +139,7 @@ def vae_step(
                 other = state.epoch_order(train, beside, batch.size, data.starts.shape[0])
                 x, target = hide(x, gather(data, other, model.window), missing)
             noise = state.normal(
-                state.step_key(train, state.POSTERIOR), positions, (model.window, model.latent)
+                state.step_key(train, Stream.POSTERIOR), positions, (model.window, model.latent)
             )
             output = bind(model, params)(x, noise)
             terms = losses.reconstruction_terms(
@@ -213,12 +214,12 @@ def latent_loss(
     z = draw(
         data.mean[index],
         data.log_variance[index],
-        state.normal(state.step_key(train, state.POSTERIOR), positions, shape),
+        state.normal(state.step_key(train, Stream.POSTERIOR), positions, shape),
     )
     z = train.latent_stats.apply(z)
-    level = state.normal(state.step_key(train, state.NOISE_LEVEL), positions, ())
+    level = state.normal(state.step_key(train, Stream.NOISE_LEVEL), positions, ())
     sigma = edm.noise_level(level, noise_config.P_mean, noise_config.P_std)
-    noise = state.normal(state.step_key(train, state.NOISE), positions, shape)
+    noise = state.normal(state.step_key(train, Stream.NOISE), positions, shape)
 
     sigma_data = train.latent_stats.sigma_data(noise_config.sigma_data)
 
