@@ -70,7 +70,7 @@ def test_the_whole_state_comes_back_bit_for_bit(folder, stage, schedule):
     ):
         assert_same(restored, saved)
         assert (restored.beta if stage == "ldm" else restored.latent_stats) == ()
-        assert meta == META | {"step": 7, "loss": 0.25}
+        assert meta == META | {"step": 7, "loss": 0.25, "best": {"step": 7, "loss": 0.25}}
 
 
 def test_nothing_saved_is_none_and_best_says_what_to_run(folder):
@@ -220,6 +220,76 @@ def test_the_one_before_a_damaged_newest_is_used(two, caplog, kind, damage):
 
     save(two, 20, 0.5)  # training gets there again
     assert checkpoint.restore_latest(two, train_state())[1]["loss"] == 0.5
+
+
+def remove_step(path):
+    shutil.rmtree(path)
+
+
+def remove_checksums(path):
+    (path / "checksums.json").unlink()
+
+
+def damage_arrays(path):
+    flip_bit(pick(path, "arrays"))
+
+
+def damage_metadata(path):
+    flip_bit(pick(path, "metadata"))
+
+
+LOSSES = (remove_step, remove_checksums, damage_arrays, damage_metadata)
+
+
+@pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
+def test_no_other_checkpoint_stands_in_for_a_lost_best(folder, lose):
+    for step, loss in ((10, 5.0), (20, 1.0), (30, 3.0), (40, None), (50, 4.0)):
+        save(folder, step, loss)
+    assert checkpoint.steps(folder) == [20, 40, 50]
+    lose(folder / "20")
+    for read in (
+        checkpoint.best_step,
+        checkpoint.read_best_meta,
+        lambda folder: checkpoint.restore_best(folder, train_state()),
+    ):
+        with pytest.raises(CheckpointError, match=r"of step 20 \(validation loss 1\), is damaged"):
+            read(folder)
+    # Training goes on from the newest, and does not forget.
+    assert checkpoint.restore_latest(folder, train_state())[1]["step"] == 50
+    save(folder, 60, 2.0)
+    with pytest.raises(CheckpointError, match="of step 20"):
+        checkpoint.best_step(folder)
+    save(folder, 70, 0.5)
+    assert checkpoint.best_step(folder) == 70
+
+
+@pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
+def test_a_lost_best_that_is_the_newest_is_trained_again(folder, lose):
+    for step, loss in ((10, 3.0), (20, 5.0), (30, 4.0), (40, 1.0)):
+        save(folder, step, loss)
+    assert checkpoint.steps(folder) == [30, 40]  # step 10 was no longer the best
+    lose(folder / "40")
+    with pytest.raises(CheckpointError, match="of step 10"):
+        checkpoint.best_step(folder)
+    assert checkpoint.restore_latest(folder, train_state())[1]["step"] == 30
+    save(folder, 40, 1.0)
+    assert checkpoint.best_step(folder) == 40
+
+
+def test_the_best_of_an_earlier_version_is_that_of_the_steps_it_left(two):
+    for step in (10, 20):  # nothing was recorded
+        path = pathlib.Path(two / str(step))
+        meta = json.loads((path / "meta" / "metadata").read_text())
+        (path / "meta" / "metadata").write_text(
+            json.dumps({name: value for name, value in meta.items() if name != "best"})
+        )
+        sums = checkpoint._checksums(epath.Path(path))
+        (path / "checksums.json").write_text(
+            json.dumps(sums | {"checksums.json": checkpoint._digest_of(sums)})
+        )
+    assert checkpoint.best_step(two) == 20
+    save(two, 30, 9.0)
+    assert checkpoint.read_meta(two)["best"] == {"step": 20, "loss": 1.0}
 
 
 def test_a_file_that_was_renamed_is_named(two, caplog):

@@ -484,6 +484,52 @@ def test_samples_need_the_vae_that_the_diffusion_was_trained_on(launch, finished
     assert not (finished_run / "samples.npz").exists()
 
 
+def lose_step(path):
+    shutil.rmtree(path)
+
+
+def lose_checksums(path):
+    (path / "checksums.json").unlink()
+
+
+def lose_metadata(path):
+    (path / "meta" / "metadata").write_text("{")
+
+
+def lose_arrays(path):
+    (path / "state" / "_METADATA").write_text("")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("lose", [lose_step, lose_checksums, lose_metadata, lose_arrays])
+def test_a_lost_best_gives_the_same_samples_or_an_error(launch, finished_run, lose, stage):
+    best = checkpoint.best_step(epath.Path(finished_run) / stage)
+    last = checkpoint.steps(epath.Path(finished_run) / stage)[-1]
+    before = (finished_run / "samples.npz").read_bytes()
+    lose(finished_run / stage / str(best))
+    (finished_run / "samples.npz").unlink()
+    child = launch()
+    assert "Traceback" not in child.output
+    if best == last:
+        assert child.wait() == 0, child.output
+        assert (finished_run / "samples.npz").read_bytes() == before
+        return
+    assert child.wait() == 2, child.output
+    assert f"step {best}" in child.output
+    assert "damaged or gone" in child.output
+    assert not (finished_run / "samples.npz").exists()
+
+
+def test_samples_wait_for_the_last_step_where_it_is_damaged(launch, finished_run):
+    (finished_run / "ldm" / "240" / "state" / "_METADATA").write_text("")
+    (finished_run / "samples.npz").unlink()
+    child = launch("--stages=sample")
+    assert child.wait() == 2, child.output
+    assert "run the ldm stage first" in child.output
+    assert not (finished_run / "samples.npz").exists()
+
+
 def test_an_absurd_learning_rate_is_an_error_that_names_stage_step_and_terms(launch, tmp_path):
     child = launch("--config.vae.optimizer.learning_rate=1e30")
     assert child.wait() == 2

@@ -230,6 +230,7 @@ def sample(config: ConfigDict, workdir: epath.Path) -> None:
     if path.exists():
         _log.info("sample: finished before, skipped")
         return
+    stages.check_finished(config, workdir, "ldm")
     generator = load_generator(workdir)
     count = config.sample.count
     shape = (count, generator.models.vae.window, len(generator.columns))

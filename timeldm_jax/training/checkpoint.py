@@ -5,13 +5,15 @@ folder that is ignored. Orbax restores a flipped byte in array data without a wo
 SHA-256 is checked before anything is read, and the step before is used when one is damaged. The
 list of checksums carries its own.
 
+Each step's metadata says which step was the best so far, so that a best one that is lost is missed:
+another would be drawn from in its place, and give other samples.
+
 In training only process 0 touches the disk; the others receive its arrays.
 """
 
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -55,20 +57,19 @@ def save(
         if target.exists():
             # A kill between Orbax's commit and our checksums: the content was never vouched for.
             target.rmtree()
+        best = _best_so_far(folder, step, loss)
         with _checkpointer() as checkpointer:
             checkpointer.save(
                 target,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(tree),
-                    meta=ocp.args.JsonSave(meta | {"step": step, "loss": loss}),
+                    meta=ocp.args.JsonSave(meta | {"step": step, "loss": loss, "best": best}),
                 ),
             )
         sums = _checksums(target)
         _write_json(target / CHECKSUMS, sums | {CHECKSUMS: _digest_of(sums)})
-        losses = {s: known for s, known in _losses(folder).items() if known > -math.inf}
-        best = min(losses, key=lambda s: (losses[s], s), default=None)
         for old in steps(folder)[:-keep]:
-            if old != best:
+            if best is None or old != best["step"]:
                 # Without its checksums a half-deleted folder is no checkpoint.
                 (folder / str(old) / CHECKSUMS).unlink()
                 (folder / str(old)).rmtree()
@@ -110,7 +111,7 @@ def restore_latest(folder: epath.Path, template: Any) -> tuple[Any, dict[str, An
 def restore_best(
     folder: epath.Path, template: Any, *, share: bool = False
 ) -> tuple[Any, dict[str, Any]]:
-    """The undamaged checkpoint with the lowest validation loss.
+    """The checkpoint with the lowest validation loss.
 
     Args:
       folder: the stage's folder.
@@ -119,7 +120,7 @@ def restore_best(
         calling process reads for itself.
 
     Raises:
-      CheckpointError: there is none, or Orbax cannot read it into `template`.
+      CheckpointError: as `best_step`, or Orbax cannot read it into `template`.
     """
 
     def read() -> tuple[Any, dict[str, Any]]:
@@ -131,20 +132,26 @@ def restore_best(
 
 
 def best_step(folder: epath.Path) -> int:
-    """Step of the undamaged checkpoint with the lowest validation loss.
-
-    Damaged ones are passed over with a warning.
+    """Step of the lowest validation loss, as the newest undamaged checkpoint recorded it.
 
     Raises:
-      CheckpointError: there is none.
+      CheckpointError: there is none, or it is damaged or gone.
     """
-    losses = _losses(folder)
-    step = _first_sound(folder, sorted(losses, key=lambda s: (losses[s], s)))
-    if step is None:
+    newest = _first_sound(folder, steps(folder)[::-1])
+    best = None if newest is None else _best_so_far(folder, newest + 1, None)
+    if best is None:
         raise CheckpointError(
             f"no finished checkpoint in {folder}; run the {folder.name} stage first"
         )
-    return step
+    path = folder / str(best["step"])
+    damage = _damage(path) if (path / CHECKSUMS).exists() else f"{path / CHECKSUMS} is missing"
+    if damage is not None:
+        raise CheckpointError(
+            f"the best checkpoint of {folder}, of step {best['step']} (validation loss "
+            f"{best['loss']:.6g}), is damaged or gone: {damage}. Put it back, or delete {folder} "
+            "to train this stage again"
+        )
+    return best["step"]
 
 
 def read_best_meta(folder: epath.Path) -> dict[str, Any]:
@@ -209,14 +216,24 @@ def _unfinished(folder: epath.Path) -> list[epath.Path]:
     return [c for c in folder.iterdir() if c.name.isdigit() and c.name not in finished]
 
 
-def _losses(folder: epath.Path) -> dict[int, float]:
-    """Validation losses of the finished steps that were validated.
+def _best_so_far(folder: epath.Path, step: int, loss: float | None) -> dict[str, Any] | None:
+    """`step` and `loss` of the best validation up to `step`, whose own loss is `loss`.
 
-    Minus infinity where the metadata cannot be read: first in the ranking, so that the search for
-    the best comes across the damage and says so.
+    The earlier of two equal ones; None where there was no validation.
     """
-    losses = {step: _loss(folder / str(step)) for step in steps(folder)}
-    return {step: loss for step, loss in losses.items() if loss is not None}
+    for earlier in [s for s in steps(folder) if s < step][::-1]:
+        meta = _readable_meta(folder / str(earlier))
+        if meta is None:
+            continue
+        own = meta["loss"]
+        # Earlier versions recorded no best: there it is the best of the steps that are left.
+        known = meta["best"] if "best" in meta else _best_so_far(folder, earlier, own)
+        break
+    else:
+        known = None
+    if loss is None or (known is not None and known["loss"] <= loss):
+        return known
+    return {"step": step, "loss": loss}
 
 
 def _first_sound(folder: epath.Path, candidates: list[int]) -> int | None:
@@ -324,13 +341,13 @@ def _meta_file(path: epath.Path) -> epath.Path:
     return path / "meta" / "metadata"
 
 
-def _loss(path: epath.Path) -> float | None:
-    """The validation loss; None where there was no validation, −∞ where it cannot be read."""
+def _readable_meta(path: epath.Path) -> dict[str, Any] | None:
+    """Metadata whether or not anything is damaged; None where it cannot be read."""
     try:
-        loss = json.loads(_meta_file(path).read_text())["loss"]
-        return None if loss is None else float(loss)
-    except (OSError, ValueError, KeyError, TypeError):
-        return -math.inf
+        meta = json.loads(_meta_file(path).read_text())
+        return meta if "loss" in meta else None
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _write_json(path: epath.Path, content: Any) -> None:

@@ -228,16 +228,33 @@ def load_vae(
       CheckpointError: there is none, all are damaged, or the one that fits the diffusion is.
     """
     template = jax.eval_shape(lambda: init_vae_state(config, models))
-    restored, meta = checkpoint.restore_best(workdir / "vae", template, share=share)
     read_meta = checkpoint.share_meta if share else checkpoint.read_meta
     ldm_meta = read_meta(workdir / "ldm")
-    if ldm_meta is not None and ldm_meta["vae_step"] != meta["step"]:
+    found, problem = None, ""
+    try:
+        restored, meta = checkpoint.restore_best(workdir / "vae", template, share=share)
+        found = meta["step"]
+    except CheckpointError as error:
+        if ldm_meta is None:
+            raise
+        problem = f" ({error})"
+    if ldm_meta is not None and ldm_meta["vae_step"] != found:
         raise CheckpointError(
             f"the diffusion in {workdir / 'ldm'} was trained on the VAE of step "
-            f"{ldm_meta['vae_step']}, which is damaged or gone; delete {workdir / 'ldm'} to train "
-            f"it again on the VAE of step {meta['step']}"
+            f"{ldm_meta['vae_step']}, which is damaged or gone{problem}; put it back, or delete "
+            f"both {workdir / 'vae'} and {workdir / 'ldm'} to train them again"
         )
     return restored.ema, meta["step"]
+
+
+def check_finished(config: ConfigDict, workdir: epath.Path, stage: str) -> None:
+    """Raises CheckpointError where what is left of a stage, undamaged, is not its end."""
+    meta = checkpoint.read_meta(workdir / stage)
+    if meta is not None and meta["step"] != config[stage].steps:
+        raise CheckpointError(
+            f"{workdir / stage / str(config[stage].steps)} is damaged or gone, and training was "
+            f"not over at step {meta['step']}; run the {stage} stage first"
+        )
 
 
 def read_config(workdir: epath.Path) -> ConfigDict:
