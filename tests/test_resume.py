@@ -510,12 +510,13 @@ def test_a_lost_best_gives_the_same_samples_or_an_error(launch, finished_run, lo
     lose(finished_run / stage / str(best))
     (finished_run / "samples.npz").unlink()
     child = launch()
+    code = child.wait()
     assert "Traceback" not in child.output
     if best == last:
-        assert child.wait() == 0, child.output
+        assert code == 0, child.output
         assert (finished_run / "samples.npz").read_bytes() == before
         return
-    assert child.wait() == 2, child.output
+    assert code == 2, child.output
     assert f"step {best}" in child.output
     assert "damaged or gone" in child.output
     assert not (finished_run / "samples.npz").exists()
