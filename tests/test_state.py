@@ -72,6 +72,31 @@ def test_order_far_into_a_run_does_not_overflow():
     assert len(np.unique(same_epoch)) == len(same_epoch)
 
 
+@pytest.mark.parametrize(
+    ("examples", "batch"),
+    [
+        (2**21 + 3, 2**11),
+        (2**16 + 1, 2**16),
+        (1_000_003, 2**20 + 7),
+        (2**31 - 1, 5),
+        (7, 1_000_000),
+    ],
+)
+def test_places_are_those_of_unbounded_whole_numbers(monkeypatch, examples, batch):
+    """Also where examples x batch is beyond 2^32."""
+    monkeypatch.setattr(
+        state, "_shuffle", lambda key, epoch, place, size: jnp.stack([epoch, place])
+    )
+    positions = np.unique([0, 1, batch // 3, batch - 1])
+    random = np.random.default_rng(0)
+    for step in (0, examples - 1, examples, 2**31 - 1, *random.integers(0, 2**31, 20)):
+        if step * batch // examples >= 2**32 or step >= 2**31:
+            continue  # more epochs than are counted, or steps than an int32 holds
+        expected = [divmod(int(step) * batch + int(p), examples) for p in positions]
+        found = state.epoch_order(fresh(0, step), jnp.asarray(positions), batch, examples)
+        np.testing.assert_array_equal(np.asarray(found).astype(np.uint32).T, expected)
+
+
 def test_streams_steps_and_seeds_give_different_noise():
     draws = [
         state.normal(state.step_key(fresh(seed, step), stream), jnp.arange(4), (5,))

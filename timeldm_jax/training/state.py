@@ -88,12 +88,38 @@ def epoch_order(
       Example numbers, int32 `(batch,)`.
     """
     key = streams.key(jax.random.wrap_key_data(state.key), Stream.ORDER)
-    # step = whole * examples + rest keeps the products within 32 bits for any realistic run.
+    # Place `step · batch + position`, by epochs, within 32 bits: step = whole · examples + rest.
     whole, rest = jnp.divmod(state.step.astype(jnp.uint32), jnp.uint32(examples))
-    offset = rest * jnp.uint32(batch) + positions.astype(jnp.uint32)
-    epoch = whole * jnp.uint32(batch) + offset // jnp.uint32(examples)
+    epochs, left = _multiply_divide(rest, batch, examples)
+    offset = left + positions.astype(jnp.uint32)
+    epoch = whole * jnp.uint32(batch) + epochs + offset // jnp.uint32(examples)
     place = offset % jnp.uint32(examples)
     return _shuffle(key, epoch, place, examples).astype(jnp.int32)
+
+
+def _multiply_divide(
+    rest: UInt32[Array, ""], factor: int, divisor: int
+) -> tuple[UInt32[Array, ""], UInt32[Array, ""]]:
+    """Quotient and remainder of `rest · factor` by `divisor`, where the product may be too long.
+
+    Bit by bit of the factor, by doubling: nothing exceeds twice the divisor.
+
+    Args:
+      rest: less than `divisor`.
+      factor: at least 1.
+      divisor: at most 2³¹.
+    """
+
+    def carried(quotient: Array, remainder: Array) -> tuple[Array, Array]:
+        over = (remainder >= jnp.uint32(divisor)).astype(jnp.uint32)
+        return quotient + over, remainder - over * jnp.uint32(divisor)
+
+    quotient = remainder = jnp.uint32(0)
+    for bit in f"{factor:b}":
+        quotient, remainder = carried(2 * quotient, 2 * remainder)
+        if bit == "1":
+            quotient, remainder = carried(quotient, remainder + rest)
+    return quotient, remainder
 
 
 def _shuffle(
