@@ -2,8 +2,8 @@
 
 A child of `launch_in_fork`: `jax_num_cpu_devices` is set before `run()`, and no device is started.
 
-Arguments: `train OUT.npz` writes everything that the test compares; `train-without-mean OUT.npz`
-the same with gradients that are not averaged; `launch FLAGS...` is the command with an impatient
+Arguments: `train OUT.npz` writes everything that the test compares; `train-without-sum OUT.npz`
+the same with gradients that are not added up; `launch FLAGS...` is the command with an impatient
 `jax.distributed`.
 """
 
@@ -31,8 +31,8 @@ def run():
         return
     from timeldm_jax.training import steps
 
-    if what == "train-without-mean":
-        steps.Batch.mean = lambda self, tree: tree
+    if what == "train-without-sum":
+        steps.Batch.sum = lambda self, tree: tree
     np.savez(rest[0], **figures())
 
 

@@ -43,7 +43,7 @@ def runs(server, tmp_path_factory):
     for name, devices, what in (
         ("one", 1, "train"),
         ("four", 4, "train"),
-        ("unaveraged", 4, "train-without-mean"),
+        ("unaveraged", 4, "train-without-sum"),
     ):
         children[name] = server.start(
             what, folder / f"{name}.npz", log=folder / name, module=WORKER, devices=devices

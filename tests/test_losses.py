@@ -32,6 +32,52 @@ def test_elementwise_terms_and_total():
     np.testing.assert_allclose(losses.reconstruction_loss(terms, 2), total, rtol=1e-6)
 
 
+def gapped(seed):
+    """Windows of which some have many gaps and some none, and a reconstruction."""
+    random = np.random.default_rng(seed)
+    x, y = random.normal(size=(2, 8, 6, 5)).astype(np.float32)
+    x[random.random(x.shape) < np.linspace(0, 0.9, 8)[:, None, None]] = np.nan
+    return x, y
+
+
+def test_terms_with_gaps_are_means_over_what_is_known():
+    x, y = gapped(0)
+    error = np.nan_to_num(y.astype(np.float64) - x)
+    known = np.isfinite(x).sum()
+    transform = np.fft.fft(error, axis=1) / 6
+    expected = losses.ReconstructionTerms(
+        l1=np.abs(error).sum() / known,
+        l2=np.square(error).sum() / known,
+        feature_mean=np.square(error.mean(-1)).sum() * 5 / known,
+        fft=(np.abs(transform.real) + np.abs(transform.imag)).sum() / known,
+    )
+    np.testing.assert_allclose(losses.reconstruction_terms(x, y, gaps=True), expected, rtol=1e-5)
+    assert losses.known_count(x) == known
+
+
+@pytest.mark.parametrize("parts", [2, 4, 8])
+def test_terms_of_parts_with_gaps_add_up_to_those_of_the_whole(parts):
+    x, y = gapped(1)
+    whole = losses.reconstruction_terms(x, y, gaps=True)
+    total = losses.known_count(x)
+    found = [
+        losses.reconstruction_terms(a, b, gaps=True, total=total)
+        for a, b in zip(np.split(x, parts), np.split(y, parts), strict=True)
+    ]
+    np.testing.assert_allclose(np.sum(found, axis=0), whole, rtol=1e-5)
+    # The mean of the parts' own means, which it was, is another number.
+    means = [
+        losses.reconstruction_terms(a, b, gaps=True)
+        for a, b in zip(np.split(x, parts), np.split(y, parts), strict=True)
+    ]
+    assert (np.abs(np.mean(means, axis=0) / np.array(whole) - 1) > 0.01).all()
+
+
+def test_nothing_known_is_no_error():
+    x, y = np.full((1, 4, 2), np.nan, np.float32), np.ones((1, 4, 2), np.float32)
+    assert tuple(map(float, losses.reconstruction_terms(x, y, gaps=True))) == (0, 0, 0, 0)
+
+
 def test_kl_of_a_gaussian():
     # KL(N(3, 0.5²) || N(0, 1)) = ln(1/0.5) + (0.25 + 9)/2 - 1/2
     mean, log_variance = np.full((2, 3), 3.0), np.full((2, 3), 2 * np.log(0.5))

@@ -12,7 +12,7 @@ from scipy import stats
 from timeldm_jax import config as configuration
 from timeldm_jax import latents
 from timeldm_jax.data.scaling import marginals
-from timeldm_jax.data.series import DeviceWindows
+from timeldm_jax.data.series import DeviceWindows, Missing
 from timeldm_jax.diffusion import samplers
 from timeldm_jax.generator import Generator, match_marginals
 from timeldm_jax.models import denoiser, transformer
@@ -68,10 +68,10 @@ def test_layer_norm_is_flax_layer_norm():
         )
 
 
-def vae_problem(micro=None):
+def vae_problem(micro=None, missing=None):
     batch = steps.Batch(16, micro=micro)
     optimizer = steps.make_optimizer(OPTIMIZER, 10)
-    step = steps.vae_step(SMALL_VAE, optimizer, OPTIMIZER, BETA, batch)
+    step = steps.vae_step(SMALL_VAE, optimizer, OPTIMIZER, BETA, batch, missing)
     params = SMALL_VAE.init(jax.random.key(0), jnp.zeros((1, 8, 3)), jnp.zeros((1, 8, 2)))["params"]
     train = state.init(params, optimizer, jax.random.key(1), beta=beta.init(BETA))
     data = DeviceWindows(normal(4, 60, 3), jnp.arange(53))
@@ -103,6 +103,29 @@ def test_parts_of_a_batch_add_up_to_the_whole():
         chex.assert_trees_all_close(
             without_key_bias(results[0][0].params), without_key_bias(other[0].params), atol=5e-5
         )
+
+
+def with_gaps(rows):
+    """Feature 0 has gaps, most of them early, and feature 2 says where."""
+    rows = np.array(rows)
+    gaps = np.random.default_rng(0).random(len(rows)) < np.linspace(0.9, 0, len(rows))
+    rows[gaps, 0] = np.nan
+    rows[:, 2] = gaps
+    return jnp.asarray(rows)
+
+
+def test_parts_of_a_batch_with_gaps_add_up_to_the_whole():
+    """The mean over known values is not the mean of the parts' means."""
+    results = []
+    for micro in (None, 8, 4):
+        step, _, train, data = vae_problem(micro, Missing((0,), (2,)))
+        data = data._replace(values=with_gaps(data.values))
+        after, metrics = jax.jit(step)(train, data)
+        moments = next(s for s in jax.tree.leaves(after.opt_state, is_leaf=is_adam) if is_adam(s))
+        results.append((metrics, without_key_bias(moments.mu)))
+    for other in results[1:]:
+        # Only the order of sums differs.
+        chex.assert_trees_all_close(results[0], other, rtol=1e-4, atol=1e-7)
 
 
 def without_key_bias(params):
@@ -168,7 +191,8 @@ def test_a_window_gets_a_fresh_posterior_draw_at_each_visit():
 
     def loss(step_number):
         moved = train._replace(step=jnp.int32(step_number))
-        return steps.latent_loss(DENOISER, NOISE, moved, posteriors, index, positions)(train.params)
+        each = steps.latent_losses(DENOISER, NOISE, moved, posteriors, index, positions)
+        return each(train.params).mean()
 
     assert float(loss(0)) == float(loss(0))
     assert len({float(loss(i)) for i in range(4)}) == 4

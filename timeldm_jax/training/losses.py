@@ -11,7 +11,7 @@ Scalar = Float[Array, ""]
 
 
 class ReconstructionTerms(NamedTuple):
-    """Unweighted terms of the reconstruction loss, each a mean over elements."""
+    """Unweighted terms of the reconstruction loss, each a mean over known elements."""
 
     l1: Scalar
     l2: Scalar
@@ -24,8 +24,17 @@ def fft_weight(window: int) -> float:
     return window**0.5 / 5
 
 
+def known_count(x: Windows) -> Scalar:
+    """How many values are known, those that are not NaN, as float32: a relative error of 1e-7."""
+    return jnp.sum(~jnp.isnan(x)).astype(jnp.float32)
+
+
 def reconstruction_terms(
-    x: Windows, reconstruction: Windows, *, gaps: bool = False
+    x: Windows,
+    reconstruction: Windows,
+    *,
+    gaps: bool = False,
+    total: float | Scalar | None = None,
 ) -> ReconstructionTerms:
     """L1, L2, L2 of the feature-mean series, and L1 of the Fourier coefficients.
 
@@ -38,27 +47,27 @@ def reconstruction_terms(
       reconstruction: same shape.
       gaps: whether `x` has NaN where nothing is known. There the error counts as none, and means
         are over what is known.
+      total: known values of the whole batch, where `x` is a part of it: the terms of all parts
+        then add up to those of the whole. Default: those of `x`.
     """
     error = reconstruction - x
-    share = None
+    if total is None:
+        total = jnp.maximum(known_count(x), 1) if gaps else x.size
     if gaps:
-        known = ~jnp.isnan(x)
-        error = jnp.where(known, error, 0)
-        share = jnp.maximum(jnp.mean(known), 1e-6)
-    window = x.shape[1]
+        error = jnp.where(jnp.isnan(x), 0, error)
+    _, window, features = x.shape
     half = jnp.fft.rfft(error, axis=1, norm="forward")
     mirrored = np.full((half.shape[1], 1), 2.0, np.float32)
     mirrored[0] = 1.0
     if window % 2 == 0:
         mirrored[-1] = 1.0
     spectrum = mirrored * (jnp.abs(half.real) + jnp.abs(half.imag))
-    terms = ReconstructionTerms(
-        l1=jnp.mean(jnp.abs(error)),
-        l2=jnp.mean(jnp.square(error)),
-        feature_mean=jnp.mean(jnp.square(error.mean(-1))),
-        fft=jnp.sum(spectrum) / x.size,
+    return ReconstructionTerms(
+        l1=jnp.sum(jnp.abs(error)) / total,
+        l2=jnp.sum(jnp.square(error)) / total,
+        feature_mean=jnp.sum(jnp.square(error.mean(-1))) * features / total,
+        fft=jnp.sum(spectrum) / total,
     )
-    return terms if share is None else ReconstructionTerms(*(term / share for term in terms))
 
 
 def reconstruction_loss(terms: ReconstructionTerms, window: int) -> Scalar:

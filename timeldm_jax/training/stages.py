@@ -374,8 +374,8 @@ def _ldm_validation(
     @jax.jit
     def evaluate(params: PyTree, fixed: TrainState, posteriors: Posteriors) -> Array:
         positions = jnp.arange(len(index))
-        return steps.latent_loss(denoiser, noise_config, fixed, posteriors, index, positions)(
+        return steps.latent_losses(denoiser, noise_config, fixed, posteriors, index, positions)(
             params
-        )
+        ).mean()
 
     return lambda params: {"loss": float(evaluate(params, fixed, posteriors))}

@@ -1,8 +1,9 @@
 """One optimiser step of each stage, as a pure function of the state and the data.
 
 The same body runs under `jit` on one device and under `pmap` on many (`parallel.py`). It sees the
-global batch as positions: a device draws and trains on its own share, and every mean over the
-batch is averaged over `axis`.
+global batch as positions: a device draws and trains on its own share, in parts. A part's loss is
+what it contributes to the mean over the whole batch, whose size is known before: losses and
+gradients of parts and devices add up, also where windows have gaps and count unequally.
 """
 
 import dataclasses
@@ -56,9 +57,13 @@ class Batch:
         first = 0 if self.axis is None else jax.lax.axis_index(self.axis) * share
         return first + jnp.arange(share).reshape(parts, -1)
 
-    def mean(self, tree: Any) -> Any:
-        """Averages over devices; each holds the mean over an equal share."""
-        return tree if self.axis is None else jax.lax.pmean(tree, self.axis)
+    def sum(self, tree: Any) -> Any:
+        """Adds up over devices."""
+        return tree if self.axis is None else jax.lax.psum(tree, self.axis)
+
+    def share(self, positions: Int[Array, " part"]) -> float:
+        """The part of the batch that some of its places are."""
+        return len(positions) / self.size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,22 +136,32 @@ def vae_step(
         beta = train.beta
         assert isinstance(beta, adaptive_beta.BetaState)
 
-        def loss_fn(params: Any, positions: Int[Array, " part"]) -> tuple[Array, Metrics]:
+        def windows(positions: Int[Array, " part"]) -> tuple[Array, Array]:
+            """What the VAE reads and what it must give."""
             index = state.epoch_order(train, positions, batch.size, data.starts.shape[0])
-            x = target = gather(data, index, model.window)
-            if missing is not None:
-                beside = (positions + 1) % batch.size
-                other = state.epoch_order(train, beside, batch.size, data.starts.shape[0])
-                x, target = hide(x, gather(data, other, model.window), missing)
+            x = gather(data, index, model.window)
+            if missing is None:
+                return x, x
+            beside = (positions + 1) % batch.size
+            other = state.epoch_order(train, beside, batch.size, data.starts.shape[0])
+            return hide(x, gather(data, other, model.window), missing)
+
+        total: float | Array = float(batch.size * model.window * model.features)
+        if missing is not None:  # before the gradient, for what a gather of the batch costs
+            counts = jax.lax.map(lambda p: losses.known_count(windows(p)[1]), batch.positions())
+            total = jnp.maximum(batch.sum(counts.sum()), 1)
+
+        def loss_fn(params: Any, positions: Int[Array, " part"]) -> tuple[Array, Metrics]:
+            x, target = windows(positions)
             noise = state.normal(
                 state.step_key(train, Stream.POSTERIOR), positions, (model.window, model.latent)
             )
             output = bind(model, params)(x, noise)
             terms = losses.reconstruction_terms(
-                target, output.reconstruction, gaps=missing is not None
+                target, output.reconstruction, gaps=missing is not None, total=total
             )
             reconstruction = losses.reconstruction_loss(terms, model.window)
-            kl = losses.kl_divergence(output.mean, output.log_variance)
+            kl = batch.share(positions) * losses.kl_divergence(output.mean, output.log_variance)
             loss = reconstruction + beta.beta * kl
             return loss, {
                 "loss": loss,
@@ -193,7 +208,8 @@ def ldm_step(
     def step(train: TrainState, data: Posteriors) -> tuple[TrainState, Metrics]:
         def loss_fn(params: Any, positions: Int[Array, " part"]) -> tuple[Array, Metrics]:
             index = state.epoch_order(train, positions, batch.size, data.mean.shape[0])
-            loss = latent_loss(model, noise_config, train, data, index, positions)(params)
+            each = latent_losses(model, noise_config, train, data, index, positions)(params)
+            loss = jnp.sum(each) / batch.size
             return loss, {"loss": loss}
 
         return _descend(train, loss_fn, optimizer, config, batch)
@@ -201,15 +217,15 @@ def ldm_step(
     return step
 
 
-def latent_loss(
+def latent_losses(
     model: Denoiser,
     noise_config: NoiseConfig,
     train: TrainState,
     data: Posteriors,
     index: Int[Array, " batch"],
     positions: Int[Array, " batch"],
-) -> Callable[[Any], Float[Array, ""]]:
-    """The mean denoising loss of examples `index`, as a function of the weights alone."""
+) -> Callable[[Any], Float[Array, " batch"]]:
+    """The denoising loss of each of the examples `index`, as a function of the weights alone."""
     shape = data.mean.shape[1:]
     z = draw(
         data.mean[index],
@@ -223,8 +239,8 @@ def latent_loss(
 
     sigma_data = train.latent_stats.sigma_data(noise_config.sigma_data)
 
-    def loss_fn(params: Any) -> Float[Array, ""]:
-        return jnp.mean(edm.denoising_loss(bind(model, params), z, noise, sigma, sigma_data))
+    def loss_fn(params: Any) -> Float[Array, " batch"]:
+        return edm.denoising_loss(bind(model, params), z, noise, sigma, sigma_data)
 
     return loss_fn
 
@@ -236,7 +252,7 @@ def _descend(
     config: OptimizerConfig,
     batch: Batch,
 ) -> tuple[TrainState, Metrics]:
-    """Gradient over parts of the batch, mean over devices, Adam and the moving average."""
+    """Gradient of the sum over parts and devices, Adam and the moving average."""
     gradient = jax.grad(loss_fn, has_aux=True)
     positions = batch.positions()
     if len(positions) == 1:
@@ -248,7 +264,7 @@ def _descend(
 
         shapes = jax.eval_shape(gradient, train.params, positions[0])
         sums, _ = jax.lax.scan(add_part, jax.tree.map(jnp.zeros_like, shapes), positions)
-    grads, metrics = batch.mean(jax.tree.map(lambda total: total / len(positions), sums))
+    grads, metrics = batch.sum(sums)
     updates, opt_state = optimizer.update(
         grads, train.opt_state, train.params, value=metrics["loss"]
     )
