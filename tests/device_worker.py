@@ -39,7 +39,8 @@ def run():
 def figures():
     """Everything to compare, by name."""
     from timeldm_jax import config as configuration
-    from timeldm_jax.data.series import DeviceWindows
+    from timeldm_jax import latents
+    from timeldm_jax.data.series import DeviceWindows, Missing
     from timeldm_jax.training import parallel, stages, steps
 
     config = configuration.base()
@@ -56,12 +57,16 @@ def figures():
 
     batch = parallel.make_batch(BATCH)
     vae_config, ldm_config = map(configuration.optimizer_config, (config.vae, config.ldm))
-    vae_step = steps.vae_step(
-        models.vae,
-        steps.make_optimizer(vae_config, STEPS),
-        vae_config,
-        configuration.beta_config(config),
-        batch,
+    vae_step, gaps_step = (
+        steps.vae_step(
+            models.vae,
+            steps.make_optimizer(vae_config, STEPS),
+            vae_config,
+            configuration.beta_config(config),
+            batch,
+            missing,
+        )
+        for missing in (None, Missing((0,), (2,)))
     )
     ldm_step = steps.ldm_step(
         models.denoiser,
@@ -72,16 +77,21 @@ def figures():
     )
     rows = np.cumsum(random.normal(size=(47, 3)), axis=0).astype(np.float32)
     windows = DeviceWindows(jnp.asarray(rows), jnp.arange(40))
-    posteriors = steps.Posteriors(
+    gaps = random.random(47) < np.linspace(0.9, 0, 47)  # most of them early
+    gapped = windows._replace(
+        values=jnp.asarray(np.stack([np.where(gaps, np.nan, rows[:, 0]), rows[:, 1], gaps], 1))
+    )
+    posteriors = latents.Posteriors(
         jnp.asarray(random.normal(size=(40, models.flat)), jnp.float32),
         jnp.asarray(random.normal(size=(40, models.flat)) - 3, jnp.float32),
     )
-    stats = stages.latent_stats(jax.tree.map(np.asarray, posteriors), "principal", 1.0)
+    stats = latents.latent_stats(jax.tree.map(np.asarray, posteriors), "principal", 1.0)
     vae_state = stages.init_vae_state(config, models)
     ldm_state = stages.init_ldm_state(config, models, stats)
     for name, train in (("vae", vae_state), ("ldm", ldm_state)):
         found |= {f"{name}/random/{k}": v for k, v in draws(train, batch).items()}
     found |= sampled(config, models, stats, vae_state.params, ldm_state.params)
+    found |= trained("gaps", stages.init_vae_state(config, models), gapped, gaps_step, batch)
     found |= trained("vae", vae_state, windows, vae_step, batch)
     found |= trained("ldm", ldm_state, posteriors, ldm_step, batch)
     return found

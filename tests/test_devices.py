@@ -88,7 +88,7 @@ def test_four_devices_draw_the_numbers_of_one(runs, stage):
     assert not np.array_equal(one[f"{stage}/random/order 0"], one[f"{stage}/random/order 1"])
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, "gaps"])
 def test_four_devices_train_as_one(runs, stage):
     assert worst(runs["one"], runs["four"], stage) < 1
 
@@ -100,7 +100,7 @@ def test_that_test_sees_a_gradient_that_is_not_averaged(runs, stage):
         assert worst(runs["one"], runs["unaveraged"], stage, atol) > 10
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, "gaps"])
 def test_devices_agree_with_each_other(runs, stage):
     def apart(figures):
         copies = {n: a for n, a in figures.items() if n.startswith(f"copies/{stage}/")}
