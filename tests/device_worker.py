@@ -4,7 +4,8 @@ A child of `launch_in_fork`: `jax_num_cpu_devices` is set before `run()`, and no
 
 Arguments: `train OUT.npz` writes everything that the test compares; `train-without-sum OUT.npz`
 the same with gradients that are not added up; `launch FLAGS...` is the command with an impatient
-`jax.distributed`.
+`jax.distributed`; `launch-timed FLAGS...` the command whose stopwatches differ from process to
+process, after the steps that they time.
 """
 
 import functools
@@ -29,8 +30,21 @@ def run():
         )
         launch.run()
         return
-    from timeldm_jax.training import steps
+    from timeldm_jax.training import stages, steps
 
+    if what == "launch-timed":
+        from timeldm_jax import launch
+
+        measure = stages.step_seconds
+
+        def slow(*arguments):
+            measure(*arguments)
+            return 0.2 * (1 + jax.process_index())
+
+        stages.step_seconds = slow
+        sys.argv[1:] = rest
+        launch.run()
+        return
     if what == "train-without-sum":
         steps.Batch.sum = lambda self, tree: tree
     np.savez(rest[0], **figures())

@@ -9,6 +9,7 @@ import socket
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from etils import epath
 from test_resume import lines, records, wait_until
@@ -265,6 +266,54 @@ def test_two_processes_that_were_stopped_and_killed_resume(pair, single, tmp_pat
         assert child.wait() == 0, children[0].output + children[1].output
         assert "ldm: resuming at step" in child.output
     assert_same_as_single(workdir, single)
+
+
+# A table's sizes are chosen, so these are all that make it small.
+SMALL_TABLE = (
+    "--config=configs/table.py",
+    "--config.budget=10m",
+    *(f"--config.data.{key}" for key in ("window=8", "stride=4")),
+    *(f"--config.vae.{key}" for key in ("batch=16", "chunk=10", "model.width=8")),
+    *(f"--config.vae.model.{key}" for key in ("encoder_layers=1", "decoder_layers=1")),
+    *(f"--config.ldm.{key}" for key in ("batch=16", "chunk=10", "model.hidden=16")),
+    "--config.ldm.model.blocks=1",
+    *(f"--config.sample.{key}" for key in ("count=32", "steps=3")),
+    *(f"--config.evaluate.{key}" for key in ("repeats=2", "context_fid_steps=2")),
+    *(f"--config.evaluate.{key}=5" for key in ("discriminative_steps", "predictive_steps")),
+)
+
+
+def test_two_processes_train_a_table_within_a_budget(server, tmp_path):
+    """All run the steps that are timed, and one stopwatch decides for both."""
+    rows = np.sin(np.arange(400)[:, None] / [3, 5]) + np.random.default_rng(0).normal(size=(400, 2))
+    table = tmp_path / "table.csv"
+    pd.DataFrame(rows.round(3), columns=["a", "b"]).to_csv(table, index=False)
+    workdir, port = tmp_path / "run", free_port()
+    children = [
+        server.start(
+            "launch-timed",
+            *SMALL_TABLE,
+            f"--config.data.path={table}",
+            f"--workdir={workdir}",
+            "--distributed",
+            f"--coordinator_address=127.0.0.1:{port}",
+            "--num_processes=2",
+            f"--process_id={number}",
+            log=tmp_path / f"process {number}.log",
+            module=WORKER,
+        )
+        for number in range(2)
+    ]
+    for child in children:
+        assert child.wait() == 0, children[0].output + children[1].output
+    chosen = stages.read_config(epath.Path(workdir))
+    for stage in STAGES:
+        assert chosen[stage].steps == checkpoint.steps(epath.Path(workdir) / stage)[-1]
+    # Process 0's stopwatch says 0.2 s a step. By process 1's the VAE would get too few of them.
+    assert 2_000 <= chosen.vae.steps + chosen.ldm.steps <= 3_000
+    assert {path.name for path in workdir.iterdir()} >= {
+        "samples.npz", "samples.csv", "scores.json", "report.html"
+    }  # fmt: skip
 
 
 def test_an_error_of_process_0_ends_both(pair, single, tmp_path):

@@ -219,7 +219,7 @@ def test_windows_stay_within_the_range_of_the_table_or_the_users():
         assert samples[name].between(frame[name].min(), frame[name].max()).all()
     np.testing.assert_array_equal(table.snap(windows, found), windows)
     wider = {"columns": {"price": {"low": -1e3, "high": 1e3}}}
-    _, found = table.prepare(every_kind(), "the table", Options(), wider)
+    _, found = table.prepare(every_kind(), "the table", Options(schema=json.dumps(wider)))
     samples = table.decode(table.within_range(table.snap(wild, found), found), found)
     assert samples["price"].min() < frame["price"].min()
     assert samples["price"].between(-1e3, 1e3).all()
@@ -492,7 +492,7 @@ def test_too_many_columns_say_what_to_do():
 )
 def test_schemas_that_do_not_fit(declared, message):
     with pytest.raises(DataError, match=message):
-        table.prepare(every_kind(), "the table", Options(), declared)
+        table.prepare(every_kind(), "the table", Options(schema=json.dumps(declared)))
 
 
 def test_a_schema_file_overrides(tmp_path):

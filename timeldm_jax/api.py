@@ -7,7 +7,7 @@ import pathlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ from ml_collections import ConfigDict
 from timeldm_jax import config as configuration
 from timeldm_jax import experiment
 from timeldm_jax import forecast as forecasts
-from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import reader
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
@@ -46,28 +45,39 @@ class TimeLDM:
         self,
         window: int | None = None,
         *,
-        budget: str = "10m",
+        budget: str | None = None,
         config: ConfigDict | None = None,
     ) -> None:
         """A model that is not trained yet.
 
         Args:
-          window: time steps of a window; default: chosen from the data. Ignored if a config is
-            given.
+          window: time steps of a window; default: chosen from the data.
           budget: time that training, and the scores of a later report, may take, such as `90s` or
-            `1h`; sizes and steps follow from it and the data (`timeldm_jax.recipe`).
-          config: the whole recipe instead, from `timeldm_jax.config`.
+            `1h`; default `10m`. Sizes and steps follow from it and the data
+            (`timeldm_jax.recipe`).
+          config: the whole recipe instead, from `timeldm_jax.config`; window and budget are then
+            its keys.
 
         Raises:
-          ConfigError: an invalid configuration.
+          ConfigError: an invalid configuration, or one beside a window or budget.
         """
         if config is None:
             config = configuration.base()
             configuration.apply_table(config)
-            config.budget = budget
+            if budget is not None:
+                config.budget = budget
             if window is not None:
                 config.data.window = window
                 configuration.check_window(window)
+        else:
+            for name, value, key in (
+                ("window", window, "data.window"),
+                ("budget", budget, "budget"),
+            ):
+                if value is not None:
+                    raise ConfigError(
+                        f"{name}={value!r} beside a config: set config.{key} in the config instead"
+                    )
         configuration.validate(config)
         self._config = config
         self._workdir: epath.Path | None = None
@@ -79,14 +89,18 @@ class TimeLDM:
         data: Source,
         *,
         columns: Sequence[str] | None = None,
-        time: str = "",
-        entity: str = "",
-        schema: str | Mapping[str, Any] | None = None,
-        irregular: str = "error",
-        decimal: str = ".",
+        time: str | None = None,
+        entity: str | None = None,
+        schema: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+        irregular: str | None = None,
+        decimal: str | None = None,
         workdir: str | None = None,
     ) -> "TimeLDM":
         """Trains both stages.
+
+        `time`, `entity`, `schema`, `irregular` and `decimal` are settings of `config.data`: what is
+        given here counts, what is not stays as the model's configuration has it, and what the data
+        has no use for is refused.
 
         Args:
           data: a CSV or Parquet file, a DataFrame, an array `(rows, features)` in time order, or
@@ -108,52 +122,19 @@ class TimeLDM:
           DataError: data that cannot be used; the message says what and where.
           ConfigError: `workdir` was made with another configuration, or too short a budget.
         """
-        asked = self._config.copy_and_resolve_references()
-        asked.data.irregular, asked.data.time, asked.data.entity = irregular, time, entity
-        asked.data.name = "array" if isinstance(data, np.ndarray | list) else "table"
-        make: Callable[[ConfigDict], Dataset]
-        if isinstance(data, np.ndarray | list):
-            array, names = datasets.check_array(data, columns)
-            if array.ndim == 3:
-                asked.data.window = array.shape[1]
-                lengths, features = np.full(len(array), array.shape[1]), array.shape[2]
-
-                def make(config: ConfigDict) -> Dataset:
-                    return datasets.from_windows(array, names, config.data.protocol)
-
-            else:
-                data = pd.DataFrame(array, columns=list(names))
-        if not isinstance(data, np.ndarray | list):
-            if not isinstance(data, pd.DataFrame):
-                data = os.fspath(data)
-            frame, where = reader.read(data, decimal)
-            options = tables.Options(
-                time=time,
-                entity=entity,
-                schema=schema if isinstance(schema, str) else "",
-                irregular=irregular,
-                decimal=decimal,
-            )
-            declared = schema if isinstance(schema, Mapping) else None
-            frame, found = tables.prepare(frame, where, options, declared)
-            lengths, features = datasets.lengths_of(frame, found), len(schemas.features(found))
-
-            def make(config: ConfigDict) -> Dataset:
-                return datasets.from_table(frame, found, config)
-
-        configuration.validate(asked)
+        asked = settings(
+            self._config, time=time, entity=entity, irregular=irregular, decimal=decimal,
+            schema=schema,
+        )  # fmt: skip
         if workdir is None:
             workdir = tempfile.mkdtemp(prefix="timeldm-")
             weakref.finalize(self, shutil.rmtree, workdir, ignore_errors=True)
         path = epath.Path(pathlib.Path(workdir).absolute())
-        experiment.refuse_if(lambda: experiment.conflict(asked, path))
-        config, dataset = experiment.choose(asked, lengths, features, make, path)
-        experiment.claim(config, path, asked)
-        stages.train_vae(config, dataset, path)
-        stages.train_ldm(config, dataset, path)
+        started = experiment.start(asked, path, data=data, columns=columns)
+        experiment.run(started)
         self._generator = load_generator(path)
         self._workdir = path
-        self._dataset = dataset
+        self._dataset = started.dataset
         return self
 
     def sample(self, count: int, seed: int = 0, *, missing: str = "fill") -> Any:
@@ -516,3 +497,33 @@ class TimeLDM:
         scores = experiment.evaluate_samples(config, self._dataset, synthetic, seed)
         windows, training, synthetic = experiment.comparable(config, self._dataset, synthetic, seed)
         return scores, windows, synthetic, training
+
+
+def settings(config: ConfigDict, *, schema: Any = None, **given: Any) -> ConfigDict:
+    """A copy with the settings of `config.data` that were given as arguments, not None.
+
+    Args:
+      config: of the model.
+      schema: a path, JSON text or a mapping.
+      **given: settings that are text.
+
+    Raises:
+      DataError: another type.
+    """
+    config = config.copy_and_resolve_references()
+    if isinstance(schema, Mapping):
+        try:
+            given["schema"] = json.dumps(dict(schema), sort_keys=True)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"schema holds what JSON cannot: {error}") from error
+    elif schema is not None:
+        given["schema"] = os.fspath(schema) if isinstance(schema, os.PathLike) else schema
+    for name, value in given.items():
+        if value is not None and not isinstance(value, str):
+            expected = "a path or a mapping" if name == "schema" else "text"
+            raise DataError(
+                f"{name} is {value!r}, of type {type(value).__name__}; expected {expected}"
+            )
+        if value is not None:
+            config.data[name] = value
+    return config

@@ -5,8 +5,8 @@ import shlex
 from typing import Literal
 
 Setting = Literal[
-    "cache_dir", "decimal", "dir", "entity", "irregular", "missing", "name", "path", "protocol",
-    "schema", "split", "stride", "time", "window",
+    "cache_dir", "count", "decimal", "dir", "entity", "irregular", "missing", "name", "path",
+    "protocol", "schema", "split", "stride", "time", "window",
 ]  # fmt: skip
 # What Python calls a setting that is an argument there; it sets the others in a configuration.
 _ARGUMENTS = {"path": "data"} | {

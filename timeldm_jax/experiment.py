@@ -1,21 +1,25 @@
-"""A run: stages over a work directory, in order, each skipped where it is finished."""
+"""One path from data to a trained model, for the commands and the interface alike.
+
+Prepare the data, choose what was left open, claim the work directory, and run the stages over it in
+order, each skipped where it is finished.
+"""
 
 import contextlib
+import dataclasses
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
 from timeldm_jax import latents, recipe
 from timeldm_jax.data import dataset as datasets
-from timeldm_jax.data import reader
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.dataset import Dataset
@@ -36,52 +40,75 @@ TABLE_BATCH = 10_000  # windows turned into rows at a time
 STAGES = ("vae", "ldm", "sample", "evaluate", "report")
 
 
-def run_stages(config: ConfigDict, workdir: epath.Path, names: tuple[str, ...]) -> None:
-    """Runs the named stages in order; the same call again resumes.
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What is trained, and where.
+
+    Attributes:
+      config: with nothing left open.
+      dataset: split and scaled.
+      workdir: made with this configuration.
+    """
+
+    config: ConfigDict
+    dataset: Dataset
+    workdir: epath.Path
+
+
+def start(
+    config: ConfigDict,
+    workdir: epath.Path,
+    names: tuple[str, ...] = ("vae", "ldm"),
+    data: Any = None,
+    columns: Sequence[str] | None = None,
+) -> Experiment:
+    """Prepares the data, chooses what was left open, and claims the work directory.
+
+    The one way from data to training, for the command and for `TimeLDM.fit`.
 
     Args:
-      config: validated configuration.
+      config: validated configuration; a table's may leave sizes and steps open.
       workdir: where everything of the run is kept.
-      names: some of `STAGES`.
+      names: the stages to run, some of `STAGES`.
+      data: of the user's, as for `dataset.take`; default: what `config.data` names.
+      columns: names of an array's features.
 
     Raises:
-      ConfigError: the directory was made with another configuration, a stage that these need has
-        not finished, or a batch does not divide over the devices. Nothing was written.
-      DataError: the data cannot be had, or is too little to score. Nothing was written.
+      ConfigError: a setting that this data does not read, too short a budget, a directory made
+        with another configuration, a stage that these need has not finished, or a batch that does
+        not divide over the devices. Nothing was written.
+      DataError: the data cannot be had, or is too little. Nothing was written.
     """
-    refuse_if(lambda: conflict(config, workdir))
+    asked, given = datasets.take(config, data, columns)
+    configuration.validate(asked)
+    refuse_if(lambda: conflict(asked, workdir))
     for stage in ("vae", "ldm"):
-        stages.make_batch(config, stage)
-    asked = config
-    if config.data.name == "table":
-        options = datasets.table_options(config)
-        frame, schema = tables.prepare(*reader.read(config.data.path, options.decimal), options)
-        for line in schema.describe():
-            _log.info("  %s", line)
-        lengths, features = datasets.lengths_of(frame, schema), len(schemas.features(schema))
-        config, dataset = choose(
-            config, lengths, features, lambda c: datasets.from_table(frame, schema, c), workdir
-        )
-    else:
-        dataset = datasets.load_dataset(config)
-    refuse_if(lambda: _missing_stage(config, workdir, names))
+        stages.make_batch(asked, stage)
+    chosen, dataset = choose(asked, datasets.prepare(given, asked), workdir)
+    refuse_if(lambda: _missing_stage(chosen, workdir, names))
     series = dataset.series
     _log.info(
         "%s: %d features, windows of %d: %d train, %d validate, %d test",
-        config.data.name,
+        chosen.data.name,
         len(series.columns),
         series.window,
         len(series.train),
         len(series.valid),
         len(series.test),
     )
-    fewest = min(len(series.test), config.sample.count)
+    fewest = min(len(series.test), chosen.sample.count)
     if "evaluate" in names and fewest < suite.FEWEST_WINDOWS:
         raise DataError(
-            f"{len(series.test)} test windows and config.sample.count={config.sample.count}: the "
+            f"{len(series.test)} test windows and config.sample.count={chosen.sample.count}: the "
             f"evaluate stage needs at least {suite.FEWEST_WINDOWS} of each"
         )
-    claim(config, workdir, asked)
+    claim(chosen, workdir, asked)
+    return Experiment(chosen, dataset, workdir)
+
+
+def run(experiment: Experiment, names: tuple[str, ...] = ("vae", "ldm")) -> None:
+    """Runs the named stages in order; each is skipped where it is finished."""
+    config, dataset, workdir = experiment.config, experiment.dataset, experiment.workdir
     if "vae" in names:
         stages.train_vae(config, dataset, workdir)
     if "ldm" in names:
@@ -101,49 +128,72 @@ def run_stages(config: ConfigDict, workdir: epath.Path, names: tuple[str, ...]) 
         parallel.barrier("stages done")  # after an error too: the others wait here
 
 
+def run_stages(config: ConfigDict, workdir: epath.Path, names: tuple[str, ...]) -> None:
+    """`start` and `run`: the command. The same call again resumes."""
+    run(start(config, workdir, names), names)
+
+
 def choose(
-    config: ConfigDict,
-    lengths: Int[np.ndarray, " series"],
-    features: int,
-    make: Callable[[ConfigDict], Dataset],
-    workdir: epath.Path,
+    asked: ConfigDict, prepared: datasets.Prepared, workdir: epath.Path
 ) -> tuple[ConfigDict, Dataset]:
-    """The configuration of a user's data with everything chosen that was left open, and the data.
+    """The configuration with everything chosen that was left open, and its data set.
 
     A run that resumes takes what it chose first, whatever the machine's speed is now.
 
     Args:
-      config: as asked for.
-      lengths: rows of each series.
-      features: numbers a row.
-      make: the data set under a configuration.
+      asked: as asked for.
+      prepared: the data.
       workdir: of the run.
 
     Raises:
       ConfigError: a budget too short.
       DataError: data too small.
     """
+    if prepared is None:  # a built-in set leaves nothing open
+        return asked, datasets.cut(prepared, asked)
+    lengths, features = prepared.sizes()
     if features > schemas.SLOW_FEATURES:
         _log.warning(
             "%d features: scores of pairs and the recurrent scores grow with the square of that; "
             "leaving columns out (kind 'drop' in a schema) makes everything faster",
             features,
         )
-    path = workdir / "config.json"
-    process_0 = jax.process_index() == 0
-    saved = path.read_text() if process_0 and (workdir / REQUEST).exists() else ""
-    saved = parallel.share_text_from_first(saved)
+
+    def read_saved() -> str:
+        return (workdir / "config.json").read_text() if (workdir / REQUEST).exists() else ""
+
+    saved = _first_says(read_saved)
     if saved:
         chosen = ConfigDict(configuration.upgrade(json.loads(saved)))
-        return chosen, make(chosen)
-    config = recipe.choose_sizes(config, lengths, features)
-    dataset = make(config)
+        return chosen, datasets.cut(prepared, chosen)
+    config = recipe.choose_sizes(asked, lengths, features)
+    dataset = datasets.cut(prepared, config)
     if config.budget:
-        # One process's stopwatch decides, or hosts would train for different numbers of steps.
-        text = recipe.choose_steps(config, dataset).to_json() if process_0 else ""
-        config = ConfigDict(json.loads(parallel.share_text_from_first(text)))
+        # All processes run the steps that are timed, which wait for each other. The stopwatch of
+        # one decides, or hosts would train for different numbers of steps.
+        text = _first_says(lambda: recipe.choose_steps(config, dataset).to_json(), all_run=True)
+        config = ConfigDict(json.loads(text))
     configuration.validate(config)
     return config, dataset
+
+
+def _first_says(find: Callable[[], str], *, all_run: bool = False) -> str:
+    """What `find` gives on process 0, or the ConfigError that it raises there, on every process.
+
+    Args:
+      find: the question.
+      all_run: whether the others ask it too, because it has all of them compute together.
+    """
+    text = problem = ""
+    if all_run or jax.process_index() == 0:
+        try:
+            text = find()
+        except ConfigError as error:
+            problem = str(error)
+    outcome = json.loads(parallel.share_text_from_first(json.dumps([text, problem])))
+    if outcome[1]:
+        raise ConfigError(outcome[1])
+    return outcome[0]
 
 
 def claim(config: ConfigDict, workdir: epath.Path, asked: ConfigDict | None = None) -> None:

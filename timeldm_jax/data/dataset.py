@@ -1,7 +1,13 @@
-"""From a configuration to the split and scaled series that everything downstream reads."""
+"""From a configuration, and the user's data, to the split and scaled series that all else reads.
+
+`take` says what kind of data it is, `prepare` reads it, `cut` splits and scales it.
+"""
 
 import dataclasses
+import logging
+import os
 from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -21,8 +27,10 @@ from timeldm_jax.data.series import (
     join_trajectories,
     split_series,
 )
-from timeldm_jax.errors import DataError, option
+from timeldm_jax.errors import ConfigError, DataError, Setting, option
 from timeldm_jax.settings import COUNT, at_least, check_fields, one_of
+
+_log = logging.getLogger(__name__)
 
 FEWEST_LEVELS = 1024  # float32 numbers that a column's range must at least hold
 
@@ -100,18 +108,175 @@ class Dataset:
         return Missing(tuple(values), tuple(flags[layout[p].column] for p in values))
 
 
-def load_dataset(config: ConfigDict) -> Dataset:
-    """The data set that `config.data` names, prepared once and cached.
+class Table(NamedTuple):
+    """A table of the user's own.
+
+    Attributes:
+      frame: rows of a series side by side and in order.
+      schema: what its columns are.
+    """
+
+    frame: pd.DataFrame
+    schema: Schema
+
+    def sizes(self) -> tuple[Int[np.ndarray, " series"], int]:
+        """Rows of each series, and the number of features."""
+        lengths = np.array([len(self.frame)])
+        if self.schema.entity:
+            lengths = self.frame[self.schema.entity].value_counts(sort=False).to_numpy()
+        return lengths, len(schemas.features(self.schema))
+
+
+class Windows(NamedTuple):
+    """Windows of the user's own, `(n, window, feature)` float64, and names of the features."""
+
+    values: Float[np.ndarray, "n window feature"]
+    columns: tuple[str, ...]
+
+    def sizes(self) -> tuple[Int[np.ndarray, " series"], int]:
+        """Rows of each window, and the number of features."""
+        count, window, features = self.values.shape
+        return np.full(count, window), features
+
+
+Given = str | pd.DataFrame | Windows | None  # a file, a table, windows, or a built-in set's nothing
+Prepared = Table | Windows | None
+
+# Which keys of `config.data` each kind of data reads, beside its window and protocol. Where files
+# lie is a matter of the machine, and may stand in any configuration.
+_ANYWHERE = {"name", "window", "protocol", "dir", "cache_dir"}
+_COLUMNS = {"time", "entity", "schema", "irregular", "split", "stride", "missing"}
+_KINDS = {
+    "a file": _COLUMNS | {"path", "decimal"},
+    "a table in memory": _COLUMNS,
+    "windows": set(),
+    "simulated": {"count"},
+    "a public set": set(),
+}
+
+
+def take(
+    config: ConfigDict, data: Any = None, columns: Sequence[str] | None = None
+) -> tuple[ConfigDict, Given]:
+    """The configuration of this data, and the data in one of few forms.
+
+    Args:
+      config: as asked for.
+      data: a path, a DataFrame, an array `(rows, features)` or `(windows, time, features)`;
+        default: what `config.data` names.
+      columns: names of an array's features.
 
     Raises:
-      DataError: unknown name, files missing or damaged, or too few rows.
+      ConfigError: a budget for a built-in set.
+      DataError: a setting that this kind of data does not read; an array of the wrong shape, dtype
+        or content, or of other windows than asked for.
     """
-    data = config.data
-    if data.name == "table":
-        frame, schema = tables.prepare(*reader.read(data.path, data.decimal), table_options(config))
-        return from_table(frame, schema, config)
+    config = config.copy_and_resolve_references()
+    given: Given = None
+    if data is None:
+        kind = _kind_of_set(config.data.name)
+        if kind == "a file":
+            given = config.data.path
+    elif isinstance(data, np.ndarray | list):
+        config.data.name, kind = "array", "a table in memory"
+        values, names = check_array(np.asarray(data), columns)
+        given = pd.DataFrame(values, columns=list(names)) if values.ndim == 2 else None
+        if values.ndim == 3:
+            kind, given = "windows", Windows(values, names)
+            if config.data.window not in (0, values.shape[1]):
+                raise DataError(
+                    f"{option('window', str(config.data.window))} and the windows have "
+                    f"{values.shape[1]} rows: cut them to that length, or leave the window open"
+                )
+            config.data.window = values.shape[1]
+    else:
+        if columns is not None:
+            raise DataError(
+                f"columns={list(columns)} names the features of an array; a table's columns have "
+                "names of their own"
+            )
+        config.data.name = "table"
+        kind = "a table in memory" if isinstance(data, pd.DataFrame) else "a file"
+        given = data if isinstance(data, pd.DataFrame) else os.fspath(data)
+    _refuse_unread(config, kind)
+    return config, given
+
+
+def _kind_of_set(name: str) -> str:
+    if name == "table":
+        return "a file"
     from timeldm_jax.data import builders  # here, as a table needs no TFDS
 
+    if name in builders.SIMULATED:
+        return "simulated"
+    if name in builders.REAL:
+        return "a public set"
+    known = ", ".join(sorted((*builders.SIMULATED, *builders.REAL, "table")))
+    raise DataError(f"{option('name', name)} is not a known set; known: {known}")
+
+
+def _refuse_unread(config: ConfigDict, kind: str) -> None:
+    """Raises where a setting would do nothing: it is used, or refused by name."""
+    defaults = dataclasses.asdict(DataConfig()) | dataclasses.asdict(tables.Options())
+    for key, value in config.data.items():
+        # 0 is a number that was left open, in a configuration of any table.
+        if key in _ANYWHERE | _KINDS[kind] or value in (defaults[key], 0):
+            continue
+        setting = option(cast(Setting, key), str(value))
+        raise DataError(
+            f"{setting} is not read for {kind} ({config.data.name}); leave it out, or at "
+            f"{defaults[key]!r}"
+        )
+    if config.budget and kind in ("simulated", "a public set"):
+        raise ConfigError(
+            f"config.budget={config.budget!r} is not read for {kind} ({config.data.name}), whose "
+            "recipe has its steps: set config.vae.steps and config.ldm.steps"
+        )
+
+
+def prepare(given: Given, config: ConfigDict) -> Prepared:
+    """What `take` gave, read; None for a built-in set, which is prepared once and cached.
+
+    Raises:
+      DataError: a file that is no table, columns that cannot be learnt, or rows out of order.
+    """
+    if given is None or isinstance(given, Windows):
+        return given
+    options = table_options(config)
+    table = Table(*tables.prepare(*reader.read(given, options.decimal), options))
+    for line in table.schema.describe():
+        _log.info("  %s", line)
+    return table
+
+
+def cut(prepared: Prepared, config: ConfigDict) -> Dataset:
+    """The data set of a configuration with nothing left open.
+
+    Raises:
+      DataError: files missing or damaged, too few rows, or a column without variation.
+    """
+    if isinstance(prepared, Table):
+        return from_table(prepared.frame, prepared.schema, config)
+    if isinstance(prepared, Windows):
+        return from_windows(prepared.values, prepared.columns, config.data.protocol)
+    return _built_in(config)
+
+
+def load_dataset(config: ConfigDict) -> Dataset:
+    """The data set that `config.data` names, where the configuration leaves nothing open.
+
+    Raises:
+      ConfigError: as `take`.
+      DataError: as `prepare` and `cut`.
+    """
+    config, given = take(config)
+    return cut(prepare(given, config), config)
+
+
+def _built_in(config: ConfigDict) -> Dataset:
+    from timeldm_jax.data import builders  # here, as a table needs no TFDS
+
+    data = config.data
     cache_dir = data.cache_dir or None
     if data.name in builders.SIMULATED:
         drawn = builders.load_trajectories(
@@ -122,16 +287,11 @@ def load_dataset(config: ConfigDict) -> Dataset:
             valid_count=max(data.count // 10, 1),
             cache_dir=cache_dir,
         )
-        series = join_trajectories(
-            drawn.train, drawn.valid, drawn.test, drawn.columns, data.protocol
+        return make_dataset(
+            join_trajectories(drawn.train, drawn.valid, drawn.test, drawn.columns, data.protocol)
         )
-    elif data.name in builders.REAL:
-        table = builders.load_table(data.name, data_dir=data.dir or None, cache_dir=cache_dir)
-        series = split_series(table.values, table.columns, data.window, data.protocol)
-    else:
-        known = ", ".join(sorted((*builders.SIMULATED, *builders.REAL, "table")))
-        raise DataError(f"{option('name', data.name)} is not a known set; known: {known}")
-    return make_dataset(series)
+    table = builders.load_table(data.name, data_dir=data.dir or None, cache_dir=cache_dir)
+    return make_dataset(split_series(table.values, table.columns, data.window, data.protocol))
 
 
 def table_options(config: ConfigDict) -> tables.Options:
@@ -181,13 +341,6 @@ def _pad(encoded: tables.Encoded, window: int) -> tables.Encoded:
     clock = np.repeat(encoded.clock[last], padded)
     clock[first + within] = encoded.clock
     return tables.Encoded(values, np.repeat(np.arange(len(lengths)), padded), clock)
-
-
-def lengths_of(frame: pd.DataFrame, schema: Schema) -> Int[np.ndarray, " series"]:
-    """Rows of each series of a table."""
-    if not schema.entity:
-        return np.array([len(frame)])
-    return frame[schema.entity].value_counts(sort=False).to_numpy()
 
 
 def from_windows(

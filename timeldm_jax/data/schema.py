@@ -173,23 +173,29 @@ def features(schema: Schema) -> tuple[Feature, ...]:
     return tuple(found)
 
 
-def read_overrides(path: str) -> dict[str, Any]:
-    """A user's schema file: `{"columns": {name: {field: value}}, "time": …, "entity": …}`.
+def read_overrides(given: str) -> dict[str, Any]:
+    """A user's schema: `{"columns": {name: {field: value}}, "time": …, "entity": …}`.
+
+    Args:
+      given: path of a JSON file, or the JSON itself.
 
     Raises:
       DataError: no such file, not JSON, or another key.
     """
-    file = epath.Path(path)
-    if not file.exists():
-        raise DataError(f"the schema {path} does not exist")
+    where, text = "the schema", given
+    if not given.lstrip().startswith("{"):
+        where, file = f"the schema {given}", epath.Path(given)
+        if not file.exists():
+            raise DataError(f"{where} does not exist")
+        text = file.read_text()
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(text)
     except ValueError as error:
-        raise DataError(f"the schema {path} is not JSON: {error}") from error
+        raise DataError(f"{where} is not JSON: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("columns", {}), dict):
-        raise DataError(f"the schema {path} must be an object with an object `columns`")
+        raise DataError(f"{where} must be an object with an object `columns`")
     for key in content:
-        known(key, ("columns", "time", "entity"), f"the schema {path}: key")
+        known(key, ("columns", "time", "entity"), f"{where}: key")
     return content
 
 

@@ -5,7 +5,7 @@ and the time of each row. Rows of one series are in order, side by side.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +30,7 @@ class Options:
     Attributes:
       time: name of the time column; "" looks for one.
       entity: name of the column that says which series a row belongs to, or "".
-      schema: path of a JSON schema that overrides what is inferred, or "".
+      schema: path of a JSON schema that overrides what is inferred, or its text, or "".
       irregular: what to do where times are out of order or unevenly spaced: `error`; `sort` puts
         rows in order and takes each for one step; `resample` makes rows regular by the median
         step, the mean of several, missing where there is none.
@@ -63,22 +63,18 @@ class Encoded(NamedTuple):
     clock: Float[np.ndarray, " rows"]
 
 
-def prepare(
-    frame: pd.DataFrame, where: str, options: Options, declared: Mapping[str, Any] | None = None
-) -> tuple[pd.DataFrame, Schema]:
+def prepare(frame: pd.DataFrame, where: str, options: Options) -> tuple[pd.DataFrame, Schema]:
     """Puts rows in order and works out the schema.
 
     Args:
       frame: as from `read`.
       where: what to call it in errors.
       options: what the user said.
-      declared: the content of a schema file; default: that of `options.schema`.
 
     Raises:
       DataError: columns that are not there or cannot be learnt, or rows out of order.
     """
-    if declared is None:
-        declared = schemas.read_overrides(options.schema) if options.schema else {}
+    declared = schemas.read_overrides(options.schema) if options.schema else {}
     entity = options.entity or declared.get("entity", "")
     time = options.time or declared.get("time", "")
     for setting, name in ((option("entity"), entity), (option("time"), time)):
