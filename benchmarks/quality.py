@@ -28,6 +28,7 @@ from timeldm_jax import experiment
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.generator import load_generator
 from timeldm_jax.metrics import suite
+from timeldm_jax.workdir import Workdir
 
 SETS = ("sines", "mujoco", "stocks", "etth", "fmri")
 LABELS = dict(zip(SETS, ("Sines", "MuJoCo", "Stocks", "ETTh", "fMRI"), strict=True))
@@ -104,17 +105,17 @@ def fresh_scores(config: Any) -> dict[str, list[float]] | None:
 
 def one_run(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
     """Scores, minutes, sizes and the memorisation verdict of one training."""
-    path = epath.Path(workdir)
+    run = Workdir(epath.Path(workdir))
     clock = workdir / "seconds.json"
     seconds = json.loads(clock.read_text()) if clock.exists() else {}
     for stage in ("vae", "ldm", "sample", "evaluate"):
         start = time.monotonic()
-        experiment.run_stages(config, path, (stage,))
+        experiment.run_stages(config, run, (stage,))
         if stage not in seconds:
             seconds[stage] = round(time.monotonic() - start, 1)
             clock.write_text(json.dumps(seconds))
     scores = json.loads((workdir / "scores.json").read_text())
-    generator = load_generator(path)
+    generator = load_generator(run)
     weights = (generator.vae_params, generator.ldm_params)
     parameters = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in weights]
     for _ in range(2):  # the first compiles

@@ -358,7 +358,7 @@ def test_a_failed_save_leaves_the_one_before(two, monkeypatch):
     def full_disk(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_write_json", full_disk)
+    monkeypatch.setattr(checkpoint, "write_json", full_disk)
     with pytest.raises(OSError, match="No space"):
         save(two, 30)
     monkeypatch.undo()

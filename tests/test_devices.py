@@ -16,6 +16,7 @@ from test_resume import lines, records, wait_until
 
 from timeldm_jax import latents
 from timeldm_jax.training import checkpoint, parallel, stages
+from timeldm_jax.workdir import Workdir
 
 WORKER = "device_worker"
 STAGES = ("vae", "ldm")
@@ -194,7 +195,7 @@ def single(server, launch_flags, tmp_path_factory):
 
 def final_figures(workdir):
     """Weights at the end of both stages by name, and the training losses."""
-    config = stages.read_config(epath.Path(workdir))
+    config = stages.read_config(Workdir(epath.Path(workdir)))
     models = stages.build_models(config, 5)
     stats = latents.zero_stats(models.flat, config.ldm.latents)
     templates = {

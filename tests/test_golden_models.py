@@ -10,6 +10,7 @@ from etils import epath
 
 from timeldm_jax import TimeLDM
 from timeldm_jax.generator import load_generator
+from timeldm_jax.workdir import Workdir
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 NOT_YET = pytest.mark.xfail(strict=True, reason="its checksums are of an earlier form")
@@ -20,7 +21,7 @@ MODELS = [*TABLES, pytest.param("model_fe41211", marks=NOT_YET)]
 @pytest.mark.parametrize("name", [*MODELS, "workdir_8ed8097"])
 def test_saved_by_an_earlier_version_it_draws_finite_windows(name):
     saved = GOLDEN / name
-    generator = load_generator(epath.Path(saved / "model" if "model" in name else saved))
+    generator = load_generator(Workdir(epath.Path(saved / "model" if "model" in name else saved)))
     windows = np.concatenate(list(generator.sample(20, seed=1)))
     assert windows.shape == (20, 8, len(generator.columns))
     assert np.isfinite(windows).all()
@@ -29,7 +30,7 @@ def test_saved_by_an_earlier_version_it_draws_finite_windows(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_an_earlier_vae_reconstructs_as_it_did(name):
-    generator = load_generator(epath.Path(GOLDEN / name / "model"))
+    generator = load_generator(Workdir(epath.Path(GOLDEN / name / "model")))
     expected = np.load(GOLDEN / name / "rows.npz")
     scaled = generator.scaler.scale(expected["windows"])
     np.testing.assert_allclose(scaled, expected["scaled"], rtol=1e-5, atol=1e-6)

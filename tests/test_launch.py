@@ -26,6 +26,7 @@ from timeldm_jax.data.sources import SINES_COLUMNS, simulate_sines
 from timeldm_jax.generator import load_generator
 from timeldm_jax.metrics import evaluation, suite
 from timeldm_jax.training import stages
+from timeldm_jax.workdir import Workdir
 
 WINDOW, COUNT = 8, 40
 TINY = {
@@ -167,7 +168,7 @@ def test_samples_are_in_the_datas_units(finished):
     assert (samples.shape, samples.dtype) == ((COUNT, WINDOW, 5), np.float32)
     assert tuple(columns) == SINES_COLUMNS
     # The same that Python's interface draws from the work directory.
-    generator = load_generator(epath.Path(folder / "run"))
+    generator = load_generator(Workdir(epath.Path(folder / "run")))
     drawn = np.concatenate(list(generator.sample(COUNT, 0)))
     np.testing.assert_allclose(drawn, samples, rtol=0, atol=1e-3)  # compiled otherwise
     # The scaler is that of the training trajectories, which go from about .5 up to 1.
@@ -255,7 +256,7 @@ def test_scores_are_those_of_the_public_functions(finished, cache, monkeypatch):
     assert scores["memorisation"]["windows"] == expected["memorisation"]["windows"]
     assert scores["protocol"] == "paper"
     monkeypatch.setenv("TIMELDM_CACHE_DIR", str(cache))
-    config = stages.read_config(epath.Path(folder / "run"))
+    config = stages.read_config(Workdir(epath.Path(folder / "run")))
     assert scores["fingerprint"] == load_dataset(config).series.fingerprint()
     assert 0 < scores["reconstruction"]["mean_absolute"] < 5
     assert result.out.startswith(evaluation.table(scores))
@@ -264,7 +265,7 @@ def test_scores_are_those_of_the_public_functions(finished, cache, monkeypatch):
 def test_the_reconstruction_is_decoded_posterior_means(finished):
     folder, _ = finished
     scores = json.loads((folder / "run" / "scores.json").read_text())
-    generator = load_generator(epath.Path(folder / "run"))
+    generator = load_generator(Workdir(epath.Path(folder / "run")))
     real = simulate_sines(COUNT, WINDOW, SEEDS["train"])
     low, high = np.array(generator.scaler.low), np.array(generator.scaler.high)
     scaled = ((real - low) / (high - low)).astype(np.float32)
@@ -414,7 +415,7 @@ CONFIG, WORKDIR = "--config=configs/sines.py", "--workdir=run"
         ([CONFIG, WORKDIR, "--config.vae.steps=0"], "config.vae.steps=0 must be at least 1"),
         ([CONFIG, WORKDIR, "--config.vae.model.heads=3"], "config.vae.model.heads=3 must divide"),
         ([CONFIG, WORKDIR, "--config.data.protocol=papre"], "'papre' is not one of paper"),
-        ([CONFIG, WORKDIR, "--config.data.name=sinus"], "'sinus' is not a known set; known: en"),
+        ([CONFIG, WORKDIR, "--config.data.name=sinus"], "name=sinus is not a known set; known: en"),
         ([CONFIG, WORKDIR, "--stages=vae,train"], "--stages: unknown stage 'train'; known: vae,"),
         ([CONFIG, WORKDIR, "--stages="], "--stages names no stage; known: vae,"),
         ([CONFIG, WORKDIR, "--wrokdir=x"], "Unknown command line flag 'wrokdir'. Did you mean: wo"),

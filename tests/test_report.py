@@ -12,6 +12,7 @@ from timeldm_jax.metrics import evaluation, suite
 from timeldm_jax.report import figures
 from timeldm_jax.report import page as page_module
 from timeldm_jax.report.page import write_report
+from timeldm_jax.workdir import write_bytes
 
 
 def windows(count, features, time=6, seed=0):
@@ -25,7 +26,7 @@ def names(features):
 def picture(figure, tmp_path):
     """The saved PNG as an array `(height, width, 4)` in [0, 1]."""
     path = epath.Path(tmp_path) / "figure.png"
-    figures.save(figures.png(figure), path)
+    write_bytes(path, figures.png(figure))
     assert [child.name for child in path.parent.iterdir()] == ["figure.png"]
     return matplotlib.image.imread(io.BytesIO(path.read_bytes()))
 
@@ -145,7 +146,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = epath.Path(tmp_path) / "figure.png"
     path.write_text("old")
     with pytest.raises(TypeError):
-        figures.save("not bytes", path)
+        write_bytes(path, "not bytes")
     assert path.read_text() == "old"
 
 

@@ -22,6 +22,7 @@ from timeldm_jax.data.dataset import make_dataset
 from timeldm_jax.data.series import split_series
 from timeldm_jax.errors import CheckpointError, NonFiniteLossError, Preempted
 from timeldm_jax.training import checkpoint, loop, parallel, stages
+from timeldm_jax.workdir import Workdir
 
 STAGES = ("vae", "ldm")
 KILLS = 21
@@ -32,7 +33,7 @@ KILLS = 21
 
 def final_states(workdir):
     """Leaves of the last checkpoint of each stage, as bytes by path in the tree, and its meta."""
-    config = stages.read_config(epath.Path(workdir))
+    config = stages.read_config(Workdir(epath.Path(workdir)))
     meta = checkpoint.read_meta(epath.Path(workdir) / "vae")
     models = stages.build_models(config, len(meta["columns"]))
     templates = {
@@ -162,9 +163,9 @@ def start(config, dataset, workdir, trained_vae, stage):
     """A work directory at the start of a stage."""
     if stage == "ldm" and trained_vae.exists():
         shutil.copytree(trained_vae, workdir)
-    stages.write_config(config, workdir)
+    stages.write_config(config, workdir / "config.json")
     if stage == "ldm" and not trained_vae.exists():
-        stages.train_vae(config, dataset, workdir)
+        stages.train_vae(config, dataset, Workdir(workdir))
         shutil.copytree(workdir, trained_vae)
 
 
@@ -177,7 +178,7 @@ def test_training_in_parts_is_training_at_once(
         start(config, dataset, workdir, trained_vae, stage)
     train = TRAIN[stage]
     chunks.number = 0
-    train(config, dataset, whole)
+    train(config, dataset, Workdir(whole))
 
     # Chunks are of 5 steps and evaluations at 20, 40 and 50: the stops are at a chunk's end that
     # is no evaluation, at an evaluation, and at another chunk's end.
@@ -185,9 +186,9 @@ def test_training_in_parts_is_training_at_once(
     chunks.stop_before(1, 3, 6)
     for step in (10, 20, 35):
         with pytest.raises(Preempted, match=f"stage {stage}; step {step} is saved"):
-            train(config, dataset, parts)
+            train(config, dataset, Workdir(parts))
         assert checkpoint.steps(parts / stage)[-1] == step
-    train(config, dataset, parts)
+    train(config, dataset, Workdir(parts))
     assert chunks.number == 10  # no chunk was trained twice
     states = final_states(parts)
     assert states == final_states(whole)
@@ -196,16 +197,16 @@ def test_training_in_parts_is_training_at_once(
 
 
 def test_a_signal_in_the_last_chunk_is_not_lost(config, dataset, workdir, chunks):
-    stages.write_config(config, workdir)
+    stages.write_config(config, workdir / "config.json")
     chunks.stop_before(9)
     with pytest.raises(Preempted, match="step 50 is saved"):
-        stages.train_vae(config, dataset, workdir)
-    stages.train_vae(config, dataset, workdir)
+        stages.train_vae(config, dataset, Workdir(workdir))
+    stages.train_vae(config, dataset, Workdir(workdir))
     assert chunks.number == 10
 
 
 def test_a_signal_in_the_last_save_is_not_lost(config, dataset, workdir, chunks, monkeypatch):
-    stages.write_config(config, workdir)
+    stages.write_config(config, workdir / "config.json")
     save = checkpoint.save
 
     def save_and_stop(folder, step, *rest, **options):
@@ -215,32 +216,32 @@ def test_a_signal_in_the_last_save_is_not_lost(config, dataset, workdir, chunks,
 
     monkeypatch.setattr(checkpoint, "save", save_and_stop)
     with pytest.raises(Preempted, match="step 50 is saved"):
-        stages.train_vae(config, dataset, workdir)
+        stages.train_vae(config, dataset, Workdir(workdir))
 
 
 def test_a_damaged_last_checkpoint_is_trained_again(config, dataset, tmp_path, trained_vae, chunks):
     whole, again = epath.Path(tmp_path / "whole"), epath.Path(tmp_path / "again")
     start(config, dataset, whole, trained_vae, "ldm")
-    stages.train_ldm(config, dataset, whole)
+    stages.train_ldm(config, dataset, Workdir(whole))
     shutil.copytree(whole, again)
     (again / "vae" / "50" / "state" / "_METADATA").write_text("")
     shutil.rmtree(again / "ldm" / "50")
     with pytest.raises(CheckpointError, match="run the vae stage first"):
-        stages.train_ldm(config, dataset, again)
-    stages.train_vae(config, dataset, again)
-    stages.train_ldm(config, dataset, again)
+        stages.train_ldm(config, dataset, Workdir(again))
+    stages.train_vae(config, dataset, Workdir(again))
+    stages.train_ldm(config, dataset, Workdir(again))
     assert final_states(again) == final_states(whole)
 
 
 def test_a_diffusion_waits_for_a_finished_vae(config, dataset, workdir, chunks):
-    stages.write_config(config, workdir)
+    stages.write_config(config, workdir / "config.json")
     with pytest.raises(CheckpointError, match="run the vae stage first"):
-        stages.train_ldm(config, dataset, workdir)
+        stages.train_ldm(config, dataset, Workdir(workdir))
     chunks.stop_before(5)
     with pytest.raises(Preempted):
-        stages.train_vae(config, dataset, workdir)
+        stages.train_vae(config, dataset, Workdir(workdir))
     with pytest.raises(CheckpointError, match="not trained to step 50; run the vae stage first"):
-        stages.train_ldm(config, dataset, workdir)
+        stages.train_ldm(config, dataset, Workdir(workdir))
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -249,11 +250,11 @@ def test_other_data_is_an_error(config, dataset, workdir, trained_vae, chunks, s
     start(config, dataset, workdir, trained_vae, stage)
     chunks.number = 0
     if finished:
-        TRAIN[stage](config, dataset, workdir)
+        TRAIN[stage](config, dataset, Workdir(workdir))
     else:
         chunks.stop_before(2)
         with pytest.raises(Preempted):
-            TRAIN[stage](config, dataset, workdir)
+            TRAIN[stage](config, dataset, Workdir(workdir))
     values = dataset.series.values.copy()
     values[3, 1] += 1e-9
     changed = dataclasses.replace(
@@ -261,7 +262,7 @@ def test_other_data_is_an_error(config, dataset, workdir, trained_vae, chunks, s
     )
     before = final_states(workdir)
     with pytest.raises(CheckpointError, match=r"the data changed since .*put the data back"):
-        TRAIN[stage](config, changed, workdir)
+        TRAIN[stage](config, changed, Workdir(workdir))
     assert final_states(workdir) == before
 
 
@@ -279,7 +280,7 @@ def test_a_loss_that_is_not_finite_names_where_and_the_last_good(
     chunks.number = 0
     chunks.before = poison
     with pytest.raises(NonFiniteLossError) as failure:
-        TRAIN[stage](config, dataset, workdir)
+        TRAIN[stage](config, dataset, Workdir(workdir))
     message = str(failure.value)
     assert f"the {stage} loss is not finite at step 26: loss=nan" in message
     assert ("reconstruction=nan" in message and "kl=nan" in message) == (stage == "vae")
@@ -287,13 +288,13 @@ def test_a_loss_that_is_not_finite_names_where_and_the_last_good(
     assert f"config.{stage}.optimizer.learning_rate" in message
     assert checkpoint.steps(workdir / stage) == [20]
     chunks.before = lambda number, state: state
-    TRAIN[stage](config, dataset, workdir)  # the fault was passing: the run goes on
+    TRAIN[stage](config, dataset, Workdir(workdir))  # the fault was passing: the run goes on
 
 
 @pytest.mark.parametrize("chunk", [3, 4])  # which ends in a validation, and which in none
 def test_weights_that_are_not_finite_are_never_saved(config, dataset, workdir, chunks, chunk):
     """A step with a finite loss and an infinite gradient is seen only in the weights."""
-    stages.write_config(config, workdir)
+    stages.write_config(config, workdir / "config.json")
     real_to_host = parallel.to_host
 
     def to_host(tree):
@@ -306,7 +307,7 @@ def test_weights_that_are_not_finite_are_never_saved(config, dataset, workdir, c
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "to_host", to_host)
         with np.errstate(invalid="ignore"), pytest.raises(NonFiniteLossError) as failure:
-            stages.train_vae(config, dataset, workdir)
+            stages.train_vae(config, dataset, Workdir(workdir))
     assert f"the vae weights are not finite at step {5 * chunk + 5}" in str(failure.value)
     assert checkpoint.steps(workdir / "vae") == ([] if chunk == 3 else [20])
 

@@ -28,6 +28,7 @@ from timeldm_jax.errors import CheckpointError, ConfigError, DataError
 from timeldm_jax.generator import Generator, load_generator
 from timeldm_jax.metrics import evaluation, seams, suite
 from timeldm_jax.training import checkpoint, stages
+from timeldm_jax.workdir import Workdir, write_json
 
 Source = str | os.PathLike[str] | pd.DataFrame | np.ndarray
 LARGEST_REPORT = 10_000  # windows that a report scores
@@ -80,7 +81,7 @@ class TimeLDM:
                     )
         configuration.validate(config)
         self._config = config
-        self._workdir: epath.Path | None = None
+        self._workdir: Workdir | None = None
         self._generator: Generator | None = None
         self._dataset: Dataset | None = None
 
@@ -129,7 +130,7 @@ class TimeLDM:
         if workdir is None:
             workdir = tempfile.mkdtemp(prefix="timeldm-")
             weakref.finalize(self, shutil.rmtree, workdir, ignore_errors=True)
-        path = epath.Path(pathlib.Path(workdir).absolute())
+        path = Workdir(epath.Path(pathlib.Path(workdir).absolute()))
         started = experiment.start(asked, path, data=data, columns=columns)
         experiment.run(started)
         self._generator = load_generator(path)
@@ -293,7 +294,7 @@ class TimeLDM:
         assert self._workdir is not None
         target.parent.mkdir(parents=True, exist_ok=True)
         if real is None:  # what a saved model takes with it
-            evaluation.write_scores(self._workdir / "scores.json", scores)
+            write_json(self._workdir.scores, scores)
         write_report(
             target,
             scores,
@@ -330,21 +331,21 @@ class TimeLDM:
         target = pathlib.Path(directory)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise FileExistsError(f"{target} is not an empty directory; save to a new one")
-        if report and self._dataset is not None and not (self._workdir / "report.html").exists():
-            self.report(self._workdir / "report.html")
+        if report and self._dataset is not None and not self._workdir.report.exists():
+            self.report(self._workdir.report)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        shutil.copy(self._workdir / "config.json", partial)
+        shutil.copy(self._workdir.config, partial)
         for stage in ("vae", "ldm"):
-            best = checkpoint.best_step(self._workdir / stage)
-            shutil.copytree(self._workdir / stage / str(best), partial / stage / str(best))
+            best = checkpoint.best_step(self._workdir.stage(stage))
+            shutil.copytree(self._workdir.stage(stage) / str(best), partial / stage / str(best))
         scores: dict[str, Any] | None = None
         if report:
             for name in ("scores.json", "report.html"):
-                if (self._workdir / name).exists():
-                    shutil.copy(self._workdir / name, partial)
+                if (self._workdir.root / name).exists():
+                    shutil.copy(self._workdir.root / name, partial)
             if (partial / "scores.json").exists():
                 scores = json.loads((partial / "scores.json").read_text())
         (partial / "MODEL_CARD.md").write_text(model_card(generator, scores))
@@ -359,24 +360,22 @@ class TimeLDM:
         Raises:
           CheckpointError: nothing there, or damaged; the message names the file.
         """
-        workdir = epath.Path(pathlib.Path(directory).absolute())
+        workdir = Workdir(epath.Path(pathlib.Path(directory).absolute()))
         try:
             config = stages.read_config(workdir)
         except ConfigError as error:
-            raise CheckpointError(f"{workdir / 'config.json'}: {error}") from error
+            raise CheckpointError(f"{workdir.config}: {error}") from error
         except ValueError as error:
-            raise CheckpointError(f"{workdir / 'config.json'} is damaged: {error}") from error
+            raise CheckpointError(f"{workdir.config} is damaged: {error}") from error
         for stage in ("vae", "ldm"):
-            checkpoint.best_step(workdir / stage)  # its error names a damaged file
+            checkpoint.best_step(workdir.stage(stage))  # its error names a damaged file
         generator = load_generator(workdir)
         # Checksums vouch for the configuration beside the weights, not for this file.
         changed = configuration.difference(
             configuration.upgrade(generator.meta["config"]), config.to_dict()
         )
         if changed:
-            raise CheckpointError(
-                f"{workdir / 'config.json'} is not what was trained: {'; '.join(changed)}"
-            )
+            raise CheckpointError(f"{workdir.config} is not what was trained: {'; '.join(changed)}")
         model = cls(config=generator.config)
         model._workdir = workdir
         model._generator = generator
@@ -396,11 +395,11 @@ class TimeLDM:
     def _saved(self, name: str) -> epath.Path:
         self._trained()
         assert self._workdir is not None
-        if not (self._workdir / name).exists():
+        if not (self._workdir.root / name).exists():
             raise ValueError(
                 f"the loaded model has no data and was saved without {name}: give `real`"
             )
-        return self._workdir / name
+        return self._workdir.root / name
 
     def _windows(self, count: int, seed: int) -> Float[np.ndarray, "count window feature"]:
         if count < 1:

@@ -12,6 +12,7 @@ from timeldm_jax import command
 from timeldm_jax.errors import DataError
 from timeldm_jax.metrics import evaluation
 from timeldm_jax.samples import read_windows
+from timeldm_jax.workdir import write_json
 
 
 def define_flags() -> flags.FlagValues:
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> None:
         unnamed = tuple(f"feature_{i}" for i in range(real.shape[-1]))
         names = columns or synthetic_columns or unnamed
         scores = evaluation.evaluate(real, synthetic, names, training=training, seed=own.seed)
-        evaluation.write_scores(epath.Path(own.out), scores)
+        write_json(epath.Path(own.out), scores)
         if own.report is not None:
             from timeldm_jax.report.page import write_report  # plotting takes seconds to import
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
@@ -32,10 +31,10 @@ from timeldm_jax.models.vae import VAE
 from timeldm_jax.progress import progress
 from timeldm_jax.samples import read_windows, write_npz
 from timeldm_jax.training import checkpoint, parallel, stages
+from timeldm_jax.workdir import Workdir, open_atomic, write_json
 
 _log = logging.getLogger(__name__)
 
-REQUEST = "request.json"  # the configuration as asked for, where `config.json` fills in the rest
 TABLE_BATCH = 10_000  # windows turned into rows at a time
 STAGES = ("vae", "ldm", "sample", "evaluate", "report")
 
@@ -52,12 +51,12 @@ class Experiment:
 
     config: ConfigDict
     dataset: Dataset
-    workdir: epath.Path
+    workdir: Workdir
 
 
 def start(
     config: ConfigDict,
-    workdir: epath.Path,
+    workdir: Workdir,
     names: tuple[str, ...] = ("vae", "ldm"),
     data: Any = None,
     columns: Sequence[str] | None = None,
@@ -128,13 +127,13 @@ def run(experiment: Experiment, names: tuple[str, ...] = ("vae", "ldm")) -> None
         parallel.barrier("stages done")  # after an error too: the others wait here
 
 
-def run_stages(config: ConfigDict, workdir: epath.Path, names: tuple[str, ...]) -> None:
+def run_stages(config: ConfigDict, workdir: Workdir, names: tuple[str, ...]) -> None:
     """`start` and `run`: the command. The same call again resumes."""
     run(start(config, workdir, names), names)
 
 
 def choose(
-    asked: ConfigDict, prepared: datasets.Prepared, workdir: epath.Path
+    asked: ConfigDict, prepared: datasets.Prepared, workdir: Workdir
 ) -> tuple[ConfigDict, Dataset]:
     """The configuration with everything chosen that was left open, and its data set.
 
@@ -160,7 +159,7 @@ def choose(
         )
 
     def read_saved() -> str:
-        return (workdir / "config.json").read_text() if (workdir / REQUEST).exists() else ""
+        return workdir.config.read_text() if workdir.request.exists() else ""
 
     saved = _first_says(read_saved)
     if saved:
@@ -196,7 +195,7 @@ def _first_says(find: Callable[[], str], *, all_run: bool = False) -> str:
     return outcome[0]
 
 
-def claim(config: ConfigDict, workdir: epath.Path, asked: ConfigDict | None = None) -> None:
+def claim(config: ConfigDict, workdir: Workdir, asked: ConfigDict | None = None) -> None:
     """Makes the work directory this configuration's, where it is not yet.
 
     Args:
@@ -209,18 +208,18 @@ def claim(config: ConfigDict, workdir: epath.Path, asked: ConfigDict | None = No
     """
     asked = config if asked is None else asked
     refuse_if(lambda: conflict(asked, workdir))
-    new = jax.process_index() == 0 and not (workdir / "config.json").exists()
+    new = jax.process_index() == 0 and not workdir.config.exists()
     if parallel.any_process(new):
         if configuration.difference(asked.to_dict(), config.to_dict()):
-            stages.write_config(asked, workdir, REQUEST)
-        stages.write_config(config, workdir)
+            stages.write_config(asked, workdir.request)
+        stages.write_config(config, workdir.config)
 
 
-def conflict(config: ConfigDict, workdir: epath.Path) -> str:
+def conflict(config: ConfigDict, workdir: Workdir) -> str:
     """Why `workdir` cannot be used for this configuration, or ""."""
-    if not (workdir / "config.json").exists():
+    if not workdir.config.exists():
         return ""
-    path = workdir / (REQUEST if (workdir / REQUEST).exists() else "config.json")
+    path = workdir.request if workdir.request.exists() else workdir.config
     try:
         saved = configuration.upgrade(json.loads(path.read_text()))
         changed = configuration.difference(saved, config.to_dict())
@@ -232,7 +231,7 @@ def conflict(config: ConfigDict, workdir: epath.Path) -> str:
         return ""
     lines = "\n  ".join(changed)
     return (
-        f"{workdir} was made with another configuration:\n  {lines}\n"
+        f"{workdir.root} was made with another configuration:\n  {lines}\n"
         "use another --workdir, or run with the saved values"
     )
 
@@ -248,7 +247,7 @@ def refuse_if(find_problem: Callable[[], str]) -> None:
         raise ConfigError(problem or "process 0 cannot use the work directory; it says why")
 
 
-def _missing_stage(config: ConfigDict, workdir: epath.Path, names: tuple[str, ...]) -> str:
+def _missing_stage(config: ConfigDict, workdir: Workdir, names: tuple[str, ...]) -> str:
     """Which stage must run before `names` can, or "".
 
     A stage that is only half trained counts as missing: what is made from it would not fit what it
@@ -256,27 +255,27 @@ def _missing_stage(config: ConfigDict, workdir: epath.Path, names: tuple[str, ..
     """
 
     def trained(stage: str) -> bool:
-        return config[stage].steps in checkpoint.steps(workdir / stage)
+        return config[stage].steps in checkpoint.steps(workdir.stage(stage))
 
-    sampled = (workdir / "samples.npz").exists()
+    sampled = workdir.samples.exists()
     for stage, earlier, there in (
         ("ldm", "vae", trained("vae")),
         ("sample", "ldm", sampled or trained("ldm")),
         ("evaluate", "sample", sampled),
         ("report", "sample", sampled),
-        ("report", "evaluate", (workdir / "scores.json").exists()),
+        ("report", "evaluate", workdir.scores.exists()),
     ):
         if stage in names and earlier not in names and not there:
             return (
-                f"stage {stage!r} needs stage {earlier!r}, which has not finished in {workdir}; "
-                f"use --stages={earlier},{stage}"
+                f"stage {stage!r} needs stage {earlier!r}, which has not finished in "
+                f"{workdir.root}; use --stages={earlier},{stage}"
             )
     return ""
 
 
-def sample(config: ConfigDict, workdir: epath.Path) -> None:
+def sample(config: ConfigDict, workdir: Workdir) -> None:
     """Writes `samples.npz`, or leaves the one that is there."""
-    path = workdir / "samples.npz"
+    path = workdir.samples
     if path.exists():
         _log.info("sample: finished before, skipped")
         return
@@ -296,14 +295,13 @@ def sample(config: ConfigDict, workdir: epath.Path) -> None:
         write_npz(path, batches(), shape, generator.columns)
 
 
-def write_table(config: ConfigDict, schema: Schema, workdir: epath.Path) -> None:
+def write_table(config: ConfigDict, schema: Schema, workdir: Workdir) -> None:
     """Writes `samples.csv`, the windows of `samples.npz` as rows of the table; whole or absent."""
-    path = workdir / "samples.csv"
+    path = workdir.table
     if path.exists():
         return
-    windows, _ = read_windows(workdir / "samples.npz")
-    partial = workdir / "samples.csv.tmp"
-    with partial.open("w") as file:
+    windows, _ = read_windows(workdir.samples)
+    with open_atomic(path) as file:
         for first in range(0, len(windows), TABLE_BATCH):
             frame = tables.decode(
                 windows[first : first + TABLE_BATCH],
@@ -312,18 +310,17 @@ def write_table(config: ConfigDict, schema: Schema, workdir: epath.Path) -> None
                 first_series=first,
             )
             frame.to_csv(file, index=False, header=first == 0)
-    partial.replace(path)
     _log.info("samples: %s", path)
 
 
-def evaluate_run(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None:
+def evaluate_run(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     """Writes `scores.json`: the samples against the test windows, and the VAE on its own."""
-    path = workdir / "scores.json"
+    path = workdir.scores
     if path.exists():
         _log.info("evaluate: finished before, skipped")
         print(evaluation.table(json.loads(path.read_text())))
         return
-    synthetic, _ = read_windows(workdir / "samples.npz")
+    synthetic, _ = read_windows(workdir.samples)
     scores = evaluate_samples(config, dataset, synthetic, config.seed)
     models = stages.build_models(config, len(dataset.series.columns))
     vae_params, _ = stages.load_vae(config, models, workdir)
@@ -333,7 +330,7 @@ def evaluate_run(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> N
         reconstruct(models.vae, vae_params, scaled, test),
         dataset.series.columns,
     )
-    evaluation.write_scores(path, scores)
+    write_json(path, scores)
     print(evaluation.table(scores))
 
 
@@ -395,15 +392,15 @@ def reconstruct(vae: VAE, params: Any, scaled: np.ndarray, starts: np.ndarray) -
     return np.concatenate(parts)
 
 
-def report(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None:
+def report(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     """Writes `report.html`, and its figures as `report/*.png`."""
     from timeldm_jax.report.page import write_report  # plotting takes seconds to import
 
-    synthetic, columns = read_windows(workdir / "samples.npz")
+    synthetic, columns = read_windows(workdir.samples)
     real, training, synthetic = comparable(config, dataset, synthetic, config.seed)
     written = write_report(
-        workdir / "report.html",
-        json.loads((workdir / "scores.json").read_text()),
+        workdir.report,
+        json.loads(workdir.scores.read_text()),
         real,
         synthetic,
         columns or dataset.series.columns,
@@ -415,9 +412,9 @@ def report(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None:
     print(f"report: {written[0]}")
 
 
-def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
+def read_metrics(workdir: Workdir) -> list[dict[str, Any]]:
     """The records of `metrics.jsonl`, without a line that a kill cut; empty where there is none."""
-    path = workdir / "metrics.jsonl"
+    path = workdir.metrics
     records = []
     for line in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):

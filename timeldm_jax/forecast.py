@@ -16,6 +16,7 @@ from timeldm_jax.data import table as tables
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.generator import Generator
 from timeldm_jax.progress import progress
+from timeldm_jax.workdir import write_bytes
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MARGIN = 2  # rows at the end of a window that extensions do not use
@@ -44,7 +45,7 @@ class Forecast:
 
         with figures.theme("light"):
             figure = figures.forecast_figure(self.history, self.quantiles, self.columns)
-            figures.save(figures.png(figure), epath.Path(os.path.abspath(path)))
+            write_bytes(epath.Path(os.path.abspath(path)), figures.png(figure))
 
 
 def forecast(

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
@@ -27,6 +26,7 @@ from timeldm_jax.streams import Stream
 from timeldm_jax.training import checkpoint, stages, state
 from timeldm_jax.training.stages import Models
 from timeldm_jax.training.state import TrainState
+from timeldm_jax.workdir import Workdir
 
 PRIOR_SAMPLES, PRIOR_BATCH = 4_000, 1_000
 MODEL_SEED = 0  # of the draws by which a model learns its own covariance and marginals
@@ -251,20 +251,20 @@ def _marginals(meta: dict[str, Any]) -> Float[np.ndarray, "feature level"] | Non
     return np.array([row or untouched for row in saved], np.float32)
 
 
-def load_generator(workdir: epath.Path) -> Generator:
+def load_generator(workdir: Workdir) -> Generator:
     """The generator that a work directory or a saved model holds.
 
     Raises:
       CheckpointError: a part is missing or damaged.
     """
     config = stages.read_config(workdir)
-    columns = tuple(checkpoint.read_best_meta(workdir / "ldm")["columns"])
+    columns = tuple(checkpoint.read_best_meta(workdir.ldm)["columns"])
     models = stages.build_models(config, len(columns))
 
     def ldm_template() -> TrainState:
         return stages.init_ldm_state(config, models, stages.zero_stats(config, models))
 
-    restored, meta = checkpoint.restore_best(workdir / "ldm", jax.eval_shape(ldm_template))
+    restored, meta = checkpoint.restore_best(workdir.ldm, jax.eval_shape(ldm_template))
     vae_params, _ = stages.load_vae(config, models, workdir)
     return Generator(
         config=config,

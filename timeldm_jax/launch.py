@@ -22,6 +22,7 @@ from ml_collections import config_flags
 from timeldm_jax import command, experiment
 from timeldm_jax import config as configuration
 from timeldm_jax.errors import USER_ERRORS, ConfigError, Preempted
+from timeldm_jax.workdir import Workdir
 
 EXIT_PREEMPTED = 128 + signal.SIGTERM
 
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> None:
                 num_processes=own.num_processes,
                 process_id=own.process_id,
             )
-        experiment.run_stages(own.config, workdir_path(own.workdir), stages)
+        experiment.run_stages(own.config, Workdir(workdir_path(own.workdir)), stages)
     except Preempted as stopped:
         print(f"stopped: {stopped}", file=sys.stderr)
         sys.exit(EXIT_PREEMPTED)

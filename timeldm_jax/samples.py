@@ -11,6 +11,7 @@ from etils import epath
 from jaxtyping import Float
 
 from timeldm_jax.errors import DataError
+from timeldm_jax.workdir import open_atomic
 
 Windows = Float[np.ndarray, "n time feature"]
 
@@ -31,8 +32,7 @@ def write_npz(
       shape: `(windows, time, features)`.
       columns: names of the features.
     """
-    partial = path.parent / f"{path.name}.tmp"
-    with partial.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
+    with open_atomic(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
         with archive.open("samples.npy", "w", force_zip64=True) as member:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(member, header)
@@ -42,7 +42,6 @@ def write_npz(
             buffer = io.BytesIO()
             np.save(buffer, np.array(columns), allow_pickle=False)
             member.write(buffer.getvalue())
-    partial.replace(path)
 
 
 def read_windows(

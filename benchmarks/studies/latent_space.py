@@ -21,6 +21,7 @@ from timeldm_jax.data import dataset as datasets
 from timeldm_jax.generator import Generator
 from timeldm_jax.models import bind
 from timeldm_jax.training import checkpoint, loop, parallel, stages
+from timeldm_jax.workdir import Workdir
 
 
 def main() -> None:
@@ -48,7 +49,7 @@ def diffusion(config: Any, label: str, *, in_data: bool) -> Row:
         generator = data_space(config, dataset, workdir)
         windows = np.concatenate(list(generator.sample(config.sample.count, 0)))
     else:
-        experiment.run_stages(config, workdir, ("vae", "ldm", "sample"))
+        experiment.run_stages(config, Workdir(workdir), ("vae", "ldm", "sample"))
         dataset = datasets.load_dataset(config)
         windows = np.load(workdir / "samples.npz")["samples"]
     seconds = round(time.monotonic() - start, 1)
@@ -79,7 +80,7 @@ def data_space(config: Any, dataset: datasets.Dataset, workdir: epath.Path) -> G
         stages._ldm_validation(models.denoiser, noise, stats, valid),
         stages._schedule(config.ldm),
         workdir / "ldm",
-        loop.Journal(workdir),
+        loop.Journal(Workdir(workdir)),
         stages._meta(config, dataset) | {"vae_step": 0},
     )
     template = jax.eval_shape(lambda: stages.init_ldm_state(config, models, stats))
@@ -100,10 +101,10 @@ def data_space(config: Any, dataset: datasets.Dataset, workdir: epath.Path) -> G
 def prior(config: Any, label: str) -> Row:
     """Scores of standard normal latents, decoded."""
     workdir = folder("latent_space", label)
-    experiment.run_stages(config, workdir, ("vae",))
+    experiment.run_stages(config, Workdir(workdir), ("vae",))
     dataset = datasets.load_dataset(config)
     models = stages.build_models(config, len(dataset.series.columns))
-    params, _ = stages.load_vae(config, models, workdir)
+    params, _ = stages.load_vae(config, models, Workdir(workdir))
     shape = (config.sample.count, models.vae.window, models.vae.latent)
     z = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     windows = np.asarray(jax.jit(lambda p, z: bind(models.vae, p, "decode")(z))(params, z))

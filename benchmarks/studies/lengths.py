@@ -28,6 +28,7 @@ from timeldm_jax import experiment
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.generator import Generator
 from timeldm_jax.training import stages
+from timeldm_jax.workdir import Workdir
 
 SCORED = (24, 64, 128, 256)
 TIMED = (1_024, 4_096)
@@ -116,9 +117,9 @@ def one(length: int) -> Row:
     if length in SCORED:
         workdir = folder("lengths", str(length))
         start = time.monotonic()
-        experiment.run_stages(config, workdir, ("vae", "ldm", "sample"))
+        experiment.run_stages(config, Workdir(workdir), ("vae", "ldm", "sample"))
         row["seconds"] = round(time.monotonic() - start, 1)
-        experiment.run_stages(config, workdir, ("evaluate",))
+        experiment.run_stages(config, Workdir(workdir), ("evaluate",))
         row |= summary(json.loads((workdir / "scores.json").read_text()))
     return row
 

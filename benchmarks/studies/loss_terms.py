@@ -16,6 +16,7 @@ from timeldm_jax import experiment, latents
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.models import bind
 from timeldm_jax.training import losses, stages
+from timeldm_jax.workdir import Workdir
 
 TERMS = ("fft", "l1", "l2", "feature_mean")
 
@@ -41,12 +42,12 @@ def reconstructions(name: str, label: str, skip: bool, removed: str | None) -> R
     workdir = folder("loss_terms", label)
     losses.reconstruction_loss = without
     try:
-        experiment.run_stages(config, workdir, ("vae",))
+        experiment.run_stages(config, Workdir(workdir), ("vae",))
     finally:
         losses.reconstruction_loss = whole
     dataset = datasets.load_dataset(config)
     models = stages.build_models(config, len(dataset.series.columns))
-    params, _ = stages.load_vae(config, models, workdir)
+    params, _ = stages.load_vae(config, models, Workdir(workdir))
     random = np.random.default_rng(0)
     starts = random.choice(dataset.series.train, config.sample.count, replace=False)
     posteriors = latents.encode(models.vae, params, dataset.scaled(), starts)

@@ -20,6 +20,7 @@ from timeldm_jax import experiment
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.diffusion import samplers
 from timeldm_jax.generator import Generator, load_generator
+from timeldm_jax.workdir import Workdir
 
 QUESTION = __doc__.splitlines()[0]
 # Solver, steps, churn. Heun calls the network 2·steps − 1 times.
@@ -37,7 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     workdir = arguments.run or ROOT / "runs" / "quality" / f"{arguments.set}-0"
-    generator = load_generator(epath.Path(workdir))
+    generator = load_generator(Workdir(epath.Path(workdir)))
     dataset = datasets.load_dataset(generator.config)
     rows: list[Row] = []
     for solver, steps, churn in WAYS:

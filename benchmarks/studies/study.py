@@ -27,6 +27,7 @@ from scores import RESULTS, ROOT, machine
 from timeldm_jax import config as configuration
 from timeldm_jax import experiment
 from timeldm_jax.metrics import suite
+from timeldm_jax.workdir import Workdir
 
 SHOWN = ("context_fid", "discriminative", "correlational")
 Row = dict[str, Any]
@@ -73,9 +74,9 @@ def whole_run(study: str, label: str, config: Any) -> Row:
     """Trains both stages, samples and scores."""
     workdir = folder(study, label)
     start = time.monotonic()
-    experiment.run_stages(config, workdir, ("vae", "ldm", "sample"))
+    experiment.run_stages(config, Workdir(workdir), ("vae", "ldm", "sample"))
     seconds = time.monotonic() - start
-    experiment.run_stages(config, workdir, ("evaluate",))
+    experiment.run_stages(config, Workdir(workdir), ("evaluate",))
     scores = json.loads((workdir / "scores.json").read_text())
     return {"label": label, "seconds": round(seconds, 1)} | summary(scores)
 

@@ -1,10 +1,8 @@
 """All scores of synthetic windows together: what the commands and `TimeLDM` report."""
 
-import json
 from typing import Any
 
 import numpy as np
-from etils import epath
 from jaxtyping import Float, Int
 
 from timeldm_jax.metrics import suite
@@ -80,13 +78,6 @@ def evaluate(
             )
         show(6, {"now": "done"})
     return scores
-
-
-def write_scores(path: epath.Path, scores: dict[str, Any]) -> None:
-    """Writes scores as JSON, whole or not at all."""
-    partial = path.parent / f"{path.name}.tmp"
-    partial.write_text(json.dumps(scores, indent=1) + "\n")
-    partial.replace(path)
 
 
 def table(scores: dict[str, Any]) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
-from etils import epath
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -290,13 +289,6 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
-
-
-def save(content: bytes, path: epath.Path) -> None:
-    """Writes a file, whole or not at all."""
-    partial = path.parent / f"{path.name}.tmp"
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 def _panels(columns: tuple[str, ...]) -> tuple[Figure, list[Axes], int]:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from timeldm_jax.report import figures
+from timeldm_jax.workdir import write_bytes, write_text
 
 Windows = Float[np.ndarray, "n time feature"]
 
@@ -76,7 +77,7 @@ def write_report(
                     images[theme] = figures.png(figure)
         if images:
             target = folder / f"{picture.name}.png"
-            figures.save(images["light"], target)
+            write_bytes(target, images["light"])
             written.append(target)
         elif not picture.missing:
             continue
@@ -100,7 +101,7 @@ def write_report(
         figures=drawn,
         config=None if config is None else _lines(config),
     )
-    figures.save(page.encode(), path)
+    write_text(path, page)
     return [path, *written]
 
 

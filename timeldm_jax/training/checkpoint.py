@@ -24,6 +24,7 @@ from etils import epath
 
 from timeldm_jax.errors import CheckpointError
 from timeldm_jax.training import parallel
+from timeldm_jax.workdir import write_json
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def save(
                 ),
             )
         sums = _checksums(target)
-        _write_json(target / CHECKSUMS, sums | {CHECKSUMS: _digest_of(sums)})
+        write_json(target / CHECKSUMS, sums | {CHECKSUMS: _digest_of(sums)})
         for old in steps(folder)[:-keep]:
             if best is None or old != best["step"]:
                 # Without its checksums a half-deleted folder is no checkpoint.
@@ -348,10 +349,3 @@ def _readable_meta(path: epath.Path) -> dict[str, Any] | None:
         return meta if "loss" in meta else None
     except (OSError, ValueError, TypeError):
         return None
-
-
-def _write_json(path: epath.Path, content: Any) -> None:
-    """Writes a file that is either whole or absent."""
-    partial = path.parent / f"{path.name}.tmp"
-    partial.write_text(json.dumps(content, indent=1))
-    partial.replace(path)

@@ -23,6 +23,7 @@ from timeldm_jax.settings import COUNT, at_least, check_fields
 from timeldm_jax.training import checkpoint, parallel
 from timeldm_jax.training.parallel import Chunk
 from timeldm_jax.training.state import TrainState
+from timeldm_jax.workdir import Workdir, write_text
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class StageConfig:
 class Journal:
     """`metrics.jsonl` of a work directory, and the same numbers as TensorBoard events."""
 
-    workdir: epath.Path
+    workdir: Workdir
 
     def rewind(self, stage: str, step: int) -> None:
         """Drops what an interrupted run logged beyond the step it resumes from."""
@@ -82,9 +83,7 @@ class Journal:
                 continue  # a line cut by a kill
             if record["stage"] != stage or record["step"] <= step:
                 kept.append(line)
-        partial = self.workdir / "metrics.jsonl.tmp"
-        partial.write_text("".join(f"{line}\n" for line in kept))
-        partial.replace(self.path)
+        write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def write(self, stage: str, records: list[dict[str, float]], events: Any) -> None:
         """Appends records, each with its `step`, and adds them to the TensorBoard writer."""
@@ -106,13 +105,13 @@ class Journal:
             return
         from tensorboardX import SummaryWriter
 
-        with SummaryWriter(str(self.workdir / "tensorboard" / stage)) as writer:
+        with SummaryWriter(str(self.workdir.tensorboard / stage)) as writer:
             yield writer
 
     @property
     def path(self) -> epath.Path:
         """Where the records are."""
-        return self.workdir / "metrics.jsonl"
+        return self.workdir.metrics
 
 
 def train(

@@ -33,6 +33,7 @@ from timeldm_jax.models.vae import VAE
 from timeldm_jax.streams import Stream
 from timeldm_jax.training import beta, checkpoint, loop, losses, parallel, state, steps
 from timeldm_jax.training.state import TrainState
+from timeldm_jax.workdir import Workdir, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -152,10 +153,10 @@ def step_seconds(config: ConfigDict, dataset: Dataset, stage: str) -> float:
     return (time.monotonic() - start) / config[stage].chunk
 
 
-def train_vae(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None:
+def train_vae(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     """Trains the VAE to `config.vae.steps`, or does nothing where that is done."""
     meta = _meta(config, dataset)
-    if _finished(workdir / "vae", config.vae.steps, meta):
+    if _finished(workdir.vae, config.vae.steps, meta):
         _log.info("vae: finished before, skipped")
         return
     models = build_models(config, len(dataset.series.columns))
@@ -168,26 +169,26 @@ def train_vae(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None
         parallel.chunk_runner(step, make_batch(config, "vae")),
         _vae_validation(models.vae, DeviceWindows(values, _valid_sample(dataset.series.valid))),
         _schedule(config.vae),
-        workdir / "vae",
+        workdir.vae,
         loop.Journal(workdir),
         meta,
     )
 
 
-def train_ldm(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None:
+def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     """Trains the latent diffusion to `config.ldm.steps`, or does nothing where that is done.
 
     Raises:
       CheckpointError: the VAE is not trained to its last step, or on other data.
     """
     meta = _meta(config, dataset)
-    if _finished(workdir / "ldm", config.ldm.steps, meta):
+    if _finished(workdir.ldm, config.ldm.steps, meta):
         _log.info("ldm: finished before, skipped")
         return
-    if not _finished(workdir / "vae", config.vae.steps, meta):
+    if not _finished(workdir.vae, config.vae.steps, meta):
         # Latents of a VAE that changes afterwards would train a diffusion that fits no decoder.
         raise CheckpointError(
-            f"the VAE in {workdir / 'vae'} is not trained to step {config.vae.steps}; "
+            f"the VAE in {workdir.vae} is not trained to step {config.vae.steps}; "
             "run the vae stage first"
         )
     models = build_models(config, len(dataset.series.columns))
@@ -205,14 +206,14 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> None
         parallel.chunk_runner(make_ldm_step(config, models), make_batch(config, "ldm")),
         _ldm_validation(models.denoiser, noise_config, stats, valid),
         _schedule(config.ldm),
-        workdir / "ldm",
+        workdir.ldm,
         loop.Journal(workdir),
         meta | {"vae_step": vae_step, "marginals": _marginals(config, dataset)},
     )
 
 
 def load_vae(
-    config: ConfigDict, models: Models, workdir: epath.Path, *, share: bool = False
+    config: ConfigDict, models: Models, workdir: Workdir, *, share: bool = False
 ) -> tuple[PyTree, int]:
     """Averaged weights of the best VAE checkpoint, numpy, and its step.
 
@@ -229,10 +230,10 @@ def load_vae(
     """
     template = jax.eval_shape(lambda: init_vae_state(config, models))
     read_meta = checkpoint.share_meta if share else checkpoint.read_meta
-    ldm_meta = read_meta(workdir / "ldm")
+    ldm_meta = read_meta(workdir.ldm)
     found, problem = None, ""
     try:
-        restored, meta = checkpoint.restore_best(workdir / "vae", template, share=share)
+        restored, meta = checkpoint.restore_best(workdir.vae, template, share=share)
         found = meta["step"]
     except CheckpointError as error:
         if ldm_meta is None:
@@ -240,46 +241,43 @@ def load_vae(
         problem = f" ({error})"
     if ldm_meta is not None and ldm_meta["vae_step"] != found:
         raise CheckpointError(
-            f"the diffusion in {workdir / 'ldm'} was trained on the VAE of step "
+            f"the diffusion in {workdir.ldm} was trained on the VAE of step "
             f"{ldm_meta['vae_step']}, which is damaged or gone{problem}; put it back, or delete "
-            f"both {workdir / 'vae'} and {workdir / 'ldm'} to train them again"
+            f"both {workdir.vae} and {workdir.ldm} to train them again"
         )
     return restored.ema, meta["step"]
 
 
-def check_finished(config: ConfigDict, workdir: epath.Path, stage: str) -> None:
+def check_finished(config: ConfigDict, workdir: Workdir, stage: str) -> None:
     """Raises CheckpointError where what is left of a stage, undamaged, is not its end."""
-    meta = checkpoint.read_meta(workdir / stage)
+    meta = checkpoint.read_meta(workdir.stage(stage))
     if meta is not None and meta["step"] != config[stage].steps:
+        last = workdir.stage(stage) / str(config[stage].steps)
         raise CheckpointError(
-            f"{workdir / stage / str(config[stage].steps)} is damaged or gone, and training was "
-            f"not over at step {meta['step']}; run the {stage} stage first"
+            f"{last} is damaged or gone, and training was not over at step {meta['step']}; "
+            f"run the {stage} stage first"
         )
 
 
-def read_config(workdir: epath.Path) -> ConfigDict:
+def read_config(workdir: Workdir) -> ConfigDict:
     """The configuration that a work directory was made with.
 
     Raises:
       CheckpointError: there is none.
     """
-    path = workdir / "config.json"
+    path = workdir.config
     if not path.exists():
-        raise CheckpointError(f"{path} does not exist: {workdir} holds no model")
+        raise CheckpointError(f"{path} does not exist: {workdir.root} holds no model")
     config = ConfigDict(configuration.upgrade(json.loads(path.read_text())))
     configuration.validate(config)
     return config
 
 
-def write_config(config: ConfigDict, workdir: epath.Path, name: str = "config.json") -> None:
+def write_config(config: ConfigDict, path: epath.Path) -> None:
     """Writes a configuration as JSON, whole or not at all."""
     if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        partial = workdir / f"{name}.tmp"
-        partial.write_text(
-            json.dumps(configuration.to_saved(config), indent=1, sort_keys=True) + "\n"
-        )
-        partial.replace(workdir / name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, configuration.to_saved(config), sort_keys=True)
     parallel.barrier("config written")
 
 

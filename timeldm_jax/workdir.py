@@ -1,0 +1,117 @@
+"""A run's directory: where each of its files stands, and how a file gets there whole."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import IO, Any
+
+from etils import epath
+
+# Of work directories and saved models; kept in the metadata of each checkpoint and of each model.
+# 1: everything before there was a number.
+FORMAT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """The paths of a run.
+
+    Attributes:
+      root: the directory; local, or at an address such as `gs://bucket/run`.
+    """
+
+    root: epath.Path
+
+    @property
+    def config(self) -> epath.Path:
+        """The configuration that runs."""
+        return self.root / "config.json"
+
+    @property
+    def request(self) -> epath.Path:
+        """The configuration as asked for, where `config` fills in the rest."""
+        return self.root / "request.json"
+
+    @property
+    def vae(self) -> epath.Path:
+        """The VAE's checkpoints."""
+        return self.root / "vae"
+
+    @property
+    def ldm(self) -> epath.Path:
+        """The latent diffusion's checkpoints."""
+        return self.root / "ldm"
+
+    @property
+    def metrics(self) -> epath.Path:
+        """A line of JSON for each record of training."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> epath.Path:
+        """The same records as TensorBoard's events."""
+        return self.root / "tensorboard"
+
+    @property
+    def samples(self) -> epath.Path:
+        """Synthetic windows."""
+        return self.root / "samples.npz"
+
+    @property
+    def table(self) -> epath.Path:
+        """The synthetic windows as rows of the table."""
+        return self.root / "samples.csv"
+
+    @property
+    def scores(self) -> epath.Path:
+        """Scores of the synthetic windows."""
+        return self.root / "scores.json"
+
+    @property
+    def report(self) -> epath.Path:
+        """The page; its figures are in a folder `report` beside it."""
+        return self.root / "report.html"
+
+    def stage(self, name: str) -> epath.Path:
+        """Checkpoints of the stage `vae` or `ldm`."""
+        return self.root / name
+
+
+@contextlib.contextmanager
+def open_atomic(path: epath.Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Opens a file for writing that is at `path` whole, once the block has ended well, or not.
+
+    Args:
+      path: the file; what was there before stays until the new one is whole.
+      mode: `w` for text in UTF-8, `wb` for bytes.
+
+    Raises:
+      OSError: as `open`; nothing is left.
+    """
+    partial = path.parent / f".{path.name}.partial"
+    try:
+        with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: epath.Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    with open_atomic(path) as file:
+        file.write(text)
+
+
+def write_bytes(path: epath.Path, content: bytes) -> None:
+    """Writes a file, whole or not at all."""
+    with open_atomic(path, "wb") as file:
+        file.write(content)
+
+
+def write_json(path: epath.Path, content: Any, *, sort_keys: bool = False) -> None:
+    """Writes a file of JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=sort_keys) + "\n")
