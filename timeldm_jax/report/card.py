@@ -1,5 +1,6 @@
 """The model card that goes with a saved model."""
 
+import re
 from typing import Any
 
 from timeldm_jax.generator import Generator
@@ -28,25 +29,28 @@ def model_card(generator: Generator, scores: dict[str, Any] | None) -> str:
         "",
     ]
     if generator.schema is not None:
-        lines += ["```", *generator.schema.describe(), "```", ""]
+        lines += [*_block("\n".join(generator.schema.describe())), ""]
         if generator.schema.clock is not None:
             clock = generator.schema.clock
-            lines += [f"Time: `{clock.name}`, a row every {clock.step:g} (seconds, of dates).", ""]
+            lines += [
+                f"Time: {_code(clock.name)}, a row every {clock.step:g} (seconds, of dates).",
+                "",
+            ]
     else:
-        lines += [f"Features: {', '.join(f'`{name}`' for name in generator.columns)}.", ""]
+        lines += [f"Features: {', '.join(map(_code, generator.columns))}.", ""]
     lines += ["## Scores", ""]
     if scores is None:
         lines += ["Not scored.", ""]
     else:
-        lines += [scores["verdict"], "", scores["memorisation"]["verdict"], ""]
+        lines += [_plain(scores["verdict"]), "", _plain(scores["memorisation"]["verdict"]), ""]
         lines += ["| score | value | floor | verdict |", "|---|---:|---:|---|"]
         lines += [
-            f"| {entry['label']} | {entry['mean']:.4g} | {entry['floor']['mean']:.4g} "
-            f"| {entry['verdict']} |"
+            f"| {_plain(entry['label'])} | {entry['mean']:.4g} | {entry['floor']['mean']:.4g} "
+            f"| {_plain(entry['verdict'])} |"
             for entry in scores["scores"].values()
             if "skipped" not in entry
         ]
-        lines += ["", *scores["notes"], ""]
+        lines += ["", *map(_plain, scores["notes"]), ""]
     lines += [
         "## Limits",
         "",
@@ -62,3 +66,26 @@ def model_card(generator: Generator, scores: dict[str, Any] | None) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _block(text: str) -> list[str]:
+    """Text of any kind as a code block; its fence is longer than any run of backticks within."""
+    fence = "`" * max(3, _longest_run(text) + 1)
+    return [fence, text, fence]
+
+
+def _code(text: str) -> str:
+    """A name of any kind as code within a line."""
+    fence = "`" * (_longest_run(text) + 1)
+    inside = " ".join(text.split())
+    return f"{fence} {inside} {fence}" if len(fence) > 1 else f"`{inside}`"
+
+
+def _plain(text: str) -> str:
+    """A sentence that may quote names of any kind, as one line without Markdown or HTML."""
+    escaped = re.sub(r"([\\`*_\[\]#|~])", r"\\\1", " ".join(text.split()))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _longest_run(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
