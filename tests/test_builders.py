@@ -251,7 +251,7 @@ def test_prepared_cache_is_read_without_a_lock(tmp_path, monkeypatch):
     def refuse(*args):
         raise OSError("read-only file system")
 
-    monkeypatch.setattr(builders.fcntl, "flock", refuse)
+    monkeypatch.setattr(builders, "FileLock", refuse)
     load_small(tmp_path)
 
 

@@ -10,7 +10,6 @@ file, or the window and the counts. A change of a simulator or of a seed needs a
 
 import contextlib
 import dataclasses
-import fcntl
 import io
 import os
 import shutil
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from filelock import FileLock
 from jaxtyping import Float
 
 from timeldm_jax.data import sources
@@ -295,8 +295,7 @@ def _lock(cache: Path, name: str) -> Iterator[None]:
     of a killed process.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / f"{name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(cache / f"{name}.lock"):
         yield
 
 
