@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from timeldm_jax import latents
 from timeldm_jax.data.dataset import make_dataset
 from timeldm_jax.data.series import split_series
 from timeldm_jax.errors import CheckpointError, NonFiniteLossError, Preempted
@@ -310,6 +311,88 @@ def test_weights_that_are_not_finite_are_never_saved(config, dataset, workdir, c
             stages.train_vae(config, dataset, Workdir(workdir))
     assert f"the vae weights are not finite at step {5 * chunk + 5}" in str(failure.value)
     assert checkpoint.steps(workdir / "vae") == ([] if chunk == 3 else [20])
+
+
+def test_validations_that_are_not_finite_stop(config, dataset, workdir, chunks, monkeypatch):
+    stages.write_config(config, workdir / "config.json")
+    monkeypatch.setattr(
+        stages, "_vae_validation", lambda *_: lambda params: {"loss": 1.0, "l1": np.nan}
+    )
+    with pytest.raises(NonFiniteLossError, match="vae validation loss is not finite at step 20"):
+        stages.train_vae(config, dataset, Workdir(workdir))
+    assert checkpoint.steps(workdir / "vae") == []
+
+
+@pytest.mark.parametrize("layout", latents.LAYOUTS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_latents_that_are_not_finite_stop_and_name_the_stage(
+    config, dataset, workdir, trained_vae, chunks, monkeypatch, layout, bad
+):
+    config.ldm.latents = layout
+    start(config, dataset, workdir, trained_vae, "ldm")
+    encode = latents.encode
+
+    def broken(*arguments):
+        found = encode(*arguments)
+        found.log_variance[3, 1] = bad
+        return found
+
+    monkeypatch.setattr(latents, "encode", broken)
+    with pytest.raises(NonFiniteLossError, match="ldm stage cannot start: the log_variance of"):
+        stages.train_ldm(config, dataset, Workdir(workdir))
+
+
+BAD_LINES = (
+    b"\xff\xfe",
+    b'{"stage": "vae", "st',
+    b"[1, 2]",
+    b"3",
+    b"null",
+    b'{"stage": "vae"}',
+    b'{"step": 3}',
+    b'{"stage": "vae", "step": "3"}',
+    b'{"stage": "vae", "step": 3, "loss": "low"}',
+    b'{"stage": "vae", "step": 3, "loss": [1]}',
+    b'{"stage": "vae", "step": 3, "loss": NaN}',
+    b'{"stage": "vae", "step": 3, "loss": 1' + b"0" * 400 + b"}",
+    b"[" * 100_000,
+    b"",
+)
+
+
+def test_damaged_lines_of_the_journal_do_not_stop_a_run(workdir, caplog):
+    workdir.mkdir(parents=True)
+    journal = loop.Journal(Workdir(workdir))
+    good = [{"stage": "vae", "step": s, "loss": 0.1 * s} for s in (10, 20, 30)]
+    lines = [json.dumps(record).encode() for record in good]
+    journal.path.write_bytes(
+        b"\n".join([*lines, *BAD_LINES]) + b"\n" + lines[0].replace(b"1", b"\xb1")
+    )
+    with caplog.at_level("WARNING"):
+        assert journal.records() == good
+    (warning,) = caplog.records
+    assert f"{journal.path}: {len(BAD_LINES) + 1} of" in warning.message
+    journal.rewind("vae", 20)
+    assert records(workdir) == good[:2]
+
+
+@pytest.mark.parametrize("place", [0, 10, -2])
+def test_a_bad_byte_in_the_journal_does_not_end_training(
+    config, dataset, workdir, chunks, place, caplog
+):
+    stages.write_config(config, workdir / "config.json")
+    chunks.stop_before(5)
+    with pytest.raises(Preempted):
+        stages.train_vae(config, dataset, Workdir(workdir))
+    path = workdir / "metrics.jsonl"
+    content = bytearray(path.read_bytes())
+    content[place] = 0xFF
+    path.write_bytes(bytes(content))
+    stages.train_vae(config, dataset, Workdir(workdir))
+    assert str(path) in caplog.text
+    found = records(workdir)
+    assert len(found) == 9
+    assert found[-1]["step"] == 50
 
 
 # As processes: the command itself.

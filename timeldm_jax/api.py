@@ -27,7 +27,7 @@ from timeldm_jax.data.series import split_series
 from timeldm_jax.errors import CheckpointError, ConfigError, DataError
 from timeldm_jax.generator import Generator, load_generator
 from timeldm_jax.metrics import evaluation, seams, suite
-from timeldm_jax.training import checkpoint, stages
+from timeldm_jax.training import checkpoint, loop, stages
 from timeldm_jax.workdir import Workdir, write_json
 
 Source = str | os.PathLike[str] | pd.DataFrame | np.ndarray
@@ -302,7 +302,7 @@ class TimeLDM:
             synthetic,
             generator.columns,
             training=training,
-            records=experiment.read_metrics(self._workdir),
+            records=loop.Journal(self._workdir).records(),
             config=generator.config.to_dict(),
             seed=seed,
         )

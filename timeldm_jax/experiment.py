@@ -4,7 +4,6 @@ Prepare the data, choose what was left open, claim the work directory, and run t
 order, each skipped where it is finished.
 """
 
-import contextlib
 import dataclasses
 import json
 import logging
@@ -30,7 +29,7 @@ from timeldm_jax.models import bind
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.progress import progress
 from timeldm_jax.samples import read_windows, write_npz
-from timeldm_jax.training import checkpoint, parallel, stages
+from timeldm_jax.training import checkpoint, loop, parallel, stages
 from timeldm_jax.workdir import Workdir, open_atomic, write_json
 
 _log = logging.getLogger(__name__)
@@ -405,18 +404,8 @@ def report(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
         synthetic,
         columns or dataset.series.columns,
         training=training,
-        records=read_metrics(workdir),
+        records=loop.Journal(workdir).records(),
         config=config.to_dict(),
         seed=config.seed,
     )
     print(f"report: {written[0]}")
-
-
-def read_metrics(workdir: Workdir) -> list[dict[str, Any]]:
-    """The records of `metrics.jsonl`, without a line that a kill cut; empty where there is none."""
-    path = workdir.metrics
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError):
-            records.append(json.loads(line))
-    return records

@@ -75,15 +75,25 @@ class Journal:
         """Drops what an interrupted run logged beyond the step it resumes from."""
         if not self.path.exists() or jax.process_index() != 0:
             return
-        kept = []
-        for line in self.path.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue  # a line cut by a kill
-            if record["stage"] != stage or record["step"] <= step:
-                kept.append(line)
-        write_text(self.path, "".join(f"{line}\n" for line in kept))
+        kept = [r for r in self.records() if r["stage"] != stage or r["step"] <= step]
+        write_text(self.path, "".join(f"{json.dumps(record)}\n" for record in kept))
+
+    def records(self) -> list[dict[str, Any]]:
+        """What was written; empty where there is no file.
+
+        A line that a kill cut, or that is damaged, is left out: it is only for people to see.
+        """
+        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        records = [_record(line.decode(errors="replace")) for line in lines]
+        found = [record for record in records if record is not None]
+        if len(found) < len(records):
+            _log.warning(
+                "%s: %d of %d lines are damaged and left out",
+                self.path,
+                len(records) - len(found),
+                len(records),
+            )
+        return found
 
     def write(self, stage: str, records: list[dict[str, float]], events: Any) -> None:
         """Appends records, each with its `step`, and adds them to the TensorBoard writer."""
@@ -112,6 +122,17 @@ class Journal:
     def path(self) -> epath.Path:
         """Where the records are."""
         return self.workdir.metrics
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """A line of the journal, or None where it is none: a stage, a step and further numbers."""
+    try:
+        record = json.loads(line)
+        numbers = [value for name, value in record.items() if name != "stage"]
+        known = isinstance(record["stage"], str) and isinstance(record["step"], int)
+        return record if known and all(map(math.isfinite, numbers)) else None
+    except (ValueError, TypeError, RecursionError, AttributeError, KeyError, OverflowError):
+        return None
 
 
 def train(
@@ -220,7 +241,7 @@ def _check_chunk(stage: str, step: int, metrics: dict[str, np.ndarray], folder: 
 
 
 def _check_validation(stage: str, step: int, valid: dict[str, float], folder: epath.Path) -> None:
-    if not math.isfinite(valid["loss"]):
+    if not all(map(math.isfinite, valid.values())):
         raise _non_finite(stage, "validation loss is", step, valid, folder)
 
 

@@ -25,7 +25,7 @@ from timeldm_jax.data import scaling
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.series import DeviceWindows, Missing, fill, gather
-from timeldm_jax.errors import CheckpointError, ConfigError
+from timeldm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
 from timeldm_jax.latents import LatentStats, Posteriors
 from timeldm_jax.models import bind
 from timeldm_jax.models.denoiser import Denoiser
@@ -134,7 +134,10 @@ def make_ldm_step(config: ConfigDict, models: Models) -> steps.Step:
 
 
 def step_seconds(config: ConfigDict, dataset: Dataset, stage: str) -> float:
-    """Seconds of a training step of a stage, by running a chunk of them on throw-away weights."""
+    """Seconds of a training step of a stage, by running a chunk of them on throw-away weights.
+
+    Every process must call this, as the steps take all devices.
+    """
     models = build_models(config, len(dataset.series.columns))
     if stage == "vae":
         step = make_vae_step(config, models, dataset.missing)
@@ -196,9 +199,11 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     values = dataset.scaled()
     posteriors = latents.encode(models.vae, vae_params, values, dataset.series.train)
     valid = latents.encode(models.vae, vae_params, values, _valid_sample(dataset.series.valid))
+    _check_latents(posteriors, workdir.vae)
     noise_config = configuration.noise_config(config)
     stats = latents.latent_stats(posteriors, config.ldm.latents, noise_config.sigma_data)
     stats = parallel.share_from_first(stats)  # axes are unique only up to sign and rounding
+    _check_latents(stats, workdir.vae)
     loop.train(
         "ldm",
         init_ldm_state(config, models, stats),
@@ -210,6 +215,17 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
         loop.Journal(workdir),
         meta | {"vae_step": vae_step, "marginals": _marginals(config, dataset)},
     )
+
+
+def _check_latents(found: Posteriors | LatentStats, folder: epath.Path) -> None:
+    """Raises NonFiniteLossError where the diffusion could not learn them."""
+    for name, array in found._asdict().items():
+        if not np.isfinite(array).all() or (name == "scale" and not np.all(array)):
+            raise NonFiniteLossError(
+                f"the ldm stage cannot start: the {name} of the latents of {folder} is not finite, "
+                "or zero where it divides; a smaller config.vae.optimizer.learning_rate usually "
+                "mends it"
+            )
 
 
 def load_vae(
