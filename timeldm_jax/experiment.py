@@ -19,6 +19,7 @@ from timeldm_jax import config as configuration
 from timeldm_jax import latents, recipe
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import schema as schemas
+from timeldm_jax.data import spreadsheet
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.schema import Schema
@@ -308,7 +309,7 @@ def write_table(config: ConfigDict, schema: Schema, workdir: Workdir) -> None:
                 missing=config.data.missing,
                 first_series=first,
             )
-            frame.to_csv(file, index=False, header=first == 0)
+            spreadsheet.quote(frame).to_csv(file, index=False, header=first == 0)
     _log.info("samples: %s", path)
 
 

@@ -6,6 +6,7 @@ import io
 import pandas as pd
 from etils import epath
 
+from timeldm_jax.data import spreadsheet
 from timeldm_jax.errors import DataError, option
 
 
@@ -64,14 +65,15 @@ def _read_csv(path: epath.Path, where: str, decimal: str) -> pd.DataFrame:
         for name in names:
             if name and names.count(name) > 1:
                 raise DataError(f"{where}: two columns are called {name!r}; names must differ")
-        return pd.read_csv(
+        found = pd.read_csv(
             io.BytesIO(content),
             sep=separator,
             decimal=decimal,
             encoding="utf-8-sig",
             skipinitialspace=True,
             low_memory=False,
-        ).rename(columns=str.strip)
+        )
+        return spreadsheet.unquote(found.rename(columns=str.strip))
     except UnicodeDecodeError as error:
         raise DataError(f"{where} is not UTF-8 text: {error}; save it as CSV UTF-8") from error
     except (ValueError, pd.errors.ParserError) as error:
