@@ -19,10 +19,13 @@ from ml_collections import ConfigDict
 from timeldm_jax import config as configuration
 from timeldm_jax import experiment
 from timeldm_jax import forecast as forecasts
+from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import reader
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
+from timeldm_jax.data.clock import Ordered
 from timeldm_jax.data.dataset import Dataset
+from timeldm_jax.data.reader import Source
 from timeldm_jax.data.series import split_series
 from timeldm_jax.errors import CheckpointError, ConfigError, DataError
 from timeldm_jax.generator import Generator, load_generator
@@ -30,7 +33,6 @@ from timeldm_jax.metrics import evaluation, seams, suite
 from timeldm_jax.training import checkpoint, loop, stages
 from timeldm_jax.workdir import Workdir, write_json
 
-Source = str | os.PathLike[str] | pd.DataFrame | np.ndarray
 LARGEST_REPORT = 10_000  # windows that a report scores
 
 
@@ -105,7 +107,8 @@ class TimeLDM:
 
         Args:
           data: a CSV or Parquet file, a DataFrame, an array `(rows, features)` in time order, or
-            one of windows `(windows, time, features)`. NaN is a missing value.
+            one of windows `(windows, time, features)`, or whatever else `data.reader.accept` takes
+            for one of these. NaN is a missing value.
           columns: names of an array's features; default: `feature_0`, ….
           time: the time column; default: looked for.
           entity: the column that says which series a row belongs to; default: one series.
@@ -123,6 +126,7 @@ class TimeLDM:
           DataError: data that cannot be used; the message says what and where.
           ConfigError: `workdir` was made with another configuration, or too short a budget.
         """
+        data = reader.accept(data)
         asked = settings(
             self._config, time=time, entity=entity, irregular=irregular, decimal=decimal,
             schema=schema,
@@ -188,7 +192,7 @@ class TimeLDM:
                 first = tables.within_range(first, self._schema())
         return self._present(first[:, :length])
 
-    def seam_score(self, series: pd.DataFrame | np.ndarray) -> dict[str, Any]:
+    def seam_score(self, series: Source) -> dict[str, Any]:
         """Whether joins of windows in `sample_series`'s result can be told; see `metrics.seams`."""
         generator = self._trained()
         values = self._encode_samples(series)
@@ -207,16 +211,25 @@ class TimeLDM:
             keeps the spread of the data; many give the smallest error.
 
         Returns:
-          A table, or an array where one was given.
+          The same rows, columns and index in the same order: as a Series or an array where one was
+          given, else as a table.
 
         Raises:
           DataError: a table that does not fit the model.
           ValueError: a model that is not trained.
         """
         schema = self._schema()
-        frame, encoded, wants_array = self._encode(table)
-        filled = forecasts.impute(self._trained(), frame, encoded, seed, max(draws, 1))
-        return filled[list(schema.order)].to_numpy(np.float64) if wants_array else filled
+        data = reader.accept(table)
+        ordered, encoded, given = self._encode(data)
+        filled = forecasts.impute(self._trained(), encoded, seed, max(draws, 1))
+        whole = tables.put_back(given, filled, ordered.place, schema)
+        if isinstance(table, pd.Series):
+            column = whole.iloc[:, 0]
+            column.name = table.name
+            return column
+        if isinstance(data, np.ndarray):
+            return whole.to_numpy(data.dtype if data.dtype.kind == "f" else np.float64)
+        return whole
 
     def forecast(
         self, history: Source, horizon: int, n: int = 100, seed: int = 0
@@ -236,10 +249,10 @@ class TimeLDM:
         generator = self._trained()
         if horizon < 1 or n < 1:
             raise ValueError(f"horizon={horizon} and n={n} must be at least 1")
-        frame, encoded, _ = self._encode(history)
+        ordered, encoded, _ = self._encode(history)
         if encoded.groups.max() > 0:
             raise DataError("the history holds several series; forecast one at a time")
-        return forecasts.forecast(generator, frame, encoded, horizon, n, seed)
+        return forecasts.forecast(generator, ordered.frame, encoded, horizon, n, seed)
 
     def evaluate(
         self, real: Source | None = None, *, count: int | None = None, seed: int = 0
@@ -417,45 +430,44 @@ class TimeLDM:
         values = frame[list(generator.schema.order)].to_numpy(np.float32)
         return values.reshape(*windows.shape[:2], -1)
 
-    def _encode(self, data: Source) -> tuple[pd.DataFrame, tables.Encoded, bool]:
-        """A later table, its features, and whether it came as an array."""
-        schema = self._schema()
-        wants_array = isinstance(data, np.ndarray | list)
-        if isinstance(data, np.ndarray | list):
-            array = np.asarray(data, np.float64)
-            if array.ndim != 2 or array.shape[1] != len(schema.order):
+    def _encode(self, data: Source) -> tuple[Ordered, tables.Encoded, pd.DataFrame]:
+        """A later table in order, its features, and the frame that was given."""
+        schema, config = self._schema(), self._trained().config.data
+        data = reader.accept(data)
+        if isinstance(data, np.ndarray):
+            if data.ndim != 2 or data.shape[1] != len(schema.order):
                 raise DataError(
-                    f"data has shape {array.shape}; expected (rows, {len(schema.order)})"
+                    f"data has shape {data.shape}; expected (rows, {len(schema.order)})"
                 )
-            data = pd.DataFrame(array, columns=list(schema.order))
-        elif not isinstance(data, pd.DataFrame):
-            data = os.fspath(data)
-        frame, where = reader.read(data, self._trained().config.data.decimal)
-        frame = tables.arrange(frame, where, schema)
-        return frame, tables.encode(frame, schema, where), wants_array
+            data = pd.DataFrame(datasets.check_array(data, schema.order)[0], columns=schema.order)
+        frame, where = reader.read(data, config.decimal)
+        ordered = tables.arrange(frame, where, schema, config.irregular)
+        encoded = tables.encode(ordered.frame, schema, where)
+        return ordered, encoded, data if isinstance(data, pd.DataFrame) else frame
 
-    def _encode_samples(
-        self, series: pd.DataFrame | np.ndarray
-    ) -> Float[np.ndarray, "n length feature"]:
+    def _encode_samples(self, series: Source) -> Float[np.ndarray, "n length feature"]:
         """The features of what `sample_series` gave."""
         generator = self._trained()
-        if isinstance(series, np.ndarray):
-            values = np.asarray(series, np.float64)
+        given = reader.accept(series)
+        if isinstance(given, np.ndarray):
+            values = reader.real_numbers(given)
             if generator.schema is None:
                 return values
             flat = pd.DataFrame(
                 values.reshape(-1, values.shape[2]), columns=list(generator.schema.order)
             )
             return tables.encode(flat, generator.schema).values.reshape(*values.shape[:2], -1)
-        count = series[schemas.SERIES].nunique()
-        encoded = tables.encode(series, dataclasses.replace(self._schema(), entity=""))
+        frame, _ = reader.read(given)
+        count = frame[schemas.SERIES].nunique()
+        encoded = tables.encode(frame, dataclasses.replace(self._schema(), entity=""))
         return encoded.values.reshape(count, -1, encoded.values.shape[1])
 
     def _real_windows(self, real: Source) -> Float[np.ndarray, "n window feature"]:
         generator = self._trained()
         window = generator.models.vae.window
-        if isinstance(real, np.ndarray | list):
-            array = np.asarray(real, np.float64)
+        real = reader.accept(real)
+        if isinstance(real, np.ndarray):
+            array = reader.real_numbers(real)
             if array.ndim != 3 or generator.schema is None:
                 return array
             shape = array.shape[:2]

@@ -105,15 +105,12 @@ def summarise(
     return Forecast(samples, quantiles, history, numeric)
 
 
-def impute(
-    generator: Generator, frame: pd.DataFrame, encoded: tables.Encoded, seed: int, draws: int
-) -> pd.DataFrame:
-    """The table with its missing values filled, given all that is there.
+def impute(generator: Generator, encoded: tables.Encoded, seed: int, draws: int) -> pd.DataFrame:
+    """The rows of a table with missing values filled, given all that is there; see `put_back`.
 
     Args:
       generator: of a table or series.
-      frame: the table; it is written to.
-      encoded: its features, from `tables.encode`.
+      encoded: the table's features, from `tables.encode`.
       seed: of the noise.
       draws: how many completions to take the median of.
     """
@@ -123,15 +120,7 @@ def impute(
     values[:, _flags(schema)] = np.nan
     many = [fill_gaps(generator, values, encoded.groups, seed, draw) for draw in range(draws)]
     found = np.median(many, axis=0) if draws > 1 else many[0]
-    filled = tables.decode(found[None], schema)
-    for name in schema.order:
-        if schema.clock is None or name != schema.clock.name:
-            holes = frame[name].isna()
-            if holes.any():
-                # As objects in between: whole numbers with gaps are floats until filled.
-                both = frame[name].astype(object).where(~holes, filled[name])
-                frame[name] = both.astype(filled[name].dtype)
-    return frame
+    return tables.decode(found[None], schema)
 
 
 def fill_gaps(

@@ -4,21 +4,20 @@ import dataclasses
 import logging
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pandas.api.types import pandas_dtype
-from pandas.tseries.api import guess_datetime_format
 
+from timeldm_jax.data.formats import looks_like_time, parse_times, row_of, time_format
 from timeldm_jax.errors import DataError, option
 
 _log = logging.getLogger(__name__)
 
 IRREGULAR = ("error", "sort", "resample")
 TIME_NAMES = ("date", "time", "datetime", "timestamp", "ds")
-DATE = r"\d[-/:.T ]\d"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,58 +84,222 @@ def find_time(frame: pd.DataFrame, entity: str, overrides: Mapping[str, Any]) ->
     return ""
 
 
-def order_rows(
-    frame: pd.DataFrame, where: str, name: str, entity: str, rule: str
-) -> tuple[pd.DataFrame, Clock]:
-    """Rows in order of time within each series, and the clock; see `Options.irregular`."""
-    at = f"{where}, column {name!r} (the time)"
-    column = frame[name]
+def from_index(
+    frame: pd.DataFrame, where: str, time: str, entity: str, *, later: bool = False
+) -> tuple[pd.DataFrame, str, str]:
+    """A frame indexed by row number, and the names of its time and its entity.
+
+    An index labels rows and is not learnt. Its levels become columns only where they say when or
+    whose a row is: those that are named as the time or the entity; one that holds times (called
+    `time` if it has no name), unless the time is another; and the one beside it, if there are two
+    (called `entity`).
+
+    Args:
+      frame: as the user gave it.
+      where: what to call it in errors.
+      time: name of its time column, or "" where that is open.
+      entity: likewise.
+      later: whether the names are a model's, so that "" means that there is none, and an index of
+        times is its time whatever its name.
+
+    Raises:
+      DataError: several levels that say neither, or one that is called as another column is.
+    """
+    plain = frame.reset_index(drop=True)
+    levels = [frame.index.get_level_values(number) for number in range(frame.index.nlevels)]
+    names = ["" if level.name is None else str(level.name) for level in levels]
+    missing = time not in (*plain.columns, *names)
+    found: dict[str, int] = {}
+    for number, (level, name) in enumerate(zip(levels, names, strict=True)):
+        if name and name in (time, entity):
+            found[name] = number
+        elif (
+            time not in found
+            and _holds_times(level)
+            and (missing and (later or not name) if time else not later)
+        ):
+            time = time or name or "time"
+            found[time] = number
+    if len(levels) == 2 and list(found) == [time] and entity not in plain.columns:
+        rest = 1 - found[time]
+        if (not entity and not later) or (entity and (later or not names[rest])):
+            entity = entity or names[rest] or "entity"
+            found[entity] = rest
+    if len(levels) > 1 and not found and not later:
+        raise DataError(
+            f"{where} has an index of several levels; say which is its time or its entity "
+            f"({option('time')}, {option('entity')}), or call reset_index() first"
+        )
+    for name, number in sorted(found.items(), key=lambda item: -item[1]):
+        level = levels[number]
+        values = level.to_timestamp() if isinstance(level, pd.PeriodIndex) else level
+        if name not in plain.columns:
+            plain.insert(0, name, pd.Series(values))
+        elif not values.equals(pd.Index(plain[name])):
+            raise DataError(f"{where}: its index and a column are both called {name!r}; rename one")
+    return plain, time, entity
+
+
+def _holds_times(level: pd.Index) -> bool:
+    if isinstance(level, pd.DatetimeIndex | pd.PeriodIndex):
+        return True
+    return pd.api.types.is_string_dtype(level.dtype) and looks_like_time(pd.Series(level).dropna())
+
+
+class Ordered(NamedTuple):
+    """A table whose rows are in order.
+
+    Attributes:
+      frame: its rows; the index is the number of each in the table that was given, unless they
+        were resampled.
+      clock: of its time column, or None.
+      place: `(rows given,)` the row of `frame` that holds each given row.
+    """
+
+    frame: pd.DataFrame
+    clock: Clock | None
+    place: Int[np.ndarray, " given"]
+
+
+class _Steps(NamedTuple):
+    """What lies between rows in order.
+
+    Attributes:
+      stamps: seconds since the first time, or the times themselves where they are numbers.
+      groups: number of the series of each row.
+      gaps: to the next row.
+      inside: whether the next row is of the same series.
+      usual: the median gap inside a series.
+      even: whether all are that.
+      offset: the calendar rule that they follow where they are not even, or "".
+    """
+
+    stamps: Float[np.ndarray, " rows"]
+    groups: Int[np.ndarray, " rows"]
+    gaps: Float[np.ndarray, " gaps"]
+    inside: Bool[np.ndarray, " gaps"]
+    usual: float
+    even: bool
+    offset: str
+
+
+def order(frame: pd.DataFrame, where: str, time: str, entity: str, rule: str) -> Ordered:
+    """Rows of each series side by side and in order of time.
+
+    Args:
+      frame: indexed by row number.
+      where: what to call it in errors.
+      time: its time column, or "".
+      entity: its entity column, or "".
+      rule: one of `IRREGULAR`; see `table.Options`.
+
+    Raises:
+      DataError: times that cannot be read, or what the rule does not allow.
+    """
+    if entity:
+        frame = _by_entity(frame, entity)
+    place = np.empty(len(frame), np.int64)
+    if not time:
+        place[frame.index] = np.arange(len(frame))
+        return Ordered(frame, None, place)
+    at = f"{where}, column {time!r} (the time)"
+    column = frame[time]
+    times = _read_times(column, at)
+    stamps = _seconds(times)
+    groups = groups_of(frame, entity)
+    key = np.lexsort((stamps, groups))
+    if rule == "error":
+        _check_order(column, stamps, groups, at)
+    frame, times = frame.iloc[key], times.iloc[key]
+    steps = _steps(times, stamps[key], groups[key], at)
+    if rule == "error":
+        _check_even(frame[time], steps, at, entity)
+    clock = _clock(column, times, steps)
+    rows, slots = frame.index, np.arange(len(frame))
+    if rule == "resample" and not steps.even:
+        frame, slots = _resample(frame, time, entity, steps)
+        clock = dataclasses.replace(clock, offset="")
+        _log.info("%s: resampled to a row every %s", where, _words(steps.usual, times))
+    elif not (steps.even or steps.offset):
+        _log.info("%s: unevenly spaced; every row is taken for one step", where)
+    place[rows] = slots
+    return Ordered(frame, clock, place)
+
+
+def _by_entity(frame: pd.DataFrame, entity: str) -> pd.DataFrame:
+    try:
+        return frame.sort_values(entity, kind="stable")
+    except TypeError:  # numbers and words
+        return frame.sort_values(entity, kind="stable", key=lambda ids: ids.astype(str))
+
+
+def _read_times(column: pd.Series, at: str) -> pd.Series:
+    """A time column as float64 or datetimes."""
     if column.isna().any():
         row = row_of(column[column.isna()])
         raise DataError(f"{at} has no value in row {row}; fill it, or remove the row")
-    numeric = pd.api.types.is_numeric_dtype(column.dtype)
-    times = column.astype(np.float64) if numeric else parse_times(column, at)
-    stamps = times.to_numpy() if numeric else _seconds(times)
-    groups = groups_of(frame, entity)
-    key = np.lexsort((stamps, groups))
-    if rule == "error" and (np.diff(key) < 0).any():
-        first = int(np.flatnonzero(np.diff(stamps) * (np.diff(groups) == 0) < 0)[0]) + 1
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return column.astype(np.float64)
+    if pd.api.types.is_timedelta64_dtype(column.dtype):
+        raise DataError(f"{at} has dtype {column.dtype}; turn it into numbers or times first")
+    return parse_times(column, at)
+
+
+def _check_order(
+    column: pd.Series, stamps: Float[np.ndarray, " rows"], groups: Int[np.ndarray, " rows"], at: str
+) -> None:
+    back = np.flatnonzero((np.diff(stamps) < 0) & (np.diff(groups) == 0)) + 1
+    if back.size:
+        first = int(back[0])
         raise DataError(
-            f"{at}, row {first + 1}: {column.iloc[first]} comes after {column.iloc[first - 1]}. "
-            f"Rows must be in order of time; {option('irregular', 'sort')} puts them in order"
+            f"{at}, row {row_of(column.iloc[first:])}: {column.iloc[first]} comes after "
+            f"{column.iloc[first - 1]}. Rows must be in order of time; "
+            f"{option('irregular', 'sort')} puts them in order"
         )
-    frame, stamps, groups = frame.iloc[key].reset_index(drop=True), stamps[key], groups[key]
-    times = times.iloc[key]
-    inside = np.diff(groups) == 0
-    gaps = np.diff(stamps)
+
+
+def _steps(
+    times: pd.Series, stamps: Float[np.ndarray, " rows"], groups: Int[np.ndarray, " rows"], at: str
+) -> _Steps:
+    gaps, inside = np.diff(stamps), np.diff(groups) == 0
     if not inside.any():
         raise DataError(f"{at}: no series has two rows")
-    step = float(np.median(gaps[inside]))
-    uneven = np.flatnonzero(inside & ~np.isclose(gaps, step, rtol=1e-6, atol=0))
-    even = len(uneven) == 0 and step > 0
+    usual = float(np.median(gaps[inside]))
+    even = usual > 0 and bool(np.isclose(gaps, usual, rtol=1e-6, atol=0)[inside].all())
+    numeric = pd.api.types.is_numeric_dtype(times.dtype)
     offset = "" if numeric or even else _offset(times, groups)
-    if rule == "error" and not even and (not offset or (gaps[inside] <= 0).any()):
-        bad = int(uneven[0]) + 1 if len(uneven) else 1
-        hint = ""
-        if (gaps[inside] <= 0).any() and not entity:
-            hint = f"If several series share times, name their column ({option('entity')}). "
-        raise DataError(
-            f"{at} is not evenly spaced: the usual step is {_words(step, numeric)}, and row "
-            f"{bad + 1} ({frame[name].iloc[bad]}) comes {_words(gaps[bad - 1], numeric)} after the "
-            f"one before. {hint}{option('irregular', 'sort')} takes every row for one step; "
-            f"{option('irregular', 'resample')} makes steps even, missing where there is no row"
-        )
-    if rule == "resample" and not even:
-        frame, stamps = _resample(frame, name, entity, stamps, groups, step, numeric)
-        _log.info("%s: resampled to a row every %s", where, _words(step, numeric))
-        offset = ""
-    elif not (even or offset):
-        _log.info("%s: unevenly spaced; every row is taken for one step", where)
-    start: str | float = float(stamps[0]) if numeric else pd.Timestamp(times.iloc[0]).isoformat()
-    zone = "" if numeric else str(getattr(times.dtype, "tz", None) or "")
-    form = "" if numeric else time_format(column)
-    step = step if step > 0 else 1.0
-    return frame, Clock(name, str(column.dtype), start, step, offset, form, zone)
+    return _Steps(stamps, groups, gaps, inside, usual, even, offset)
+
+
+def _check_even(column: pd.Series, steps: _Steps, at: str, entity: str) -> None:
+    repeated = bool((steps.gaps[steps.inside] <= 0).any())
+    if steps.even or (steps.offset and not repeated):
+        return
+    uneven = steps.inside & ~np.isclose(steps.gaps, steps.usual, rtol=1e-6, atol=0)
+    bad = int(uneven.argmax()) + 1  # the first, or the second row where all repeat
+    hint = ""
+    if repeated and not entity:
+        hint = f"If several series share times, name their column ({option('entity')}). "
+    raise DataError(
+        f"{at} is not evenly spaced: the usual step is {_words(steps.usual, column)}, and row "
+        f"{row_of(column.iloc[bad:])} ({column.iloc[bad]}) comes "
+        f"{_words(steps.gaps[bad - 1], column)} after the one before. {hint}"
+        f"{option('irregular', 'sort')} takes every row for one step; "
+        f"{option('irregular', 'resample')} makes steps even, missing where there is no row"
+    )
+
+
+def _clock(column: pd.Series, times: pd.Series, steps: _Steps) -> Clock:
+    numeric = pd.api.types.is_numeric_dtype(times.dtype)
+    return Clock(
+        name=str(column.name),
+        dtype=str(column.dtype),
+        start=float(times.iloc[0]) if numeric else pd.Timestamp(times.iloc[0]).isoformat(),
+        step=steps.usual if steps.usual > 0 else 1.0,
+        offset=steps.offset,
+        format="" if numeric else time_format(column),
+        zone="" if numeric else str(getattr(times.dtype, "tz", None) or ""),
+    )
 
 
 def positions(
@@ -164,8 +327,10 @@ def groups_of(frame: pd.DataFrame, entity: str) -> Int[np.ndarray, " rows"]:
 
 
 def _seconds(times: pd.Series) -> Float[np.ndarray, " rows"]:
-    origin = times.iloc[0]
-    return (times - origin).dt.total_seconds().to_numpy()
+    """Seconds since the first time, or numbers as they are."""
+    if pd.api.types.is_numeric_dtype(times.dtype):
+        return times.to_numpy()
+    return (times - times.iloc[0]).dt.total_seconds().to_numpy()
 
 
 def _offset(times: pd.Series, groups: Int[np.ndarray, " rows"]) -> str:
@@ -180,27 +345,26 @@ def _offset(times: pd.Series, groups: Int[np.ndarray, " rows"]) -> str:
     return str(getattr(found, "freqstr", found) or "")
 
 
-def _words(step: float, numeric: bool) -> str:
+def _words(step: float, times: pd.Series) -> str:
+    numeric = pd.api.types.is_numeric_dtype(times.dtype)
     return f"{step:g}" if numeric else str(pd.Timedelta(seconds=step))
 
 
 def _resample(
-    frame: pd.DataFrame,
-    name: str,
-    entity: str,
-    stamps: Float[np.ndarray, " rows"],
-    groups: Int[np.ndarray, " rows"],
-    step: float,
-    numeric: bool,
-) -> tuple[pd.DataFrame, Float[np.ndarray, " rows"]]:
-    """A row every `step` in each series: means of floats, else the first; missing elsewhere."""
+    frame: pd.DataFrame, time: str, entity: str, steps: _Steps
+) -> tuple[pd.DataFrame, Int[np.ndarray, " rows"]]:
+    """A row every usual step in each series, and the row that each given one falls into.
+
+    Floats are averaged, of all else the first is taken; what no row falls into is missing.
+    """
+    stamps, groups, step = steps.stamps, steps.groups, steps.usual
     if step <= 0:
-        raise DataError(f"column {name!r} (the time): most rows repeat the time before")
+        raise DataError(f"column {time!r} (the time): most rows repeat the time before")
     slot = np.round((stamps - stamps[0]) / step).astype(np.int64)
     rules = {
         column: "mean" if pd.api.types.is_float_dtype(frame[column].dtype) else "first"
         for column in frame.columns
-        if column not in (name, entity)
+        if column not in (time, entity)
     }
     merged = frame.groupby([groups, slot]).agg(rules)
     first, last = (pd.Series(slot).groupby(groups).agg(kind) for kind in ("min", "max"))
@@ -212,73 +376,16 @@ def _resample(
         if pd.api.types.is_integer_dtype(frame[column].dtype) and merged[column].isna().any():
             merged[column] = merged[column].astype("Int64")
     slots = full.get_level_values(1).to_numpy()
-    even = stamps[0] + slots * step
-    if numeric:
-        merged[name] = even
+    if pd.api.types.is_numeric_dtype(frame[time].dtype):
+        merged[time] = stamps[0] + slots * step
     else:
-        start = parse_times(frame[name], name).iloc[0]
+        start = parse_times(frame[time], time).iloc[0]
         stepped = start + pd.to_timedelta(slots * step, unit="s")
-        form = time_format(frame[name])
-        merged[name] = stepped.strftime(form) if form else stepped
+        form = time_format(frame[time])
+        merged[time] = stepped.strftime(form) if form else stepped
     if entity:
         ids = frame[entity].to_numpy()
         of_group = {g: ids[i] for g, i in zip(*np.unique(groups, return_index=True), strict=True)}
         merged[entity] = [of_group[g] for g in full.get_level_values(0)]
-    return merged.reset_index(drop=True)[list(frame.columns)], even
-
-
-def looks_like_time(present: pd.Series, share: float = 1.0) -> bool:
-    """Whether text is dates, or for `share` < 1 mostly means to be."""
-    texts = present.head(50).astype(str)
-    matches = texts.str.contains(DATE)
-    if texts.empty or matches.mean() < share:
-        return False
-    try:
-        pd.to_datetime(texts[matches], format=time_format(texts[matches]) or None, utc=True)
-    except (ValueError, TypeError):
-        return False
-    return True
-
-
-def parse_times(values: pd.Series, at: str) -> pd.Series:
-    """Times of a column, from text or datetimes.
-
-    Raises:
-      DataError: text that is no time, or times of several zones.
-    """
-    if pd.api.types.is_datetime64_any_dtype(values.dtype):
-        return values
-    form = time_format(values) or None
-    try:
-        return pd.to_datetime(values, format=form)
-    except (ValueError, TypeError) as error:
-        parsed = pd.to_datetime(values, errors="coerce", format="mixed", utc=True)
-        bad = values[parsed.isna() & values.notna()]
-        if len(bad):
-            raise DataError(f"{at}, row {row_of(bad)} holds {bad.iloc[0]!r}, no time") from error
-        if "timezones" in str(error) or "time zones" in str(error):
-            raise DataError(f"{at} mixes time zones; write all times in one (UTC, say)") from error
-        raise DataError(
-            f"{at} writes times in several ways ({values.iloc[0]!r} first); use one"
-        ) from error
-
-
-def time_format(values: pd.Series) -> str:
-    """The strftime format of a column of text, the day first where the month cannot be; or ""."""
-    if not pd.api.types.is_string_dtype(values.dtype) or values.dropna().empty:
-        return ""
-    texts = values.dropna().astype(str)
-    with warnings.catch_warnings():  # that the day is not first after all
-        warnings.simplefilter("ignore")
-        guesses = [guess_datetime_format(texts.iloc[0], dayfirst=first) for first in (False, True)]
-    for guess in filter(None, guesses):
-        parsed = pd.to_datetime(texts.head(1_000), format=guess, errors="coerce", utc=True)
-        if parsed.notna().all():
-            return guess
-    return guesses[0] or ""
-
-
-def row_of(values: pd.Series) -> str:
-    """The first row's label, counted as in a file: 1 is the first row below the header."""
-    label = values.index[0]
-    return str(label + 1) if isinstance(label, int | np.integer) else repr(label)
+    place = full.get_indexer(pd.MultiIndex.from_arrays([groups, slot]))
+    return merged.reset_index(drop=True)[list(frame.columns)], place

@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Float
 from pandas.api.types import pandas_dtype
 
-from timeldm_jax.data.clock import looks_like_time, parse_times, row_of
+from timeldm_jax.data.formats import looks_like_time, parse_times, row_of
 from timeldm_jax.errors import DataError, option
 
 Kind = Literal["float", "integer", "boolean", "category", "datetime", "drop"]

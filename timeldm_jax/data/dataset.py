@@ -5,7 +5,6 @@
 
 import dataclasses
 import logging
-import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -162,8 +161,8 @@ def take(
 
     Args:
       config: as asked for.
-      data: a path, a DataFrame, an array `(rows, features)` or `(windows, time, features)`;
-        default: what `config.data` names.
+      data: as from `reader.accept`: a path, a DataFrame, an array `(rows, features)` or
+        `(windows, time, features)`; default: what `config.data` names.
       columns: names of an array's features.
 
     Raises:
@@ -177,9 +176,9 @@ def take(
         kind = _kind_of_set(config.data.name)
         if kind == "a file":
             given = config.data.path
-    elif isinstance(data, np.ndarray | list):
+    elif isinstance(data, np.ndarray):
         config.data.name, kind = "array", "a table in memory"
-        values, names = check_array(np.asarray(data), columns)
+        values, names = check_array(data, columns)
         given = pd.DataFrame(values, columns=list(names)) if values.ndim == 2 else None
         if values.ndim == 3:
             kind, given = "windows", Windows(values, names)
@@ -197,7 +196,7 @@ def take(
             )
         config.data.name = "table"
         kind = "a table in memory" if isinstance(data, pd.DataFrame) else "a file"
-        given = data if isinstance(data, pd.DataFrame) else os.fspath(data)
+        given = data
     _refuse_unread(config, kind)
     return config, given
 
@@ -392,9 +391,7 @@ def check_array(
         raise DataError(
             f"data has shape {values.shape}; expected (rows, features) or (windows, time, features)"
         )
-    if values.dtype.kind not in "fiu":
-        raise DataError(f"data has dtype {values.dtype}; expected real numbers")
-    values = values.astype(np.float64)
+    values = reader.real_numbers(values)
     features = values.shape[-1]
     if columns is None:
         names = tuple(f"feature_{i}" for i in range(features))

@@ -77,6 +77,7 @@ def prepare(frame: pd.DataFrame, where: str, options: Options) -> tuple[pd.DataF
     declared = schemas.read_overrides(options.schema) if options.schema else {}
     entity = options.entity or declared.get("entity", "")
     time = options.time or declared.get("time", "")
+    frame, time, entity = clocks.from_index(frame, where, time, entity)
     for setting, name in ((option("entity"), entity), (option("time"), time)):
         if name:
             schemas.known(name, frame.columns, f"{where}: {setting}: column")
@@ -90,30 +91,77 @@ def prepare(frame: pd.DataFrame, where: str, options: Options) -> tuple[pd.DataF
         raise DataError(f"{where}, column {entity!r} (the entity) lacks values in some rows")
     overrides = declared.get("columns", {})
     time = time or clocks.find_time(frame, entity, overrides)
-    clock = None
-    if entity:
-        frame = frame.sort_values(entity, kind="stable", ignore_index=True)
-    if time:
-        frame, clock = clocks.order_rows(frame, where, time, entity, options.irregular)
+    frame, clock, _ = clocks.order(frame, where, time, entity, options.irregular)
     inferred = schemas.infer(frame, where, clock=clock, entity=entity, overrides=overrides)
-    return frame, inferred
+    return frame.reset_index(drop=True), inferred
 
 
-def arrange(frame: pd.DataFrame, where: str, schema: Schema) -> pd.DataFrame:
+def arrange(
+    frame: pd.DataFrame, where: str, schema: Schema, irregular: str = "error"
+) -> clocks.Ordered:
     """Rows of a later table as the schema's clock and entity want them.
+
+    Args:
+      frame: with the user's index.
+      where: what to call it in errors.
+      schema: of the model.
+      irregular: as the table that it learnt was read; see `Options`.
 
     Raises:
       DataError: a column that is not there, or rows out of order.
     """
-    for name in (schema.entity, schema.clock.name if schema.clock else ""):
+    time = schema.clock.name if schema.clock else ""
+    frame, _, _ = clocks.from_index(frame, where, time, schema.entity, later=True)
+    for name in (schema.entity, time):
         if name and name not in frame.columns:
             raise DataError(f"{where} has no column {name!r}; the model was trained with it")
-    frame = frame.copy()
-    if schema.entity:
-        frame = frame.sort_values(schema.entity, kind="stable", ignore_index=True)
-    if schema.clock is not None and len(frame) > 1:
-        frame, _ = clocks.order_rows(frame, where, schema.clock.name, schema.entity, "error")
-    return frame
+    return clocks.order(frame, where, time if len(frame) > 1 else "", schema.entity, irregular)
+
+
+def put_back(
+    given: pd.DataFrame, filled: pd.DataFrame, place: Int[np.ndarray, " given"], schema: Schema
+) -> pd.DataFrame:
+    """The table as the user gave it, only that what it lacked is there.
+
+    Rows, index, and columns that are not learnt stay as they are, and so do dtypes that can hold
+    what was lacking; numbers and objects, which pandas makes of other dtypes with gaps, become what
+    the model learnt.
+
+    Args:
+      given: as the user gave it.
+      filled: from `decode`, of the rows that `arrange` gave.
+      place: the row of `filled` of each given row.
+      schema: of the model.
+    """
+    found = given.copy()
+    labels = {str(label): label for label in given.columns}
+    for column in schema.columns:
+        label = labels[column.name]
+        lacks = given[label].isna().to_numpy()
+        if lacks.any():
+            cells = given[label].astype(object).to_numpy(copy=True)
+            cells[lacks] = filled[column.name].astype(object).to_numpy()[place][lacks]
+            found[label] = _with_dtype(cells, given[label], filled[column.name].dtype)
+    return found
+
+
+def _with_dtype(cells: np.ndarray, given: pd.Series, learnt: Any) -> pd.Series:
+    """Cells as the first dtype, of that given and that learnt, that holds all; else objects."""
+    whole = pd.Series(cells, index=given.index, dtype=object)
+    stopgap = given.dtype in (np.float64, object)
+    for dtype in (learnt, given.dtype) if stopgap else (given.dtype, learnt):
+        if isinstance(dtype, pd.CategoricalDtype) and not whole.isin(dtype.categories).all():
+            continue
+        try:
+            cast = whole.astype(dtype)
+        except (ValueError, TypeError, OverflowError):
+            continue
+        same = (cast == whole).fillna(False).to_numpy(bool)
+        if pd.api.types.is_float_dtype(dtype):  # a narrow one rounds what was filled in
+            same = same | np.isclose(cast.astype(np.float64), whole.astype(np.float64), 1e-6)
+        if same.all():
+            return cast
+    return whole
 
 
 def encode(frame: pd.DataFrame, schema: Schema, where: str = "the table") -> Encoded:
