@@ -53,7 +53,11 @@ def check(problem: Problem) -> Differences:
     Raises:
       AssertionError: the two do not compute the same.
     """
-    found = compare(problem)
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")  # not TensorFloat-32, whatever is timed
+    with jax.default_matmul_precision("highest"):
+        found = compare(problem)
+    torch.set_float32_matmul_precision(precision)
     wrong = {name: value for name, value in found.items() if not value <= TOLERANCE}
     if wrong:
         raise AssertionError(f"PyTorch and JAX differ by more than {TOLERANCE:g}: {wrong}")
@@ -89,8 +93,8 @@ def _compare_vae(problem: Problem, module: nn.Module, params: Any) -> Difference
         return losses.reconstruction_loss(terms, vae.window) + BETA * kl, output.reconstruction
 
     (loss, reconstruction), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(params)
-    outputs = module(torch.from_numpy(x), torch.from_numpy(noise))
-    their_loss = pytorch_baseline.vae_loss(torch.from_numpy(x), *outputs, BETA)
+    outputs = module(*map(pytorch_baseline.to_tensor, (x, noise)))
+    their_loss = pytorch_baseline.vae_loss(pytorch_baseline.to_tensor(x), *outputs, BETA)
     their_loss.backward()
     return {
         "reconstruction": _difference(outputs[0], reconstruction),
@@ -112,7 +116,7 @@ def _compare_denoiser(problem: Problem, module: nn.Module, params: Any) -> Diffe
         return loss, network(z, sigma)
 
     (loss, output), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(params)
-    z, noise, sigma = map(torch.from_numpy, (z, noise, sigma))
+    z, noise, sigma = map(pytorch_baseline.to_tensor, (z, noise, sigma))
     their_loss = pytorch_baseline.denoising_loss(module, z, noise, sigma, sigma_data)
     their_loss.backward()
     return {
@@ -140,13 +144,13 @@ def _compare_sampling(problem: Problem, modules: tuple[Any, Any], params: tuple[
         z = z.reshape(-1, vae.window, vae.latent)
         return vae.apply({"params": vae_params}, z, method="decode")
 
-    theirs = pytorch_baseline.sample(*modules, config, torch.from_numpy(start))
+    theirs = pytorch_baseline.sample(*modules, config, pytorch_baseline.to_tensor(start))
     return _difference(torch.from_numpy(theirs), sample(*params))
 
 
 def _difference(theirs: torch.Tensor, ours: Any) -> float:
     ours = np.asarray(ours)
-    return float(np.abs(theirs.detach().numpy() - ours).max() / np.abs(ours).max())
+    return float(np.abs(theirs.detach().cpu().numpy() - ours).max() / np.abs(ours).max())
 
 
 def _gradient_difference(module: nn.Module, grads: Any) -> float:

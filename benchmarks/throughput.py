@@ -6,7 +6,8 @@
 At the `paper` sizes of each set: a step of VAE training, a step of latent-diffusion training, and
 drawing windows at the paper's sampler settings. JAX runs as shipped, in chunks of steps on one
 device, without compilation time; PyTorch as in `pytorch_baseline.py`, once `parity.py` has found
-that both compute the same. The two take turns, so that a machine that slows down slows both:
+that both compute the same: eager, eager with `scaled_dot_product_attention` where there is
+attention, and `torch.compile`. On a GPU both use it, with TensorFloat-32 products. All take turns, so that a machine that slows down slows both:
 times are medians over rounds, a ratio is the median of the rounds' own ratios.
 """
 
@@ -52,6 +53,9 @@ PAUSE = 0.2
 # A sampling's time is linear in its Heun steps: two short runs give that of the full number. Far
 # apart, because what they are off by grows with (full - few) / (more - few).
 SHORT_STEPS = (2, 6)
+
+# PyTorch's ways of running, as in the results, with their words.
+WAYS = {"pytorch": "eager", "sdpa": "SDPA", "compiled": "compiled"}
 
 Work = Callable[[], int]  # does some of the work, returns how many units
 Times = dict[str, list[float]]  # seconds a unit, of each round
@@ -167,10 +171,11 @@ def _products(size: int, pytorch: bool) -> dict[str, Work]:
     if pytorch:
         import torch
 
-        tensors = torch.from_numpy(a), torch.from_numpy(b)
+        tensors = [torch.from_numpy(x).to(torch.get_default_device()) for x in (a, b)]
 
         def in_torch() -> int:
             torch.mm(*tensors)
+            _wait()
             return 1
 
         works["pytorch"] = in_torch
@@ -195,26 +200,46 @@ def _training(problem: Problem, stage: str, pytorch: bool, on_cpu: bool) -> dict
 
     works: dict[str, Work] = {"jax": in_jax}
     if pytorch:
-        works["pytorch"] = _one_each(_torch_training(problem, stage))
+        ways = ("pytorch", "sdpa", "compiled") if stage == "vae" else ("pytorch", "compiled")
+        for way in ways:
+            works[way] = _take(_torch_training(problem, stage, way), 1 if on_cpu else length)
     return works
 
 
-def _torch_training(problem: Problem, stage: str) -> Iterator[Any]:
+def _torch_training(problem: Problem, stage: str, way: str) -> Iterator[Any]:
     import pytorch_baseline
     from parity import make_networks
 
     vae, denoiser = make_networks(problem)
-    if stage == "vae":
-        return pytorch_baseline.train_vae(vae, problem.config, problem.values, problem.starts)
-    return pytorch_baseline.train_ldm(denoiser, problem.config, *problem.posteriors)
+    compiled = way == "compiled"
+    if stage == "ldm":
+        return pytorch_baseline.train_ldm(
+            denoiser, problem.config, *problem.posteriors, compiled=compiled
+        )
+    if way != "pytorch":
+        pytorch_baseline.use_sdpa(vae)
+    return pytorch_baseline.train_vae(
+        vae, problem.config, problem.values, problem.starts, compiled=compiled
+    )
 
 
-def _one_each(iterator: Iterator[Any]) -> Work:
+def _take(iterator: Iterator[Any], length: int) -> Work:
+    """Takes `length` items a call, and waits for the device."""
+
     def work() -> int:
-        next(iterator)
-        return 1
+        for _ in range(length):
+            next(iterator)
+        _wait()
+        return length
 
     return work
+
+
+def _wait() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _sampling(problem: Problem, pytorch: bool) -> dict[str, Work]:
@@ -237,15 +262,23 @@ def _sampling(problem: Problem, pytorch: bool) -> dict[str, Work]:
         import torch
         from parity import make_networks
 
-        networks = make_networks(problem)
+        vae, denoiser = make_networks(problem)
+        pytorch_baseline.use_sdpa(vae)
+        networks = {
+            "pytorch": (denoiser, vae.decode),
+            "compiled": (torch.compile(denoiser), torch.compile(vae.decode)),
+        }
 
-        def in_torch(config: Any) -> int:
+        def in_torch(way: str, config: Any) -> int:
             unit_noise = torch.randn(windows, problem.models.flat)
-            pytorch_baseline.sample(*networks, config, unit_noise)
+            network, decode = networks[way]
+            pytorch_baseline.sample(vae, network, config, unit_noise, decode)
             return 1
 
         works |= {
-            f"pytorch {n}": functools.partial(in_torch, config) for n, config in configs.items()
+            f"{way} {n}": functools.partial(in_torch, way, config)
+            for way in networks
+            for n, config in configs.items()
         }
     return works
 
@@ -286,9 +319,11 @@ def _entry(name: str, stage: str, times: Times, product_rate: float) -> dict[str
             "gflops": _round(gflops),
             "share": _round(gflops / product_rate),
         }
-    if "pytorch" in times:
-        pairs = zip(times["pytorch"], times["jax"], strict=True)
-        entry["ratio"] = _spread([theirs / ours for theirs, ours in pairs])
+    entry["ratios"] = {
+        library: _spread([a / b for a, b in zip(theirs, times["jax"], strict=True)])
+        for library, theirs in times.items()
+        if library != "jax"
+    }
     return entry
 
 
@@ -319,20 +354,13 @@ def table(report: dict[str, Any]) -> str:
     """The report in Markdown."""
     machine, product = report["machine"], report["matrix_product"]
     named = {"vae": "VAE training", "ldm": "LDM training", "sample": "sampling"}
-    columns = (
-        "set",
-        "stage",
-        "ms",
-        "windows/s",
-        "share of product rate",
-        "PyTorch ms",
-        "PyTorch windows/s",
-        "times as fast",
-    )
-    rows = [columns, ("---", "---", *["---:"] * 6)]
+    columns = ("set", "stage", "ms", "windows/s", "share of product rate")
+    columns += tuple(f"PyTorch {way}, ms" for way in WAYS.values())
+    columns += tuple(f"times as fast as {way}" for way in WAYS.values())
+    rows = [columns, ("---", "---", *["---:"] * (len(columns) - 2))]
     for name, stages in report["results"].items():
         for stage, entry in stages.items():
-            ours, theirs = entry["jax"], entry.get("pytorch")
+            ours = entry["jax"]
             rows.append(
                 (
                     name,
@@ -340,9 +368,8 @@ def table(report: dict[str, Any]) -> str:
                     _with_range(ours["ms"]),
                     f"{ours['windows_per_s']:,.0f}",
                     f"{ours['share']:.0%}",
-                    _with_range(theirs["ms"]) if theirs else "–",
-                    f"{theirs['windows_per_s']:,.0f}" if theirs else "–",
-                    _with_range(entry["ratio"]) if theirs else "–",
+                    *(_with_range(entry[way]["ms"]) if way in entry else "–" for way in WAYS),
+                    *(_with_range(entry["ratios"].get(way)) for way in WAYS),
                 )
             )
     rates = ", ".join(f"{name} {rate['median']:.0f}" for name, rate in product["gflops"].items())
@@ -372,7 +399,9 @@ def _windows(report: dict[str, Any]) -> str:
     return f"{words['vae']} windows a step, {words['sample']} a drawn batch"
 
 
-def _with_range(spread: dict[str, float]) -> str:
+def _with_range(spread: dict[str, float] | None) -> str:
+    if spread is None:
+        return "–"
     return f"{_digits(spread['median'])} ({_digits(spread['min'])}–{_digits(spread['max'])})"
 
 
@@ -415,9 +444,15 @@ def _options() -> argparse.Namespace:
         parser.error(f"--sets: {', '.join(sorted(unknown))} not among {', '.join(FEATURES)}")
     if options.table:
         return options
-    if options.pytorch and jax.default_backend() != "cpu":
-        _say("PyTorch is compared on a CPU only; measuring JAX alone")
-        options.pytorch = False
+    if options.pytorch:
+        import torch
+
+        if jax.default_backend() == "gpu" and torch.cuda.is_available():
+            torch.set_default_device("cuda")
+            torch.set_float32_matmul_precision("high")
+        elif jax.default_backend() != "cpu":
+            _say("PyTorch does not see JAX's device; measuring JAX alone")
+            options.pytorch = False
     if options.pytorch and importlib.util.find_spec("torch") is None:
         parser.error("PyTorch is not installed: pip install -e '.[bench]', or give --no-pytorch")
     return options
