@@ -248,7 +248,11 @@ def sample(
     c, sigma_data = config.sample, config.ldm.noise.sigma_data
     ramp = torch.linspace(0, 1, c.steps, dtype=torch.float64)
     high, low = c.sigma_max ** (1 / c.rho), c.sigma_min ** (1 / c.rho)
-    sigmas = torch.cat([(high + ramp * (low - high)) ** c.rho, torch.zeros(1)]).float().to(unit_noise.device)
+    sigmas = (
+        torch.cat([(high + ramp * (low - high)) ** c.rho, torch.zeros(1)])
+        .float()
+        .to(unit_noise.device)
+    )
     gamma = min(c.churn / c.steps, 2**0.5 - 1)
     z = unit_noise * sigmas[0]
     for i in range(c.steps):

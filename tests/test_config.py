@@ -25,6 +25,7 @@ from timeldm_jax.data.table import Options
 from timeldm_jax.errors import ConfigError
 from timeldm_jax.training import stages
 from timeldm_jax.training.beta import BetaConfig
+from timeldm_jax.workdir import Workdir
 
 PACKAGE = pathlib.Path(c.__file__).parent
 SETS = ("sines", "mujoco", "stocks", "etth", "fmri", "energy")
@@ -479,9 +480,9 @@ def test_a_work_directory_of_an_earlier_version_is_the_same_configuration(tmp_pa
     shutil.copytree(GOLDEN / "workdir_8ed8097", folder)
     saved = json.loads((folder / "config.json").read_text())
     asked = c.ConfigDict(c.upgrade(saved))
-    assert experiment.conflict(asked, epath.Path(folder)) == ""
+    assert experiment.conflict(asked, Workdir(epath.Path(folder))) == ""
     asked.ldm.noise.P_mean += 0.25
-    changed = experiment.conflict(asked, epath.Path(folder))
+    changed = experiment.conflict(asked, Workdir(epath.Path(folder)))
     assert "config.ldm.noise.P_mean: " in changed
     assert changed.count("->") == 1
 
