@@ -5,11 +5,12 @@ them in PyTorch without a thought of JAX: float32, default threads, on PyTorch's
 Three ways of running are compared: eager with attention by product and softmax, eager with
 `scaled_dot_product_attention`, and `torch.compile` of the whole loss with the latter. Where other
 things can be done in several natural ways, the fastest at the paper's sizes on a CPU stands here:
-separate query, key and value maps (3 to 5 % less than one fused map), Adam's `fused=True` (a sixth less a small LDM step than
-its default), and a noise embedding computed once for a whole batch in sampling. A real transform in
-place of the complex one, gradients over parts of the batch, and convolutions as products made no
-difference. What a paper run can do without is left out, in PyTorch's favour: schedules of the
-learning rate and β, metrics, and the moving average of the weights while its decay is 0.
+separate query, key and value maps (3 to 5 % less than one fused map), Adam's `fused=True` (a sixth
+less a small LDM step than its default), and a noise embedding computed once for a whole batch in
+sampling. A real transform in place of the complex one, gradients over parts of the batch, and
+convolutions as products made no difference. What a paper run can do without is left out, in
+PyTorch's favour: schedules of the learning rate and β, metrics, and the moving average of the
+weights while its decay is 0.
 """
 
 import dataclasses

@@ -7,8 +7,9 @@ At the `paper` sizes of each set: a step of VAE training, a step of latent-diffu
 drawing windows at the paper's sampler settings. JAX runs as shipped, in chunks of steps on one
 device, without compilation time; PyTorch as in `pytorch_baseline.py`, once `parity.py` has found
 that both compute the same: eager, eager with `scaled_dot_product_attention` where there is
-attention, and `torch.compile`. On a GPU both use it, with TensorFloat-32 products. All take turns, so that a machine that slows down slows both:
-times are medians over rounds, a ratio is the median of the rounds' own ratios.
+attention, and `torch.compile`. On a GPU both use it, with TensorFloat-32 products. All take turns,
+so that a machine that slows down slows both: times are medians over rounds, a ratio is the median
+of the rounds' own ratios.
 """
 
 import argparse
