@@ -467,7 +467,7 @@ def test_panels_of_uneven_length_give_series_of_uneven_length():
         (rows().reshape(15, 8, 3) * np.array([1, 0, 1]), "column 'feature_1' is constant"),
         (np.full((15, 8, 3), np.nan), "has nan at index"),
         (rows(7), "7 rows, fewer than one window of 8"),
-        (rows().reshape(8, 15, 3), "8 windows are too few"),
+        (rows(64).reshape(8, 8, 3), "8 windows are too few"),
         (pd.DataFrame({"x": range(40), "y": [{}] * 40}), "column 'y'"),
         (pd.DataFrame({"x": pd.to_timedelta(range(40), "D")}), "has dtype timedelta64"),
         (pd.DataFrame(), "has 0 rows of 0 columns"),

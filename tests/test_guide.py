@@ -12,6 +12,7 @@ import pytest
 import quick
 
 import timeldm_jax
+from timeldm_jax import describe
 
 ROOT = pathlib.Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "table.md"
@@ -56,9 +57,15 @@ def test_the_blocks_of_the_pages_run_in_order(folder, monkeypatch):
     }
 
 
+def test_the_guide_describes_its_table(folder, capsys):
+    words = shlex.split(blocks("sh")[0])
+    assert words[:3] == ["python", "-m", "timeldm_jax.describe"]
+    describe.main(["describe", *(word.replace("=", f"={folder}/", 1) for word in words[3:])])
+    assert capsys.readouterr().out.endswith("Ready to train.\n")
+
+
 def test_the_command_of_the_guide_runs(folder, server):
-    [line] = blocks("sh")
-    words = shlex.split(line)
+    words = shlex.split(blocks("sh")[1])
     assert words[:3] == ["python", "-m", "timeldm_jax.launch"]
     # The server has a working directory of its own.
     words = [re.sub(r"=(ETTh1|runs)", rf"={folder}/\1", word) for word in words]

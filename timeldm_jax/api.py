@@ -26,7 +26,9 @@ from timeldm_jax.data import table as tables
 from timeldm_jax.data.clock import Ordered
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.reader import Source
+from timeldm_jax.data.schema import known
 from timeldm_jax.data.series import split_series
+from timeldm_jax.describe import Description, describe
 from timeldm_jax.errors import CheckpointError, ConfigError, DataError
 from timeldm_jax.generator import Generator, load_generator
 from timeldm_jax.metrics import evaluation, seams, suite
@@ -97,13 +99,13 @@ class TimeLDM:
         schema: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         irregular: str | None = None,
         decimal: str | None = None,
+        na_values: Any = None,
         workdir: str | None = None,
     ) -> "TimeLDM":
         """Trains both stages.
 
-        `time`, `entity`, `schema`, `irregular` and `decimal` are settings of `config.data`: what is
-        given here counts, what is not stays as the model's configuration has it, and what the data
-        has no use for is refused.
+        `time` to `na_values` are settings of `config.data`: what is given here counts, what is not
+        stays as the model's configuration has it, and what the data has no use for is refused.
 
         Args:
           data: a CSV or Parquet file, a DataFrame, an array `(rows, features)` in time order, or
@@ -116,6 +118,7 @@ class TimeLDM:
             `data.schema`.
           irregular: what to do with times out of order or uneven; see `data.table.Options`.
           decimal: the decimal point of a CSV file.
+          na_values: a value, or a list of them, that stands for a missing one; or such by column.
           workdir: where checkpoints and metrics go, so that the same call resumes; default: a
             temporary directory, deleted with the model.
 
@@ -129,7 +132,7 @@ class TimeLDM:
         data = reader.accept(data)
         asked = settings(
             self._config, time=time, entity=entity, irregular=irregular, decimal=decimal,
-            schema=schema,
+            schema=schema, na_values=na_values,
         )  # fmt: skip
         if workdir is None:
             workdir = tempfile.mkdtemp(prefix="timeldm-")
@@ -141,6 +144,24 @@ class TimeLDM:
         self._workdir = path
         self._dataset = started.dataset
         return self
+
+    def describe(
+        self, data: Source, *, columns: Sequence[str] | None = None, **given: Any
+    ) -> Description:
+        """What `fit` would take this data for, and what is wrong with it, without training.
+
+        Args:
+          data: as for `fit`.
+          columns: as for `fit`.
+          **given: `time`, `entity`, `schema`, `irregular`, `decimal` and `na_values`, as for `fit`.
+
+        Raises:
+          DataError: a setting of another type or name; what is wrong with the data is said, not
+            raised.
+        """
+        for name in given:
+            known(name, [field.name for field in dataclasses.fields(tables.Options)], "argument")
+        return describe(settings(self._config, **given), reader.accept(data), columns)
 
     def sample(self, count: int, seed: int = 0, *, missing: str = "fill") -> Any:
         """Synthetic windows in the data's own units.
@@ -441,6 +462,8 @@ class TimeLDM:
                 )
             data = pd.DataFrame(datasets.check_array(data, schema.order)[0], columns=schema.order)
         frame, where = reader.read(data, config.decimal)
+        if config.na_values:
+            data = frame = tables.mark_missing(frame, where, config.na_values)
         ordered = tables.arrange(frame, where, schema, config.irregular)
         encoded = tables.encode(ordered.frame, schema, where)
         return ordered, encoded, data if isinstance(data, pd.DataFrame) else frame
@@ -510,12 +533,15 @@ class TimeLDM:
         return scores, windows, synthetic, training
 
 
-def settings(config: ConfigDict, *, schema: Any = None, **given: Any) -> ConfigDict:
+def settings(
+    config: ConfigDict, *, schema: Any = None, na_values: Any = None, **given: Any
+) -> ConfigDict:
     """A copy with the settings of `config.data` that were given as arguments, not None.
 
     Args:
       config: of the model.
       schema: a path, JSON text or a mapping.
+      na_values: a value, a list of values, or a mapping of columns to either.
       **given: settings that are text.
 
     Raises:
@@ -529,6 +555,13 @@ def settings(config: ConfigDict, *, schema: Any = None, **given: Any) -> ConfigD
             raise DataError(f"schema holds what JSON cannot: {error}") from error
     elif schema is not None:
         given["schema"] = os.fspath(schema) if isinstance(schema, os.PathLike) else schema
+    if isinstance(na_values, Mapping):
+        given["na_values"] = json.dumps(
+            {str(k): list(v) if isinstance(v, list | tuple) else [v] for k, v in na_values.items()}
+        )
+    elif na_values is not None:
+        listed = na_values if isinstance(na_values, list | tuple) else [na_values]
+        given["na_values"] = ",".join(str(value) for value in listed)
     for name, value in given.items():
         if value is not None and not isinstance(value, str):
             expected = "a path or a mapping" if name == "schema" else "text"

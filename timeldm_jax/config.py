@@ -306,6 +306,7 @@ _ADDED: dict[str, Any] = {
     "data.schema": "",
     "data.irregular": "error",
     "data.decimal": ".",
+    "data.na_values": "",
     "data.split": "time",
     "data.stride": 1,
     "data.missing": "fill",

@@ -1,17 +1,18 @@
 """The errors that a user can do something about; each message says what."""
 
+import contextlib
 import re
 import shlex
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 Setting = Literal[
-    "cache_dir", "count", "decimal", "dir", "entity", "irregular", "missing", "name", "path",
-    "protocol", "schema", "split", "stride", "time", "window",
+    "cache_dir", "count", "decimal", "dir", "entity", "irregular", "missing", "na_values", "name",
+    "path", "protocol", "schema", "split", "stride", "time", "window",
 ]  # fmt: skip
 # What Python calls a setting that is an argument there; it sets the others in a configuration.
-_ARGUMENTS = {"path": "data"} | {
-    name: name for name in ("decimal", "entity", "irregular", "missing", "schema", "time", "window")
-}
+_SAME = ("decimal", "entity", "irregular", "missing", "na_values", "schema", "time", "window")
+_ARGUMENTS = {"path": "data"} | {name: name for name in _SAME}
 _OPTION = re.compile(r"\{option:(\w+)(?:=([^}]*))?\}")
 
 
@@ -24,12 +25,12 @@ def option(name: Setting, value: str = "") -> str:
     return f"{{option:{name}={value}}}" if value else f"{{option:{name}}}"
 
 
-def in_flags(error: BaseException) -> str:
-    """An error's message, settings as flags of the command."""
+def in_flags(error: BaseException, prefix: str = "--config.data.") -> str:
+    """An error's message, settings as flags of the command, whose names begin with `prefix`."""
 
     def flag(found: re.Match[str]) -> str:
         name, value = found.groups()
-        return f"--config.data.{name}" + (f"={shlex.quote(value)}" if value else "")
+        return f"{prefix}{name}" + (f"={shlex.quote(value)}" if value else "")
 
     text = error.args[0] if isinstance(error, DataError) and error.args else str(error)
     return _OPTION.sub(flag, str(text))
@@ -42,11 +43,42 @@ def _in_python(found: re.Match[str]) -> str:
 
 
 class DataError(ValueError):
-    """A fault in the data, or in how it was asked for, that the user can fix; see `option`."""
+    """A fault in the data, or in how it was asked for, that the user can fix; see `option`.
+
+    Attributes:
+      parts: the faults that this one lists, where it is several at once.
+    """
+
+    parts: "Sequence[DataError]" = ()
 
     def __str__(self) -> str:
         """The message in the words of Python."""
         return _OPTION.sub(_in_python, super().__str__())
+
+
+class Problems:
+    """Collects faults in data, so that a person hears of all of them at once."""
+
+    def __init__(self) -> None:
+        self.found: list[DataError] = []
+
+    @contextlib.contextmanager
+    def collect(self) -> Iterator[None]:
+        """Keeps the DataError of a part of the work, and goes on after it."""
+        try:
+            yield
+        except DataError as error:
+            self.found += error.parts or [error]
+
+    def raise_all(self) -> None:
+        """Raises what was found as one DataError, if anything was."""
+        if len(self.found) == 1:
+            raise self.found[0]
+        if self.found:
+            lines = [f"- {error.args[0]}" for error in self.found]
+            whole = DataError("\n".join([f"{len(lines)} problems:", *lines]))
+            whole.parts = self.found
+            raise whole
 
 
 class ConfigError(ValueError):

@@ -209,11 +209,11 @@ def order(frame: pd.DataFrame, where: str, time: str, entity: str, rule: str) ->
     groups = groups_of(frame, entity)
     key = np.lexsort((stamps, groups))
     if rule == "error":
-        _check_order(column, stamps, groups, at)
+        _check_order(frame, time, entity, stamps, groups, at)
     frame, times = frame.iloc[key], times.iloc[key]
     steps = _steps(times, stamps[key], groups[key], at)
     if rule == "error":
-        _check_even(frame[time], steps, at, entity)
+        _check_even(frame, time, entity, steps, at)
     clock = _clock(column, times, steps)
     rows, slots = frame.index, np.arange(len(frame))
     if rule == "resample" and not steps.even:
@@ -246,16 +246,42 @@ def _read_times(column: pd.Series, at: str) -> pd.Series:
 
 
 def _check_order(
-    column: pd.Series, stamps: Float[np.ndarray, " rows"], groups: Int[np.ndarray, " rows"], at: str
+    frame: pd.DataFrame,
+    time: str,
+    entity: str,
+    stamps: Float[np.ndarray, " rows"],
+    groups: Int[np.ndarray, " rows"],
+    at: str,
 ) -> None:
+    column = frame[time]
     back = np.flatnonzero((np.diff(stamps) < 0) & (np.diff(groups) == 0)) + 1
     if back.size:
         first = int(back[0])
+        hint = _series_hint(frame, time, entity)
+        hint = hint or f"{option('irregular', 'sort')} puts them in order"
         raise DataError(
             f"{at}, row {row_of(column.iloc[first:])}: {column.iloc[first]} comes after "
-            f"{column.iloc[first - 1]}. Rows must be in order of time; "
-            f"{option('irregular', 'sort')} puts them in order"
+            f"{column.iloc[first - 1]}. Rows must be in order of time; {hint}"
         )
+
+
+def _series_hint(frame: pd.DataFrame, time: str, entity: str) -> str:
+    """Which column to name as the entity where rows of one series share times, or ""."""
+    if entity or not frame[time].duplicated().any():
+        return ""
+    for name in frame.columns:
+        ids = frame[name]
+        if name == time or pd.api.types.is_float_dtype(ids.dtype):
+            continue
+        if 1 < ids.nunique() < len(frame) / 2 and not frame.duplicated([name, time]).any():
+            return (
+                f"several rows have the same time, but not of one {name!r}: if that says which "
+                f"series a row belongs to, {option('entity', str(name))}"
+            )
+    return (
+        "several rows have the same time: if they are of several series, name the column that "
+        f"tells them apart ({option('entity')})"
+    )
 
 
 def _steps(
@@ -271,15 +297,15 @@ def _steps(
     return _Steps(stamps, groups, gaps, inside, usual, even, offset)
 
 
-def _check_even(column: pd.Series, steps: _Steps, at: str, entity: str) -> None:
+def _check_even(frame: pd.DataFrame, time: str, entity: str, steps: _Steps, at: str) -> None:
+    column = frame[time]
     repeated = bool((steps.gaps[steps.inside] <= 0).any())
     if steps.even or (steps.offset and not repeated):
         return
     uneven = steps.inside & ~np.isclose(steps.gaps, steps.usual, rtol=1e-6, atol=0)
     bad = int(uneven.argmax()) + 1  # the first, or the second row where all repeat
-    hint = ""
-    if repeated and not entity:
-        hint = f"If several series share times, name their column ({option('entity')}). "
+    hint = _series_hint(frame, time, entity)
+    hint = f"{hint[0].upper()}{hint[1:]}. Otherwise " if hint else ""
     raise DataError(
         f"{at} is not evenly spaced: the usual step is {_words(steps.usual, column)}, and row "
         f"{row_of(column.iloc[bad:])} ({column.iloc[bad]}) comes "

@@ -144,7 +144,7 @@ Prepared = Table | Windows | None
 # Which keys of `config.data` each kind of data reads, beside its window and protocol. Where files
 # lie is a matter of the machine, and may stand in any configuration.
 _ANYWHERE = {"name", "window", "protocol", "dir", "cache_dir"}
-_COLUMNS = {"time", "entity", "schema", "irregular", "split", "stride", "missing"}
+_COLUMNS = {"time", "entity", "schema", "irregular", "na_values", "split", "stride", "missing"}
 _KINDS = {
     "a file": _COLUMNS | {"path", "decimal"},
     "a table in memory": _COLUMNS,
@@ -242,7 +242,9 @@ def prepare(given: Given, config: ConfigDict) -> Prepared:
     if given is None or isinstance(given, Windows):
         return given
     options = table_options(config)
-    table = Table(*tables.prepare(*reader.read(given, options.decimal), options))
+    frame, where = reader.read(given, options.decimal)
+    frame = tables.mark_missing(frame, where, options.na_values)
+    table = Table(*tables.prepare(frame, where, options))
     for line in table.schema.describe():
         _log.info("  %s", line)
     return table

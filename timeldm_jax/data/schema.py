@@ -17,7 +17,7 @@ from etils import epath
 from timeldm_jax.data import columns as kinds
 from timeldm_jax.data.clock import Clock
 from timeldm_jax.data.columns import KINDS, SCALINGS, Column, Scaling
-from timeldm_jax.errors import DataError
+from timeldm_jax.errors import DataError, Problems
 
 SERIES = "series"  # the id that synthetic windows get
 PRESENT = "(row is present)"  # the feature that ends a series shorter than the window
@@ -99,18 +99,21 @@ def infer(
       overrides: by column, fields of `Column` that the user has set.
 
     Raises:
-      DataError: a column that cannot be learnt, or an override that does not fit.
+      DataError: columns that cannot be learnt, all of them, or an override that does not fit.
     """
     for name, fields in overrides.items():
         _check_override(name, fields, list(frame.columns), where)
     own = [] if clock is None else [clock.name]
     columns = []
+    problems = Problems()
     for name in frame.columns:
         if name in (*own, entity):
             continue
         given = dict(overrides.get(name, {}))
         if given.get("kind") != "drop":
-            columns.append(kinds.infer(frame[name], given, where))
+            with problems.collect():
+                columns.append(kinds.infer(frame[name], given, where))
+    problems.raise_all()
     if not columns:
         raise DataError(f"{where} has no column to learn beside its time and entity columns")
     kept = {column.name for column in columns} | set(own)

@@ -5,6 +5,7 @@ and the time of each row. Rows of one series are in order, side by side.
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from timeldm_jax.data import clock as clocks
 from timeldm_jax.data import columns as kinds
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data.schema import Schema
-from timeldm_jax.errors import DataError, option
+from timeldm_jax.errors import DataError, Problems, option
 from timeldm_jax.settings import Rule, check_fields, one_of
 
 MISSING = ("fill", "generate")
@@ -35,6 +36,8 @@ class Options:
         rows in order and takes each for one step; `resample` makes rows regular by the median
         step, the mean of several, missing where there is none.
       decimal: the decimal point of a CSV file.
+      na_values: values that stand for a missing one, separated by commas, such as `-200,?`; or JSON
+        by column, such as `{"CO": [-200]}`.
     """
 
     time: str = ""
@@ -42,6 +45,7 @@ class Options:
     schema: str = ""
     irregular: str = "error"
     decimal: str = "."
+    na_values: str = ""
 
     def __post_init__(self) -> None:
         """Checks the settings; raises ConfigError."""
@@ -91,9 +95,63 @@ def prepare(frame: pd.DataFrame, where: str, options: Options) -> tuple[pd.DataF
         raise DataError(f"{where}, column {entity!r} (the entity) lacks values in some rows")
     overrides = declared.get("columns", {})
     time = time or clocks.find_time(frame, entity, overrides)
-    frame, clock, _ = clocks.order(frame, where, time, entity, options.irregular)
-    inferred = schemas.infer(frame, where, clock=clock, entity=entity, overrides=overrides)
+    problems, clock = Problems(), None
+    with problems.collect():
+        frame, clock, _ = clocks.order(frame, where, time, entity, options.irregular)
+    with problems.collect():
+        learnt = frame if clock is not None or not time else frame.drop(columns=time)
+        inferred = schemas.infer(learnt, where, clock=clock, entity=entity, overrides=overrides)
+    problems.raise_all()
     return frame.reset_index(drop=True), inferred
+
+
+def mark_missing(frame: pd.DataFrame, where: str, na_values: str) -> pd.DataFrame:
+    """A table without the values that stand for a missing one.
+
+    Whole numbers stay whole, and words that leave numbers alone leave a column of numbers.
+
+    Args:
+      frame: as from `reader.read`.
+      where: what to call it in errors.
+      na_values: as in `Options`.
+
+    Raises:
+      DataError: a column that is not there, or no list of values.
+    """
+    if not na_values:
+        return frame
+    if na_values.lstrip().startswith("{"):
+        try:
+            by_column = json.loads(na_values)
+        except ValueError as error:
+            raise DataError(f"{option('na_values', na_values)} is not JSON: {error}") from error
+        for name in by_column:
+            schemas.known(name, frame.columns, f"{where}: {option('na_values')}: column")
+    else:
+        by_column = dict.fromkeys(frame.columns, na_values.split(","))
+    frame = frame.copy(deep=False)
+    for name, given in by_column.items():
+        words = [str(value).strip() for value in (given if isinstance(given, list) else [given])]
+        frame[name] = _without(frame[name], words)
+    return frame
+
+
+def _without(column: pd.Series, words: list[str]) -> pd.Series:
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        hits = column.isin(pd.to_numeric(pd.Series(words), errors="coerce").dropna())
+        whole = pd.api.types.is_integer_dtype(column.dtype)
+        return (column.astype("Int64") if whole and hits.any() else column).mask(hits)
+    text = column.astype("string").str.strip()
+    hits = text.isin(words).fillna(False).astype(bool)
+    if not hits.any():
+        return column
+    rest = column.mask(hits)
+    numbers = pd.to_numeric(rest, errors="coerce")
+    if not numbers.notna().any() or (numbers.isna() & rest.notna()).any():
+        return rest
+    numbers = _without(numbers, words)  # -200.0 for -200
+    points = text[~hits].str.contains(".", regex=False).any()
+    return numbers if points or (numbers.dropna() % 1).any() else numbers.astype("Int64")
 
 
 def arrange(

@@ -1,0 +1,252 @@
+"""`python -m timeldm_jax.describe`: what a table is taken for, before anything is trained.
+
+    python -m timeldm_jax.describe --data=my.csv
+
+What each column is, the clock and its step, series and their lengths, windows for each part, what
+will be slow, and everything that looks wrong, with the option that mends it. Exits 1 where the
+table cannot be trained on as it is.
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from absl import flags
+from ml_collections import ConfigDict
+
+from timeldm_jax import command, recipe
+from timeldm_jax import config as configuration
+from timeldm_jax.data import dataset as datasets
+from timeldm_jax.data import schema as schemas
+from timeldm_jax.data import table as tables
+from timeldm_jax.data.dataset import Dataset, Table
+from timeldm_jax.errors import USER_ERRORS, DataError, in_flags, option
+
+EXIT_PROBLEMS = 1
+LONG_WINDOW = 256  # rows; the VAE's attention takes time by the square of it
+FAR = 20.0  # a value is far off where it is this many spreads beyond the nearest other
+MOSTLY = 0.5  # share of missing values from which a column is said to be mostly empty
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What data is taken for; `str` of it is the text for people.
+
+    Attributes:
+      facts: what it is: columns, clock, series, windows.
+      slow: what will take long.
+      doubts: what trains as it is but looks wrong, and what to do about it.
+      problems: why it cannot be trained on; none where it can.
+    """
+
+    facts: tuple[str, ...]
+    slow: tuple[str, ...] = ()
+    doubts: tuple[DataError, ...] = ()
+    problems: tuple[Exception, ...] = ()
+
+    def __str__(self) -> str:
+        """All of it, settings in the words of Python."""
+        return self.text()
+
+    def text(self, *, flags_of_command: bool = False) -> str:
+        """All of it as lines, settings in the words of Python or of the command."""
+        say: Callable[[Exception], str] = str
+        if flags_of_command:
+            say = functools.partial(in_flags, prefix="--")
+        lines = list(self.facts)
+        for title, entries in (
+            ("Will be slow:", list(self.slow)),
+            ("Looks wrong:", [say(doubt) for doubt in self.doubts]),
+            ("Cannot be trained on:", [say(problem) for problem in self.problems]),
+        ):
+            if entries:
+                lines += ["", title, *("  " + entry.replace("\n", "\n  ") for entry in entries)]
+        if not self.problems:
+            lines += ["", "Ready to train."]
+        return "\n".join(lines)
+
+
+def describe(
+    config: ConfigDict, data: Any = None, columns: Sequence[str] | None = None
+) -> Description:
+    """What `experiment.start` would make of this data, without training.
+
+    Args:
+      config: validated; a table's may leave sizes and steps open.
+      data: as for `dataset.take`.
+      columns: names of an array's features.
+    """
+    facts: list[str] = []
+    try:
+        asked, given = datasets.take(config, data, columns)
+        prepared = datasets.prepare(given, asked)
+    except USER_ERRORS as error:
+        return Description((), problems=tuple(getattr(error, "parts", ())) or (error,))
+    doubts: list[DataError] = []
+    if isinstance(prepared, Table):
+        facts += _table_facts(prepared)
+        doubts = _doubts(prepared)
+    try:
+        chosen, dataset = asked, None
+        if prepared is not None:
+            chosen = recipe.choose_sizes(asked, *prepared.sizes())
+        dataset = datasets.cut(prepared, chosen)
+    except USER_ERRORS as error:
+        return Description(tuple(facts), doubts=tuple(doubts), problems=(error,))
+    facts += _window_facts(chosen, dataset)
+    return Description(tuple(facts), tuple(_slow(chosen, dataset)), tuple(doubts))
+
+
+def _table_facts(table: Table) -> list[str]:
+    frame, schema = table
+    lengths, features = table.sizes()
+    facts = [
+        f"{len(frame):,} rows; {len(schema.columns)} columns to learn, as {features} features:",
+        *(f"  {line}" for line in schema.describe()),
+    ]
+    clock = schema.clock
+    if clock is None:
+        facts.append("No time column: rows are taken in their order, as equal steps.")
+    else:
+        times = frame[clock.name]
+        step = clock.offset or (
+            f"{clock.step:g}"
+            if isinstance(clock.start, float)
+            else str(pd.Timedelta(seconds=clock.step))
+        )
+        facts.append(
+            f"Time: {clock.name!r}, from {times.iloc[0]} to {times.iloc[-1]}, step {step}"
+            + (f", zone {clock.zone}" if clock.zone else "")
+        )
+    if schema.entity:
+        facts.append(
+            f"Series: {len(lengths):,} by {schema.entity!r}, of {lengths.min():,} to "
+            f"{lengths.max():,} rows (median {np.median(lengths):,.0f})"
+        )
+    return facts
+
+
+def _window_facts(config: ConfigDict, dataset: Dataset) -> list[str]:
+    series = dataset.series
+    return [
+        f"Windows of {series.window} rows x {len(series.columns)} features"
+        + (f", every {config.data.stride} rows" if config.data.stride > 1 else "")
+        + f": {len(series.train):,} train, {len(series.valid):,} validate, "
+        f"{len(series.test):,} test ({config.data.protocol})"
+    ]
+
+
+def _slow(config: ConfigDict, dataset: Dataset) -> list[str]:
+    features, window = len(dataset.series.columns), dataset.series.window
+    slow = []
+    if features > schemas.SLOW_FEATURES:
+        slow.append(
+            f"{features} features: scores of pairs and the recurrent scores grow with the square "
+            "of that; leave columns out (kind 'drop' in a schema)"
+        )
+    if window > LONG_WINDOW:
+        slow.append(f"windows of {window} rows: a step of the VAE grows with the square of that")
+    return slow
+
+
+def _doubts(table: Table) -> list[DataError]:
+    """What of a table looks wrong, column by column."""
+    frame, schema = table
+    found = []
+    for column in schema.columns:
+        values = frame[column.name]
+        share = float(values.isna().mean())
+        if share > MOSTLY:
+            found.append(
+                DataError(
+                    f"column {column.name!r} lacks {share:.0%} of its values; a schema leaves it "
+                    f'out: {{"columns": {{"{column.name}": {{"kind": "drop"}}}}}}'
+                )
+            )
+        if column.kind in ("float", "integer") and column.scaling != "constant":
+            numbers = values.dropna().to_numpy(np.float64)
+            found += _far_values(column.name, numbers)
+    return found
+
+
+def _far_values(name: str, numbers: np.ndarray) -> list[DataError]:
+    """Values at an end that are far from all others: what stands for a missing one, or a slip."""
+    found = []
+    levels, counts = np.unique(numbers, return_counts=True)
+    if len(levels) < 3:
+        return []
+    for end, rest in ((0, levels[1:]), (-1, levels[:-1])):
+        low, high = np.quantile(np.repeat(rest, _without(counts, end)), [0.02, 0.98])
+        value, nearest = levels[end], rest[0 if end == 0 else -1]
+        spread = max(high - low, np.finfo(np.float64).tiny)
+        typical = float(np.median(np.diff(rest))) if len(rest) > 1 else spread
+        gap = abs(value - nearest)
+        often = counts[end] > 1 and gap > max(spread, 50 * typical)
+        if gap < 0.5 * (rest[-1] - rest[0]) or not (often or gap > FAR * spread):
+            continue
+        rows = "1 row" if counts[end] == 1 else f"{counts[end]:,} rows"
+        found.append(
+            DataError(
+                f"column {name!r} holds {value:.15g} in {rows}, far from the rest "
+                f"({rest[0]:.15g} to {rest[-1]:.15g}). If it stands for a missing value: "
+                f"{option('na_values', f'{value:.15g}')}"
+            )
+        )
+    return found
+
+
+def _without(counts: np.ndarray, end: int) -> np.ndarray:
+    return counts[1:] if end == 0 else counts[:-1]
+
+
+def define_flags() -> flags.FlagValues:
+    """The command's flags."""
+    own = flags.FlagValues()
+    flags.DEFINE_string("data", None, "A table: CSV, Parquet, ….", flag_values=own)
+    for field in dataclasses.fields(tables.Options):
+        flags.DEFINE_string(field.name, str(field.default), _MEANINGS[field.name], flag_values=own)
+    flags.DEFINE_integer("window", 0, "Rows of a window; 0 chooses.", flag_values=own)
+    flags.mark_flags_as_required(["data"], own)
+    return own
+
+
+_MEANINGS = {
+    "time": "The time column; looked for by default.",
+    "entity": "The column that says which series a row belongs to.",
+    "schema": "A JSON file that says what columns are, or its text.",
+    "irregular": "Times out of order or uneven: error, sort or resample.",
+    "decimal": "The decimal point of a CSV file.",
+    "na_values": "Values that stand for a missing one, as in -200,-999; or JSON by column.",
+}
+
+
+def main(argv: list[str]) -> None:
+    """Describes a table; flags as in `--help`."""
+    own = define_flags()
+    command.parse(own, argv, __doc__)
+    config = configuration.base()
+    configuration.apply_table(config)
+    for field in dataclasses.fields(tables.Options):
+        config.data[field.name] = own[field.name].value
+    config.data.window = own.window
+    try:
+        configuration.validate(config)
+        found = describe(config, own.data)
+    except USER_ERRORS as error:
+        command.fail(error)
+    print(found.text(flags_of_command=True))
+    if found.problems:
+        sys.exit(EXIT_PROBLEMS)
+
+
+def run() -> None:
+    """Entry point of the command."""
+    main(sys.argv)
+
+
+if __name__ == "__main__":
+    run()
