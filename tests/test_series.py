@@ -391,3 +391,43 @@ def test_marginals_are_quantiles_of_what_is_known():
     np.testing.assert_allclose(found[1], MARGINAL_LEVELS**2, atol=1e-6)
     assert (np.diff(MARGINAL_LEVELS) > 0).all()
     np.testing.assert_allclose(MARGINAL_LEVELS, 1 - MARGINAL_LEVELS[::-1], atol=1e-12)
+
+
+def panel_rows(series, rows):
+    groups = np.repeat(np.arange(series), rows)
+    clock = np.tile(np.arange(rows, dtype=float), series)
+    return np.arange(series * rows, dtype=float)[:, None], groups, clock
+
+
+@pytest.mark.parametrize(
+    ("series", "rows", "window"), [(500, 24, 24), (200, 100, 24), (60, 30, 12)]
+)
+def test_series_that_share_a_short_clock_are_held_out_whole(series, rows, window):
+    """As by entity, where no block of time of a fifth or a twentieth holds a window."""
+    values, groups, clock = panel_rows(series, rows)
+    found, whole = (
+        split_series(values, ("x",), window, "heldout", groups=groups, clock=clock, by=by)
+        for by in ("auto", "entity")
+    )
+    with pytest.raises(DataError, match="too few"):
+        split_series(values, ("x",), window, "heldout", groups=groups, clock=clock, by="time")
+    for part in ("train", "valid", "test"):
+        np.testing.assert_array_equal(getattr(found, part), getattr(whole, part))
+    held = [set(groups[getattr(found, part)]) for part in ("train", "valid", "test")]
+    assert not held[0] & held[1]
+    assert not held[0] & held[2]
+    assert not held[1] & held[2]
+
+
+def test_blocks_of_time_are_held_out_where_they_hold_windows():
+    values, groups, clock = panel_rows(5, 2000)
+    found, by_time = (
+        split_series(values, ("x",), 24, "heldout", groups=groups, clock=clock, by=by)
+        for by in ("auto", "time")
+    )
+    np.testing.assert_array_equal(found.test, by_time.test)
+
+
+def test_one_short_series_is_not_held_out_whole():
+    with pytest.raises(DataError, match="too few"):
+        split_series(np.arange(30.0)[:, None], ("x",), 24, "heldout", by="auto")

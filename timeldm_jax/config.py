@@ -175,6 +175,7 @@ def apply_table(config: ConfigDict) -> None:
     for key in AUTOMATIC:
         section, _, leaf = key.rpartition(".")
         _section(config, section)[leaf] = 0
+    config.data.split = "auto"
     config.ldm.optimizer.ema = 0.997
 
 

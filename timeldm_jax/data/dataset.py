@@ -47,7 +47,8 @@ class DataConfig:
       cache_dir: where prepared data goes; "": TIMELDM_CACHE_DIR, then ~/.cache.
       count: training trajectories of a simulated set.
       path: of a table, .csv or .parquet.
-      split: what `heldout` holds out: blocks of `time`, or whole series, `entity`.
+      split: what `heldout` holds out: blocks of `time`, or whole series, `entity`; `auto` takes
+        series where no block of time holds a window.
       stride: rows between the starts of training windows.
       missing: missing values in samples: `fill`, or `generate` as in the data.
     """

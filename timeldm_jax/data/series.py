@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, Int
 from timeldm_jax.errors import DataError, option
 
 PROTOCOLS = ("paper", "heldout", "future")
-SPLITS = ("time", "entity")
+FEWEST_GROUPS = 3  # series, of which whole ones can be held out
+SPLITS = ("auto", "time", "entity")
 
 HELDOUT_SHARE = 0.2
 VALID_SHARE = 0.05
@@ -160,7 +161,8 @@ def split_series(
       protocol: as above.
       groups: number of the series of each row; default: one series.
       clock: time of each row, by which several series are cut at the same times; default: rows.
-      by: `time`, or `entity`: under `heldout`, whole series are held out instead of blocks of time.
+      by: what `heldout` holds out: blocks of `time`, or whole series, `entity`; `auto` takes time
+        unless no block of it holds a window and there are several series.
       stride: rows between the starts of training windows.
 
     Raises:
@@ -188,15 +190,18 @@ def split_series(
         return Series(
             values, columns, window, starts[::stride], starts[keep.astype(int)], starts[::stride]
         )
-    if by == "entity" and protocol == "heldout":
-        part = _hold_out_groups(group)
-    else:
-        when = np.arange(rows) if clock is None else np.unique(clock, return_inverse=True)[1]
+    when = np.arange(rows) if clock is None else np.unique(clock, return_inverse=True)[1]
+    by_entity = by == "entity" and protocol == "heldout"
+    if not by_entity:
         part = _hold_out_times(int(when.max()) + 1, window, protocol)[when]
-    changes = np.cumsum(np.r_[0, np.diff(part) != 0])
-    whole = starts[changes[starts] == changes[starts + window - 1]]
-    train, test, valid = (whole[part[whole] == p] for p in range(3))
-    if min(len(train), len(test), len(valid)) == 0:
+        parts = _whole_windows(starts, part, window)
+        # Many series over the same short time: whole ones can be held out where no block of it can.
+        by_entity = by == "auto" and protocol == "heldout" and not min(map(len, parts))
+        by_entity = by_entity and group.max() >= FEWEST_GROUPS - 1
+    if by_entity:
+        parts = _whole_windows(starts, _hold_out_groups(group), window)
+    train, test, valid = parts
+    if min(map(len, parts)) == 0:
         raise DataError(
             f"{rows} rows are too few for windows of {window} under protocol {protocol!r} "
             f"(training, validation and test would get {len(train)}, {len(valid)} and "
@@ -204,6 +209,17 @@ def split_series(
             f"{option('protocol', 'paper')}"
         )
     return Series(values, columns, window, train[::stride], valid, test[::stride])
+
+
+def _whole_windows(
+    starts: Int[np.ndarray, " starts"],
+    part: Int[np.ndarray, " rows"],
+    window: int,
+) -> list[Int[np.ndarray, " part"]]:
+    """The starts of windows that lie in one block of training, test and validation rows."""
+    changes = np.cumsum(np.r_[0, np.diff(part) != 0])
+    whole = starts[changes[starts] == changes[starts + window - 1]]
+    return [whole[part[whole] == p] for p in range(3)]
 
 
 def _hold_out_times(times: int, window: int, protocol: str) -> Int[np.ndarray, " times"]:
@@ -225,7 +241,7 @@ def _hold_out_times(times: int, window: int, protocol: str) -> Int[np.ndarray, "
 def _hold_out_groups(group: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
     """The part of each row where whole series are held out: one or more to test and validate."""
     names = np.unique(group)
-    if len(names) < 3:
+    if len(names) < FEWEST_GROUPS:
         raise DataError(
             f"{option('split', 'entity')} needs at least 3 series, and there are {len(names)}; use "
             f"{option('split', 'time')}"
