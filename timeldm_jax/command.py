@@ -4,16 +4,25 @@ A command's flags live in a `FlagValues` that it makes when it starts, never amo
 ones: a program that imports this package keeps every flag name for itself.
 """
 
+import contextlib
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
+import numpy as np
+import pandas as pd
 from absl import flags
+from etils import epath
 
-from timeldm_jax.errors import in_flags
+from timeldm_jax.errors import USER_ERRORS, DataError, in_flags
+from timeldm_jax.workdir import open_atomic
+
+if TYPE_CHECKING:
+    from timeldm_jax.api import TimeLDM
 
 EXIT_USAGE = 2
+TABLE_FILES = (".csv", ".parquet")
 _HELP = {"-h", "-help", "--help", "--helpfull"}
 
 
@@ -51,6 +60,74 @@ def help_text(own: flags.FlagValues, about: str) -> str:
             text += f" Default: {own[name].default_as_str}."
         lines += textwrap.wrap(text, 98, initial_indent="  ", subsequent_indent="      ")
     return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends the command with one line where a user, or the system, made an error."""
+    try:
+        yield
+    except (*USER_ERRORS, OSError, ValueError) as error:
+        fail(error)
+
+
+def check_whole(name: str, value: int, least: int) -> None:
+    """Raises DataError where a number that a flag gives is too small."""
+    if value < least:
+        raise DataError(f"--{name}={value} must be at least {least}")
+
+
+def open_model(folder: str) -> "TimeLDM":
+    """The model of a folder from `save`, or of a run's work directory."""
+    from timeldm_jax.api import TimeLDM
+
+    return TimeLDM.load(epath.Path(folder).expanduser())
+
+
+def output(path: str, kinds: Sequence[str]) -> epath.Path:
+    """Where a command writes, checked before any work.
+
+    Raises:
+      DataError: a folder that does not exist, or a kind of file that is not one of `kinds`.
+    """
+    target = epath.Path(path).expanduser()
+    if target.suffix.lower() not in kinds:
+        raise DataError(f"--out={path}: expected a file that ends in {' or '.join(kinds)}")
+    if not target.absolute().parent.is_dir():
+        raise DataError(f"--out={path}: its folder does not exist; make it first")
+    return target
+
+
+def write_result(
+    path: epath.Path, result: "pd.DataFrame | np.ndarray", names: Sequence[str]
+) -> None:
+    """Writes a table, or windows `(n, time, feature)` with the names of their features.
+
+    Whole or not at all. Windows in a table get a column `series`, which numbers them.
+
+    Raises:
+      DataError: a table as `.npz`.
+    """
+    from timeldm_jax.data import spreadsheet
+    from timeldm_jax.samples import write_npz
+
+    if path.suffix.lower() == ".npz":
+        if isinstance(result, pd.DataFrame):
+            raise DataError(f"--out={path}: the model gives tables; write .csv or .parquet")
+        write_npz(path, [result], result.shape, tuple(names))
+    else:
+        if not isinstance(result, pd.DataFrame):
+            count, length, features = result.shape
+            frame = pd.DataFrame(result.reshape(-1, features), columns=list(names))
+            frame.insert(0, "series", np.repeat(np.arange(count), length))
+            result = frame
+        if path.suffix.lower() == ".parquet":
+            with open_atomic(path, "wb") as file:
+                result.to_parquet(file, index=False)
+        else:
+            with open_atomic(path) as file:
+                spreadsheet.quote(result).to_csv(file, index=False)
+    print(f"{path}: {len(result):,} {'rows' if isinstance(result, pd.DataFrame) else 'windows'}")
 
 
 def fail(error: Exception) -> NoReturn:

@@ -1,16 +1,20 @@
 """What follows rows and what is missing of them: long series, imputation, forecasts.
 
 All is made of completed windows (`Generator.complete`), a third of a window at a time.
+`python -m timeldm_jax.forecast` draws forecasts into a file.
 """
 
 import dataclasses
 import os
+import sys
 
 import numpy as np
 import pandas as pd
+from absl import flags
 from etils import epath
 from jaxtyping import Float, Int
 
+from timeldm_jax import command
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.schema import Schema
@@ -209,3 +213,57 @@ def _flags(schema: Schema) -> list[int]:
     """Places of the features that say what is missing."""
     layout = schemas.features(schema)
     return [place for place, feature in enumerate(layout) if feature.role == "missing"]
+
+
+HELP = """`python -m timeldm_jax.forecast`: draws what may follow the last rows of a series.
+
+    python -m timeldm_jax.forecast --model=runs/mine --data=recent.csv --horizon=24 --out=next.csv
+
+The quantiles of each column at each time go to the file, whole or not at all.
+"""
+
+
+def define_flags() -> flags.FlagValues:
+    """The command's flags."""
+    own = flags.FlagValues()
+    for name, meaning in (
+        ("model", "A folder from `save`, or the work directory of a run."),
+        ("data", "The history: one series; its last rows, up to a window's, count."),
+        ("out", "Where the quantiles go: .csv or .parquet."),
+        ("samples", "Where the drawn futures go, too: .csv or .parquet."),
+        ("plot", "Where a picture goes: .png."),
+    ):
+        flags.DEFINE_string(name, None, meaning, flag_values=own)
+    flags.DEFINE_integer("horizon", None, "Rows to forecast.", flag_values=own)
+    flags.DEFINE_integer("count", 100, "Futures to draw.", flag_values=own)
+    flags.DEFINE_integer("seed", 0, "Of the noise.", flag_values=own)
+    flags.mark_flags_as_required(["model", "data", "out", "horizon"], own)
+    return own
+
+
+def main(argv: list[str]) -> None:
+    """Forecasts a series into files; flags as in `--help`."""
+    own = define_flags()
+    command.parse(own, argv, HELP)
+    with command.one_line_errors():
+        target = command.output(own.out, command.TABLE_FILES)
+        samples = command.output(own.samples, command.TABLE_FILES) if own.samples else None
+        picture = command.output(own.plot, (".png",)) if own.plot else None
+        command.check_whole("horizon", own.horizon, 1)
+        command.check_whole("count", own.count, 1)
+        model = command.open_model(own.model)
+        found = model.forecast(own.data, own.horizon, own.count, own.seed)
+        command.write_result(target, found.quantiles, ())
+        if samples is not None:
+            command.write_result(samples, found.samples, ())
+        if picture is not None:
+            found.plot(str(picture))
+
+
+def run() -> None:
+    """Entry point of the command."""
+    main(sys.argv)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,63 @@
+"""`python -m timeldm_jax.sample`: draws from a saved model or a finished run.
+
+    python -m timeldm_jax.sample --model=runs/mine --count=1000 --seed=1 --out=more.csv
+
+Window i depends on the seed and i alone, so a larger count goes on where a smaller one ended. The
+file is written whole or not at all.
+"""
+
+import sys
+
+from absl import flags
+
+from timeldm_jax import command
+
+
+def define_flags() -> flags.FlagValues:
+    """The command's flags."""
+    own = flags.FlagValues()
+    for name, meaning in (
+        ("model", "A folder from `save`, or the work directory of a run."),
+        ("out", "Where the samples go: .csv or .parquet, or .npz of a model of arrays."),
+    ):
+        flags.DEFINE_string(name, None, meaning, flag_values=own)
+    flags.DEFINE_integer(
+        "count", 1000, "Windows, or series where --length is given.", flag_values=own
+    )
+    flags.DEFINE_integer("seed", 0, "Of the noise.", flag_values=own)
+    flags.DEFINE_integer("length", 0, "Rows of each series; 0: a window's.", flag_values=own)
+    flags.DEFINE_string(
+        "missing",
+        "fill",
+        "fill, or generate: leave out what the model leaves out.",
+        flag_values=own,
+    )
+    flags.mark_flags_as_required(["model", "out"], own)
+    return own
+
+
+def main(argv: list[str]) -> None:
+    """Draws samples into a file; flags as in `--help`."""
+    own = define_flags()
+    command.parse(own, argv, __doc__)
+    with command.one_line_errors():
+        target = command.output(own.out, (*command.TABLE_FILES, ".npz"))
+        command.check_whole("count", own.count, 1)
+        command.check_whole("length", own.length, 0)
+        model = command.open_model(own.model)
+        if own.length:
+            if own.missing != "fill":
+                raise command.DataError("--missing is not read with --length; leave one out")
+            found = model.sample_series(own.length, own.seed, count=own.count)
+        else:
+            found = model.sample(own.count, own.seed, missing=own.missing)
+        command.write_result(target, found, model.columns)
+
+
+def run() -> None:
+    """Entry point of the command."""
+    main(sys.argv)
+
+
+if __name__ == "__main__":
+    run()
