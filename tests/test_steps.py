@@ -1,7 +1,6 @@
 """One step of each stage: gradients, parts of a batch, the average, latents."""
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +14,6 @@ from timeldm_jax.data.scaling import marginals
 from timeldm_jax.data.series import DeviceWindows, Missing
 from timeldm_jax.diffusion import samplers
 from timeldm_jax.generator import Generator, match_marginals
-from timeldm_jax.models import denoiser, transformer
 from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.training import beta, parallel, stages, state, steps
@@ -41,31 +39,6 @@ NOISE = steps.NoiseConfig(sigma_data=1.0, P_mean=-0.5, P_std=1.2)
 
 def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
-
-
-@pytest.mark.parametrize(("channels", "features"), [(3, 7), (7, 3), (4, 4)])
-def test_linear_has_the_gradients_of_a_matrix_product(channels, features):
-    x, kernel = normal(0, 50, channels), normal(1, channels, features)
-    weight = normal(2, 50, features)
-    ours = jax.grad(lambda *a: jnp.sum(transformer.linear(*a) * weight), (0, 1))(x, kernel)
-    plain = jax.grad(lambda x, k: jnp.sum((x @ k) * weight), (0, 1))(x, kernel)
-    # Sums of 50 products near 1, in another order: rounding of a few 1e-6.
-    chex.assert_trees_all_close(ours, plain, rtol=1e-5, atol=1e-5)
-
-
-def test_layer_norm_is_flax_layer_norm():
-    x = 3 + 2 * normal(0, 40, 8)
-    params = {"scale": normal(1, 8), "bias": normal(2, 8)}
-    weight = normal(3, 40, 8)
-
-    def loss(module):
-        return lambda params, x: jnp.sum(module.apply({"params": params}, x) * weight)
-
-    flax = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
-    for value in (loss, lambda module: jax.grad(loss(module), (0, 1))):
-        chex.assert_trees_all_close(
-            value(transformer.LayerNorm())(params, x), value(flax)(params, x), rtol=2e-5, atol=2e-5
-        )
 
 
 def vae_problem(micro=None, missing=None):
@@ -313,47 +286,3 @@ def test_plateau_schedule_cuts_the_rate_once_a_plateau_lasts():
     # best, the next two no better: the rate halves with the ninth.
     np.testing.assert_allclose(sizes[:8], 1e-3, rtol=1e-4)
     np.testing.assert_allclose(sizes[9:], 5e-4, rtol=1e-4)
-
-
-def test_bfloat16_product_and_its_gradients_are_those_of_rounded_factors():
-    """Sums are float32: against float64 products of the rounded factors they are off by float32."""
-    random = np.random.default_rng(0)
-    x, kernel, weight = (
-        random.normal(size=shape).astype(np.float32) for shape in ((33, 65), (65, 17), (33, 17))
-    )
-
-    def rounded(array):
-        return np.asarray(jnp.asarray(array).astype(jnp.bfloat16)).astype(np.float64)
-
-    def loss(x, kernel):
-        return jnp.sum(weight * denoiser.bfloat16_product(x, kernel))
-
-    product = jax.jit(denoiser.bfloat16_product)(x, kernel)
-    gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(x, kernel)
-    expected = (
-        rounded(x) @ rounded(kernel),
-        rounded(weight) @ rounded(kernel).T,
-        rounded(x).T @ rounded(weight),
-    )
-    for found, exact in zip((product, *gradients), expected, strict=True):
-        assert found.dtype == jnp.float32
-        np.testing.assert_allclose(found, exact, atol=1e-5 * np.abs(exact).max())
-
-
-def test_bfloat16_denoiser_is_the_float32_denoiser_to_bfloat16s_precision():
-    z = jax.random.normal(jax.random.key(0), (16, 6))
-    label = jnp.linspace(-1, 1, 16)
-    single = Denoiser(hidden=16, blocks=2)
-    params = single.init(jax.random.key(1), z, label)
-    noise = jax.random.split(jax.random.key(2), len(jax.tree.leaves(params)))
-    treedef = jax.tree.structure(params)
-    params = jax.tree.map(  # else its last map and gates are zero
-        lambda leaf, key: leaf + 0.1 * jax.random.normal(key, leaf.shape),
-        params,
-        jax.tree.unflatten(treedef, list(noise)),
-    )
-    half = Denoiser(hidden=16, blocks=2, precision="bfloat16")
-    expected, found = single.apply(params, z, label), half.apply(params, z, label)
-    error = jnp.abs(found - expected).max() / jnp.abs(expected).max()
-    # Eight bits: each factor is off by up to .004, through four products.
-    assert 1e-5 < error < 0.02

@@ -3,67 +3,16 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.layout import Layout, with_layout_constraint
-from jaxtyping import Array, BFloat16, Float
+from jaxtyping import Array, Float
 
+from timeldm_jax.models.kernels import PRECISIONS, dense
 from timeldm_jax.settings import Rule, at_least, check_fields, one_of
 
 FlatLatents = Float[Array, "batch flat"]
 CONDITION = 128  # channels that carry the noise level in the residual network
 LABEL_SCALE = 16.0  # its sinusoids' fastest runs through a period in ln σ of π/2
-
-
-PRECISIONS = ("float32", "bfloat16")
-
-
-@jax.custom_vjp
-def bfloat16_product(
-    x: Float[Array, "batch in"], kernel: Float[Array, "in out"]
-) -> Float[Array, "batch out"]:
-    """`x @ kernel` of float32 arrays: factors rounded to bfloat16, sums in float32.
-
-    So are the products of its gradient. Processors with bfloat16 units (TPUs, GPUs, Intel's AMX)
-    are several times as fast at it; others compute it at float32's rate.
-    """
-    return _product(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), (1, 0))
-
-
-def _product(
-    left: BFloat16[Array, "_ _"], right: BFloat16[Array, "_ _"], summed: tuple[int, int]
-) -> Float[Array, "_ _"]:
-    axes = (((summed[0],), (summed[1],)), ((), ()))
-    return jax.lax.dot_general(left, right, axes, preferred_element_type=jnp.float32)
-
-
-def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    rounded = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-    return _product(*rounded, (1, 0)), rounded
-
-
-def _product_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    grad = grad.astype(jnp.bfloat16)
-
-    def transposed_first(x: Array, grad: Array) -> Array:
-        # XLA's CPU backend falls back to float32 where the sum runs over the first axis of both,
-        # or where the transpose is only a change of layout.
-        return _product(with_layout_constraint(x.T, Layout(major_to_minor=(0, 1))), grad, (1, 0))
-
-    kernel_grad = jax.lax.platform_dependent(
-        x, grad, cpu=transposed_first, default=lambda x, grad: _product(x, grad, (0, 0))
-    )
-    return _product(grad, kernel, (1, 1)), kernel_grad
-
-
-bfloat16_product.defvjp(_product_forward, _product_backward)
-
-
-def _bfloat16_dot_general(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
-    """For `nn.Dense`, whose axes are those of a plain matrix product."""
-    return bfloat16_product(x, kernel)
 
 
 def noise_sinusoids(noise_label: Float[Array, " batch"], size: int) -> Float[Array, "batch size"]:
@@ -137,8 +86,7 @@ class Denoiser(nn.Module):
         return x + gate * self._dense(self.hidden, name=f"block_{i}_out")(y)
 
     def _dense(self, features: int, **options: Any) -> nn.Dense:
-        product = _bfloat16_dot_general if self.precision == "bfloat16" else None
-        return nn.Dense(features, dot_general=product, **options)
+        return dense(features, self.precision, **options)
 
     def _modulation(self, parts: int, name: str) -> nn.Dense:
         return self._dense(parts * self.hidden, kernel_init=nn.initializers.zeros, name=name)

@@ -1,84 +1,22 @@
-"""Transformer stacks over short windows, arranged for small channel counts.
-
-Between attentions, activations are kept as a matrix of *tokens*, `(batch * time, channel)`: every
-linear map and its gradient is then one matrix product. docs/speed.md has the
-measurements behind this and behind `linear` and `LayerNorm`.
-"""
+"""Transformer stacks over windows, whose activations are a matrix of tokens (see `kernels`)."""
 
 from typing import Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from timeldm_jax.models.kernels import (
+    Projection,
+    Projections,
+    Tokens,
+    attention,
+    layer_norm,
+    linear,
+    merge_heads,
+)
+
 Norm = Literal["pre", "post"]
-Tokens = Float[Array, "batch*time channel"]
-
-
-@jax.custom_vjp
-def linear(x: Tokens, kernel: Float[Array, "channel out"]) -> Float[Array, "batch*time out"]:
-    """`x @ kernel`, with a weight gradient that suits many tokens and few channels.
-
-    XLA's CPU backend runs `xᵀ @ g` at a quarter of its rate when the sum runs over the first axis
-    of both. Transposing the narrower factor first costs less than that loses.
-    """
-    return x @ kernel
-
-
-def _linear_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x @ kernel, (x, kernel)
-
-
-def _linear_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-
-    def transposed_first(x: Array, grad: Array) -> Array:
-        barrier = jax.lax.optimization_barrier  # else XLA folds the transpose back in
-        if x.shape[1] <= grad.shape[1]:
-            return barrier(x.T) @ grad
-        return barrier(barrier(grad.T) @ x).T
-
-    kernel_grad = jax.lax.platform_dependent(
-        x, grad, cpu=transposed_first, default=lambda x, grad: x.T @ grad
-    )
-    return grad @ kernel.T, kernel_grad
-
-
-linear.defvjp(_linear_forward, _linear_backward)
-
-
-class Linear(nn.Module):
-    """Linear map with bias of tokens `(batch * time, channel)` to `(batch * time, features)`."""
-
-    features: int
-    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
-
-    @nn.compact
-    def __call__(self, x: Tokens) -> Float[Array, "batch*time out"]:
-        """Maps tokens; see `linear`."""
-        shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape)
-        return linear(x, kernel) + self.param("bias", nn.initializers.zeros, (self.features,))
-
-
-class LayerNorm(nn.Module):
-    """Layer normalisation over channels.
-
-    The means are products with a constant matrix of 1/channels: with few channels that is cheaper
-    than a reduction and the broadcast of its result, forward and backward.
-    """
-
-    @nn.compact
-    def __call__(self, x: Tokens) -> Tokens:
-        """Normalises each token of `(batch * time, channel)`."""
-        channels = x.shape[-1]
-        average = jnp.full((channels, channels), 1 / channels, x.dtype)
-        centred = x - jnp.matmul(x, average, precision="highest")
-        variance = jnp.matmul(jnp.square(centred), average, precision="highest")
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        return centred * jax.lax.rsqrt(variance + 1e-5) * scale + bias
 
 
 class Attention(nn.Module):
@@ -108,39 +46,25 @@ class Attention(nn.Module):
           `(batch * time, width)`.
         """
         head_dim = self.width // self.heads
-        q_kernel, q_bias = self._projection("query", queries.shape[-1], head_dim)
-        k_kernel, k_bias = self._projection("key", memory.shape[-1], head_dim)
-        v_kernel, v_bias = self._projection("value", memory.shape[-1], head_dim)
-
-        # A loop over the (one or two) heads keeps every operand contiguous; a head axis beside
-        # time would have to be transposed to the front and back around each product.
-        heads = []
-        for h in range(self.heads):
-            q = (linear(queries, q_kernel[h]) + q_bias[h]) * head_dim**-0.5
-            k = linear(memory, k_kernel[h]) + k_bias[h]
-            v = linear(memory, v_kernel[h]) + v_bias[h]
-            q, k, v = (a.reshape(batch, -1, head_dim) for a in (q, k, v))
-            logits = jnp.einsum("btc,bsc->bts", q, k)
-            weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-            # Normalising after the product touches head_dim numbers a token instead of time.
-            mixed = jnp.einsum("bts,bsc->btc", weights, v) / weights.sum(-1, keepdims=True)
-            heads.append(mixed.reshape(-1, head_dim))
+        projections = Projections(
+            query=self._projection("query", queries.shape[-1], head_dim),
+            key=self._projection("key", memory.shape[-1], head_dim),
+            value=self._projection("value", memory.shape[-1], head_dim),
+        )
+        heads = attention(queries, memory, projections, batch)
         if self.heads == 1:
             return heads[0]
-        out_kernel = self.param(
-            "out_kernel",
-            nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2),
-            (self.heads, head_dim, self.width),
-        )
-        out_bias = self.param("out_bias", nn.initializers.zeros, (self.width,))
-        return sum(linear(head, out_kernel[h]) for h, head in enumerate(heads)) + out_bias
+        kernel_init = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
+        kernel = self.param("out_kernel", kernel_init, (self.heads, head_dim, self.width))
+        bias = self.param("out_bias", nn.initializers.zeros, (self.width,))
+        return merge_heads(heads, kernel) + bias
 
-    def _projection(self, name: str, channels: int, head_dim: int) -> tuple[Array, Array]:
+    def _projection(self, name: str, channels: int, head_dim: int) -> Projection:
         kernel_init = nn.initializers.lecun_normal(batch_axis=0)
         shape = (self.heads, channels, head_dim)
         kernel = self.param(f"{name}_kernel", kernel_init, shape)
         bias = self.param(f"{name}_bias", nn.initializers.zeros, (self.heads, head_dim))
-        return kernel, bias
+        return Projection(kernel, bias)
 
 
 class Block(nn.Module):
@@ -168,24 +92,24 @@ class Block(nn.Module):
     def __call__(self, x: Tokens, batch: int, memory: Tokens | None = None) -> Tokens:
         """Maps `(batch * time, width)` to the same; `memory` is `(batch * time, channel)`."""
         if self.norm == "pre":
-            attention_norm = (lambda y: y) if self.first else LayerNorm(name="attention_norm")
+            attention_norm = (lambda y: y) if self.first else layer_norm(name="attention_norm")
             y = attention_norm(x)
             x = x + Attention(self.heads, self.width, name="self_attention")(y, y, batch)
             if memory is not None:
                 cross = Attention(self.heads, self.width, name="cross_attention")
                 x = x + cross(attention_norm(x), memory, batch)
-            return x + self._feed_forward(LayerNorm(name="ff_norm")(x))
-        x = LayerNorm(name="attention_norm")(
+            return x + self._feed_forward(layer_norm(name="ff_norm")(x))
+        x = layer_norm(name="attention_norm")(
             x + Attention(self.heads, self.width, name="self_attention")(x, x, batch)
         )
         if memory is not None:
             cross = Attention(self.heads, self.width, name="cross_attention")
-            x = LayerNorm(name="cross_norm")(x + cross(x, memory, batch))
-        return LayerNorm(name="ff_norm")(x + self._feed_forward(x))
+            x = layer_norm(name="cross_norm")(x + cross(x, memory, batch))
+        return layer_norm(name="ff_norm")(x + self._feed_forward(x))
 
     def _feed_forward(self, x: Tokens) -> Tokens:
-        hidden = nn.relu(Linear(self.mlp_ratio * self.width, name="ff_in")(x))
-        return Linear(self.width, name="ff_out")(hidden)
+        hidden = nn.relu(linear(self.mlp_ratio * self.width, name="ff_in")(x))
+        return linear(self.width, name="ff_out")(hidden)
 
 
 class Stack(nn.Module):
@@ -223,6 +147,6 @@ class TimeConv(nn.Module):
         batch, time, channels = x.shape
         padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
         taps = jnp.concatenate([padded[:, i : i + time] for i in range(3)], axis=-1)
-        return Linear(self.width, self.kernel_init, name="taps")(
+        return linear(self.width, self.kernel_init, name="taps")(
             taps.reshape(batch * time, 3 * channels)
         )

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from timeldm_jax.errors import ConfigError
-from timeldm_jax.models.transformer import LayerNorm, Linear, Norm, Stack, TimeConv
+from timeldm_jax.models.kernels import layer_norm, linear
+from timeldm_jax.models.transformer import Norm, Stack, TimeConv
 from timeldm_jax.settings import COUNT, check_fields
 
 Windows = Float[Array, "batch time feature"]
@@ -93,11 +94,11 @@ class VAE(nn.Module):
         self.decoder_positions = positions("decoder_positions_table")
         self.decoder_stack = stack(self.decoder_layers)
         self.last_norms = (
-            [LayerNorm(), LayerNorm(), LayerNorm()]
+            [layer_norm(), layer_norm(), layer_norm()]
             if self.norm == "pre" and self.head is not None
             else None
         )
-        make_map: dict[Head, Callable[..., nn.Module]] = {"linear": Linear, "conv": TimeConv}
+        make_map: dict[Head, Callable[..., nn.Module]] = {"linear": linear, "conv": TimeConv}
         make_last = make_map[self.head] if self.head is not None else None
         kernel_init = nn.initializers.zeros if self.skip else nn.initializers.lecun_normal()
         self.last_maps = [
@@ -105,7 +106,7 @@ class VAE(nn.Module):
             make_last(self.latent) if make_last else None,
             make_last(self.features, kernel_init)
             if make_last
-            else Linear(self.features, kernel_init),
+            else linear(self.features, kernel_init),
         ]
         self.skips = [_around(self.latent), _around(self.features)] if self.skip else None
 
