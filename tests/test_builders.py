@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from timeldm_jax.data import builders, sources
+from timeldm_jax.data import builders, simulators, sources
 from timeldm_jax.data.sources import FileSpec
 from timeldm_jax.errors import DataError
 
@@ -304,7 +304,7 @@ def test_damaged_cache_names_the_folder_to_delete(damage, tmp_path):
 
 LOADER = """
 import os, signal, sys, time
-from timeldm_jax.data import builders, sources
+from timeldm_jax.data import builders, simulators, sources
 cache, what = sys.argv[1:]
 def slow(count, window, seed):
     with open(cache + "/simulated", "a") as log:
@@ -313,7 +313,7 @@ def slow(count, window, seed):
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "race":
         time.sleep(0.5)
-    return sources.simulate_sines(count, window, seed)
+    return simulators.simulate_sines(count, window, seed)
 builders.SIMULATORS["sines"] = slow
 loaded = builders.load_trajectories("sines", window=12, count=30, test_count=20, valid_count=10,
                                     cache_dir=cache)
@@ -348,7 +348,7 @@ def test_process_killed_half_way_leaves_nothing_that_counts(tmp_path, monkeypatc
     parent = tmp_path / "timeldm_trajectories" / "sines-w12-n30-v10-t20"
     assert [p.name.split(".")[0] for p in parent.iterdir()] == ["incomplete"]
     loaded = load_small(tmp_path)
-    np.testing.assert_array_equal(loaded.test, sources.simulate_sines(20, 12, 125))
+    np.testing.assert_array_equal(loaded.test, simulators.simulate_sines(20, 12, 125))
     assert [p.name for p in parent.iterdir()] == ["1.0.0"]
     forbid(monkeypatch)
     load_small(tmp_path)

@@ -13,7 +13,7 @@ import urllib.request
 import numpy as np
 import pytest
 
-from timeldm_jax.data import sources
+from timeldm_jax.data import simulators, sources
 from timeldm_jax.data.sources import FILES, FileSpec
 from timeldm_jax.errors import DataError
 
@@ -39,7 +39,7 @@ def no_data_dir(monkeypatch):
 
 
 def test_sines_are_sines_of_constant_frequency_and_phase():
-    waves = 2.0 * sources.simulate_sines(200, 50, seed=3) - 1.0
+    waves = 2.0 * simulators.simulate_sines(200, 50, seed=3) - 1.0
     # sin(a + f) + sin(a - f) = 2 cos(f) sin(a) holds at every step of a sine, and of nothing else.
     ratio = (waves[:, 2:] + waves[:, :-2]) / (2.0 * waves[:, 1:-1])
     frequency = np.arccos(np.clip(ratio[:, -1], -1.0, 1.0))
@@ -55,7 +55,7 @@ def test_sines_are_sines_of_constant_frequency_and_phase():
 
 
 def test_sines_draw_frequency_and_phase_uniformly_and_apart():
-    waves = 2.0 * sources.simulate_sines(20_000, 2, seed=0) - 1.0
+    waves = 2.0 * simulators.simulate_sines(20_000, 2, seed=0) - 1.0
     phase = np.arcsin(waves[:, 0])
     frequency = np.arcsin(waves[:, 1]) - phase  # f + p <= 0.2, so arcsin is exact
     for draws in (frequency, phase):
@@ -68,11 +68,11 @@ def test_sines_draw_frequency_and_phase_uniformly_and_apart():
 
 
 def test_sines_follow_the_seed():
-    first = sources.simulate_sines(7, 24, seed=1)
+    first = simulators.simulate_sines(7, 24, seed=1)
     assert first.shape == (7, 24, 5)
     assert first.dtype == np.float64
-    np.testing.assert_array_equal(first, sources.simulate_sines(7, 24, seed=1))
-    assert not np.array_equal(first, sources.simulate_sines(7, 24, seed=2))
+    np.testing.assert_array_equal(first, simulators.simulate_sines(7, 24, seed=1))
+    assert not np.array_equal(first, simulators.simulate_sines(7, 24, seed=2))
 
 
 # Hopper.
@@ -102,29 +102,29 @@ def hopper_through_dm_control(count, window, seed):
 @pytest.mark.parametrize(("count", "window", "seed"), [(40, 24, 123), (3, 400, 5)])
 def test_hopper_is_bitwise_what_dm_control_gives(count, window, seed):
     expected = hopper_through_dm_control(count, window, seed)
-    np.testing.assert_array_equal(sources.simulate_hopper(count, window, seed), expected)
+    np.testing.assert_array_equal(simulators.simulate_hopper(count, window, seed), expected)
 
 
 def test_hopper_longer_runs_extend_shorter_ones():
     pytest.importorskip("mujoco", reason="mujoco is not installed: pip install '.[mujoco]'")
-    long = sources.simulate_hopper(6, 48, seed=9)
+    long = simulators.simulate_hopper(6, 48, seed=9)
     assert long.shape == (6, 48, 14)
-    assert len(sources.HOPPER_COLUMNS) == 14
-    np.testing.assert_array_equal(sources.simulate_hopper(4, 24, seed=9), long[:4, :24])
-    assert not np.array_equal(long, sources.simulate_hopper(6, 48, seed=10))
+    assert len(simulators.HOPPER_COLUMNS) == 14
+    np.testing.assert_array_equal(simulators.simulate_hopper(4, 24, seed=9), long[:4, :24])
+    assert not np.array_equal(long, simulators.simulate_hopper(6, 48, seed=10))
 
 
 def test_hopper_without_mujoco_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "mujoco", None)
     with pytest.raises(DataError, match=r"mujoco is not installed.*'timeldm_jax\[mujoco\]'"):
-        sources.simulate_hopper(1, 2, seed=0)
+        simulators.simulate_hopper(1, 2, seed=0)
 
 
 def test_hopper_without_dm_control_says_what_to_install(monkeypatch):
     pytest.importorskip("mujoco", reason="mujoco is not installed: pip install '.[mujoco]'")
-    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(simulators.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"dm_control is not installed.*'timeldm_jax\[mujoco\]'"):
-        sources.simulate_hopper(1, 2, seed=0)
+        simulators.simulate_hopper(1, 2, seed=0)
 
 
 # Real files.

@@ -22,7 +22,7 @@ from etils import epath
 
 from timeldm_jax.data.builders import SEEDS
 from timeldm_jax.data.dataset import load_dataset
-from timeldm_jax.data.sources import SINES_COLUMNS, simulate_sines
+from timeldm_jax.data.simulators import SINES_COLUMNS, simulate_sines
 from timeldm_jax.generator import load_generator
 from timeldm_jax.metrics import evaluation, suite
 from timeldm_jax.training import stages

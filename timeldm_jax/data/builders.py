@@ -24,15 +24,15 @@ from absl import logging
 from filelock import FileLock
 from jaxtyping import Float
 
-from timeldm_jax.data import sources
+from timeldm_jax.data import simulators, sources
 from timeldm_jax.errors import DataError, option
 
 CACHE_DIR_VARIABLE = "TIMELDM_CACHE_DIR"
 REAL = ("stocks", "etth", "fmri", "energy")
 SIMULATED = ("sines", "mujoco")
 
-COLUMNS = {"sines": sources.SINES_COLUMNS, "mujoco": sources.HOPPER_COLUMNS}
-SIMULATORS = {"sines": sources.simulate_sines, "mujoco": sources.simulate_hopper}
+COLUMNS = {"sines": simulators.SINES_COLUMNS, "mujoco": simulators.HOPPER_COLUMNS}
+SIMULATORS = {"sines": simulators.simulate_sines, "mujoco": simulators.simulate_hopper}
 # Seed 123 gives the published hopper set; the others need only differ from it.
 SEEDS = {"train": 123, "valid": 124, "test": 125}
 
