@@ -28,7 +28,8 @@ class SampleConfig:
       count: windows of `samples.npz`.
       seed: of the noise.
       batch: windows a call, which bounds memory.
-      solver: `polar`, which is exact where latents are Gaussian, or `heun`, EDM's.
+      solver: `polar`, TrigFlow by Adams–Bashforth 2, exact where latents are Gaussian; or `heun`,
+        EDM's.
       steps: network evaluations of `polar`; `heun` takes 2·steps − 1.
       match_marginals: whether each value feature is mapped to the training data's distribution.
       churn: S_churn, the noise that `heun` adds at each step; 0: none.
@@ -154,14 +155,15 @@ def polar(
     sigmas: Float[Array | np.ndarray, " levels"],
     sigma_data: Deviation,
 ) -> FlatLatents:
-    """Integrates the same equation in each coordinate's angle, one network evaluation a step.
+    """TrigFlow's equation by Adams–Bashforth 2: one network evaluation a step.
 
-    With `θ = arctan(σ/σ_d)` and `v = z/√(σ² + σ_d²)` the equation is `dv/dθ = −F`: the skip path is
-    a change of variables and only the network is left to integrate (TrigFlow, arXiv 2410.11081,
-    with a σ_d of each coordinate). Of Gaussian latents, F = 0, samples are exact with any number
-    of steps, where Heun's method in z is off by 1 to 2% in each deviation at 79 evaluations.
-    Steps are of Adams and Bashforth's second order, with the step sizes of each coordinate; the
-    first and the last, to θ = 0, are Euler's.
+    TrigFlow (arXiv 2410.11081) writes the probability-flow equation in an angle; here each
+    coordinate has its own, by its own σ_d. With `θ = arctan(σ/σ_d)` and `v = z/√(σ² + σ_d²)` it is
+    `dv/dθ = −F`: the skip path is a change of variables and only the network is left to integrate.
+    Of Gaussian latents, F = 0, samples are exact with any number of steps, where Heun's method in z
+    is off by 1 to 2% in each deviation at 79 evaluations.
+    Steps are those of the two-step Adams–Bashforth method for unequal step sizes, in each
+    coordinate by its own; the first and the last, to θ = 0, are Euler's.
 
     Args:
       raw_output: `F` at `(batch, flat)` noisy latents z and a noise level `(1,)`.
