@@ -78,6 +78,7 @@ def apply_paper(
     apply_published(config, epoch_steps=-(-windows // batch))
 
 
+# Wide: the sizes in which the released scripts differ, by name.
 def apply_released(
     config: ConfigDict,
     *,

@@ -35,6 +35,7 @@ class Picture(NamedTuple):
     missing: str = ""
 
 
+# Wide: what a page shows has many sources, and each caller has some of them.
 def write_report(
     path: epath.Path,
     scores: dict[str, Any],
@@ -63,12 +64,26 @@ def write_report(
     Returns:
       The page, then the figures.
     """
-    names = tuple(columns)
     folder = path.parent / path.stem
     folder.mkdir(exist_ok=True)
+    pairs = scores["memorisation"]["pairs"]
     known = real if training is None else training
+    pictures = [
+        *_window_pictures(real, synthetic, tuple(columns), seed),
+        _pairs_picture(synthetic, known, tuple(columns), pairs),
+        *(_training_pictures(records) if records else ()),
+    ]
+    written, drawn = _draw(pictures, folder)
+    write_text(path, _page(scores, config, drawn))
+    return [path, *written]
+
+
+def _draw(
+    pictures: Sequence[Picture], folder: epath.Path
+) -> tuple[list[epath.Path], list[dict[str, Any]]]:
+    """The PNGs written into the folder, and what the page shows."""
     written, drawn = [], []
-    for picture in _pictures(real, synthetic, names, known, scores, list(records), seed):
+    for picture in pictures:
         images = {}
         for theme in ("light", "dark"):
             with figures.theme(theme):
@@ -83,6 +98,12 @@ def write_report(
             continue
         sources = {theme: _inline(image) for theme, image in images.items()}
         drawn.append({"picture": picture, "sources": sources})
+    return written, drawn
+
+
+def _page(
+    scores: dict[str, Any], config: dict[str, Any] | None, drawn: list[dict[str, Any]]
+) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("timeldm_jax.report", "."),
         autoescape=True,
@@ -91,7 +112,7 @@ def write_report(
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
-    page = environment.get_template("report.html").render(
+    return environment.get_template("report.html").render(
         scores=scores,
         published=[e for e in scores["scores"].values() if e["published"]],
         others=[e for e in scores["scores"].values() if not e["published"]],
@@ -101,22 +122,14 @@ def write_report(
         figures=drawn,
         config=None if config is None else _lines(config),
     )
-    write_text(path, page)
-    return [path, *written]
 
 
-def _pictures(
-    real: Windows,
-    synthetic: Windows,
-    columns: tuple[str, ...],
-    training: Windows,
-    scores: dict[str, Any],
-    records: list[dict[str, Any]],
-    seed: int,
+def _window_pictures(
+    real: Windows, synthetic: Windows, columns: tuple[str, ...], seed: int
 ) -> list[Picture]:
     short = "Windows of one time step have none."
     maps = figures.embed(real, synthetic, seed)
-    found = [
+    return [
         Picture(
             "windows",
             "Windows",
@@ -158,31 +171,38 @@ def _pictures(
             lambda: figures.correlation_figure(real, synthetic, columns),
             "One feature has none.",
         ),
+    ]
+
+
+def _pairs_picture(
+    synthetic: Windows,
+    training: Windows,
+    columns: tuple[str, ...],
+    pairs: list[dict[str, Any]],
+) -> Picture:
+    return Picture(
+        "pairs",
+        "Closest pairs",
+        "The synthetic windows closest to a training window, each over it.",
+        lambda: figures.pairs_figure(synthetic, training, pairs, columns),
+    )
+
+
+def _training_pictures(records: Sequence[dict[str, Any]]) -> list[Picture]:
+    return [
         Picture(
-            "pairs",
-            "Closest pairs",
-            "The synthetic windows closest to a training window, each over it.",
-            lambda: figures.pairs_figure(
-                synthetic, training, scores["memorisation"]["pairs"], columns
-            ),
+            "losses",
+            "Training",
+            "Losses of both stages.",
+            lambda: figures.loss_figure(list(records)),
+        ),
+        Picture(
+            "beta",
+            "β",
+            "The weight of the KL term, which falls as reconstruction stops improving.",
+            lambda: figures.beta_figure(list(records)),
         ),
     ]
-    if records:
-        found += [
-            Picture(
-                "losses",
-                "Training",
-                "Losses of both stages.",
-                lambda: figures.loss_figure(records),
-            ),
-            Picture(
-                "beta",
-                "β",
-                "The weight of the KL term, which falls as reconstruction stops improving.",
-                lambda: figures.beta_figure(records),
-            ),
-        ]
-    return found
 
 
 def _place(entry: dict[str, Any]) -> dict[str, float]:
