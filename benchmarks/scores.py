@@ -23,8 +23,10 @@ import time
 import jax
 import numpy as np
 
-from timeldm_jax.metrics import context_fid, evaluation, suite
+from timeldm_jax.metrics import context_fid, evaluation, suite, verdicts
+from timeldm_jax.metrics.correlational import correlational_runs
 from timeldm_jax.metrics.discriminative import discriminative_runs
+from timeldm_jax.metrics.memorisation import memorisation
 from timeldm_jax.metrics.predictive import predictive_runs
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -77,7 +79,7 @@ def cost(count: int) -> tuple[dict, list[str]]:
     )
     seconds = {name: round(then - now, 2) for (name, now), (_, then) in itertools.pairwise(marks)}
     start = time.perf_counter()
-    evaluate.memorisation(synthetic, real, sines(count, 2))
+    memorisation(synthetic, real, sines(count, 2))
     seconds["memorisation"] = round(time.perf_counter() - start, 2)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     total = sum(seconds.values())
@@ -135,15 +137,14 @@ def parity() -> tuple[dict, list[str]]:
     for score in (*TRAINED, "correlational"):
         if score == "correlational":
             runs = {
-                name: suite.correlational_runs(arrays["real"], arrays[name], repeats=10)
-                for name in SETS
+                name: correlational_runs(arrays["real"], arrays[name], repeats=10) for name in SETS
             }
         else:
             runs = parity_runs(arrays, score, 10)
         result[score] = {}
         for name in SETS:
-            theirs = suite.summary(np.array(original[name][score]))
-            ours = suite.summary(runs[name].astype(float))
+            theirs = verdicts.summary(np.array(original[name][score]))
+            ours = verdicts.summary(runs[name].astype(float))
             inside = abs(ours["mean"] - theirs["mean"]) <= theirs["half_width"] + ours["half_width"]
             result[score][name] = {"original": theirs, "ours": ours, "inside": bool(inside)}
             lines.append(

@@ -537,7 +537,6 @@ def test_a_fitted_model_scores_itself_as_a_run_does(tmp_path):
         real,
         model._windows(len(real), 3),
         NAMES,
-        protocol="paper",
         seed=3,
         evaluators=suite.Evaluators(2, 5, 5, 2),
     )

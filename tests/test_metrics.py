@@ -15,7 +15,7 @@ from scipy import stats
 
 from timeldm_jax import evaluate
 from timeldm_jax.errors import DataError
-from timeldm_jax.metrics import evaluation, suite
+from timeldm_jax.metrics import evaluation, suite, verdicts
 from timeldm_jax.metrics.correlational import (
     correlational_runs,
     correlational_score,
@@ -260,14 +260,14 @@ def test_the_same_seed_gives_the_same_scores():
 def test_a_verdict_says_where_a_score_lies():
     floor = [0.9, 1.0, 1.1, 1.0, 1.0]
     # By hand: standard deviation √.005, t(.995; 4) = 4.604, limit 1 + .0707·4.604·√1.2 = 1.357.
-    assert suite._compare([1.35], floor)["verdict"] == "within the floor"
-    assert suite._compare([1.36], floor) == {
+    assert verdicts.compare([1.35], floor)["verdict"] == "within the floor"
+    assert verdicts.compare([1.36], floor) == {
         "ratio": pytest.approx(1.36), "within_floor": False, "verdict": "1.4× the floor"
     }  # fmt: skip
-    assert suite._compare([38.2], floor)["verdict"] == "38× the floor"
+    assert verdicts.compare([38.2], floor)["verdict"] == "38× the floor"
     close = [1.0, 1.001, 0.999, 1.0, 1.0]
-    assert suite._compare([1.02], close)["verdict"] == "1.020× the floor"
-    assert suite._compare([0.1], [0.0, 0.0])["verdict"] == "above the floor"
+    assert verdicts.compare([1.02], close)["verdict"] == "1.020× the floor"
+    assert verdicts.compare([0.1], [0.0, 0.0])["verdict"] == "above the floor"
 
 
 def test_a_fair_generator_is_within_the_floor_and_what_is_wrong_is_not(light):
@@ -327,10 +327,10 @@ def test_the_whole_suite_tells_good_from_bad():
 
 def test_the_interval_is_students():
     # By hand: mean 3, standard deviation √2.5, t(0.975; 4) = 2.776445.
-    summary = suite.summary(np.array([1.0, 2, 3, 4, 5]))
+    summary = verdicts.summary(np.array([1.0, 2, 3, 4, 5]))
     assert summary["mean"] == 3
     assert summary["half_width"] == pytest.approx(2.7764451 * (2.5 / 5) ** 0.5)
-    assert suite.summary(np.array([1.0]))["half_width"] is None
+    assert verdicts.summary(np.array([1.0]))["half_width"] is None
 
 
 def test_reconstruction_error_of_known_windows():
@@ -428,12 +428,12 @@ def test_means_lie_within_the_originals_interval(sines, name, monkeypatch):
     sets = benchmark.SETS
     ours = benchmark.parity_runs(sines, name, repeats=10)
     for i, one in enumerate(sets):
-        original = suite.summary(np.array(FIGURES[one][name]))
-        mine = suite.summary(ours[one])
+        original = verdicts.summary(np.array(FIGURES[one][name]))
+        mine = verdicts.summary(ours[one])
         reach = original["half_width"] + mine["half_width"]
         assert abs(mine["mean"] - original["mean"]) <= reach, (one, mine["mean"], original["mean"])
         for other in sets[:i]:
-            theirs = suite.summary(np.array(FIGURES[other][name]))
+            theirs = verdicts.summary(np.array(FIGURES[other][name]))
             apart = abs(original["mean"] - theirs["mean"])
             if apart > original["half_width"] + theirs["half_width"]:
                 order = original["mean"] - theirs["mean"]

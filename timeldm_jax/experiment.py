@@ -26,6 +26,7 @@ from timeldm_jax.data.schema import Schema
 from timeldm_jax.errors import ConfigError, DataError
 from timeldm_jax.generator import load_generator
 from timeldm_jax.metrics import evaluation, suite
+from timeldm_jax.metrics.comparison import FEWEST_WINDOWS
 from timeldm_jax.models import bind
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.progress import progress
@@ -96,10 +97,10 @@ def start(
         len(series.test),
     )
     fewest = min(len(series.test), chosen.sample.count)
-    if "evaluate" in names and fewest < suite.FEWEST_WINDOWS:
+    if "evaluate" in names and fewest < FEWEST_WINDOWS:
         raise DataError(
             f"{len(series.test)} test windows and config.sample.count={chosen.sample.count}: the "
-            f"evaluate stage needs at least {suite.FEWEST_WINDOWS} of each"
+            f"evaluate stage needs at least {FEWEST_WINDOWS} of each"
         )
     claim(chosen, workdir, asked)
     return Experiment(chosen, dataset, workdir)

@@ -1,1 +1,1 @@
-"""Scores of synthetic windows against real ones; one file a score, `suite.py` runs them all."""
+"""Scores of synthetic windows against real ones; one file a score, `suite.py` runs all."""

@@ -12,6 +12,7 @@ from timeldm_jax.progress import progress
 Windows = Float[np.ndarray, "n time feature"]
 
 
+# Wide: files, runs and fitted models know different things of their windows.
 def evaluate(
     real: Windows,
     synthetic: Windows,
@@ -47,26 +48,20 @@ def evaluate(
     Raises:
       DataError: as `suite.score`.
     """
-    others = training if training is not None else fresh
     with progress("evaluate", 6, unit="score") as show:
-        scores = suite.score(
+        scores = {"protocol": protocol} | suite.score(
             real,
             synthetic,
             columns,
-            reference=others,
-            protocol=protocol,
+            reference=fresh if training is None else training,
             seed=seed,
             evaluators=evaluators,
             show=lambda done, total, name: show(done, {"now": name}),
         )
-        held_out = fresh if training is None else real
-        known = real if training is None else training
-        low, high = known.min(axis=(0, 1)), known.max(axis=(0, 1))
-        span = np.where(high > low, high - low, 1)
-        scores["memorisation"] = memorisation(
-            (synthetic - low) / span,
-            (known - low) / span,
-            None if held_out is None else (held_out - low) / span,
+        scores["memorisation"] = _memorisation(
+            synthetic,
+            real if training is None else training,
+            fresh if training is None else real,
             training_starts=training_starts,
             held_out_starts=None if training is None else real_starts,
             seed=seed,
@@ -78,6 +73,20 @@ def evaluate(
             )
         show(6, {"now": "done"})
     return scores
+
+
+def _memorisation(
+    synthetic: Windows, known: Windows, held_out: Windows | None, **options: Any
+) -> dict[str, Any]:
+    """The check in units of the training windows' range."""
+    low, high = known.min(axis=(0, 1)), known.max(axis=(0, 1))
+    span = np.where(high > low, high - low, 1)
+    return memorisation(
+        (synthetic - low) / span,
+        (known - low) / span,
+        None if held_out is None else (held_out - low) / span,
+        **options,
+    )
 
 
 def table(scores: dict[str, Any]) -> str:

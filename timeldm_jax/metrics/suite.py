@@ -15,28 +15,29 @@ import importlib.metadata
 import math
 import platform
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
-from timeldm_jax.data.scaling import fit_scaler
-from timeldm_jax.errors import DataError
 from timeldm_jax.metrics import context_fid, distribution
+from timeldm_jax.metrics.comparison import (
+    Split,
+    Windows,
+    check,
+    draw_splits,
+    make_ceilings,
+    scale,
+)
 from timeldm_jax.metrics.correlational import correlational_runs, fifths
 from timeldm_jax.metrics.discriminative import discriminative_runs
 from timeldm_jax.metrics.predictive import predictive_runs
+from timeldm_jax.metrics.verdicts import judge, overall, summaries
 from timeldm_jax.settings import COUNT, Rule, at_least, check_fields
 
 SCHEMA = 2
-SPLITS = 10  # draws for the floors of scores that train nothing, or one network for all of them
-FEWEST_WINDOWS = 10
-LARGEST = 1e12  # scaled values whose squares still sum up in float32
-OUTSIDE = 0.5  # ranges beyond the real range that a note mentions
-CONFIDENCE = 0.995  # one-sided, that a real set lies within the floor
 PUBLISHED = {
     "discriminative": (
         "Discriminative",
@@ -53,7 +54,6 @@ PUBLISHED = {
     ),
 }
 SCORES = PUBLISHED | distribution.MEANINGS
-Windows = Float[np.ndarray, "n time feature"]
 Show = Callable[[int, int, str], None]
 
 
@@ -87,27 +87,12 @@ class Evaluators:
 PROTOCOL = Evaluators()
 
 
-class Split(NamedTuple):
-    """One draw of windows to compare, as many of each, by their number.
-
-    Attributes:
-      real: of the real windows.
-      other: of the reference; without one, of the real windows too, and none that `real` has.
-      synthetic: of the synthetic windows.
-    """
-
-    real: Int[np.ndarray, " k"]
-    other: Int[np.ndarray, " k"]
-    synthetic: Int[np.ndarray, " k"]
-
-
 def score(
     real: Windows,
     synthetic: Windows,
     columns: tuple[str, ...],
     *,
     reference: Windows | None = None,
-    protocol: str = "files",
     seed: int = 0,
     evaluators: Evaluators = PROTOCOL,
     show: Show = lambda done, total, name: None,
@@ -120,7 +105,6 @@ def score(
       columns: names of the features.
       reference: other real windows for the floor: fresh draws of a simulator, or the training
         windows where `real` was held out. Default: two halves of `real`.
-      protocol: written into the result.
       seed: of networks, batches, draws and halves.
       evaluators: how long the evaluators train.
       show: called with scores done, scores in all, and the one that comes.
@@ -132,57 +116,24 @@ def score(
       DataError: shapes that do not match, too few windows, non-finite values, only constant
         features, or synthetic values that dwarf the real ones.
     """
-    sets = {"real": real, "synthetic": synthetic}
-    if reference is not None:
-        sets["reference"] = reference
-    check(sets, columns)
-    scaled, used, notes = _scale(sets, columns)
-    real, synthetic = scaled["real"], scaled["synthetic"]
-    other = scaled.get("reference")
-    splits = _splits(len(real), len(synthetic), None if other is None else len(other), seed)
-    other = real if other is None else other
-    if len(real) != len(synthetic):
-        notes.append(
-            f"{len(real):,} real and {len(synthetic):,} synthetic windows: the discriminative "
-            "score draws as many of the larger set as the smaller one has; Context-FID falls with "
-            "the number of windows, so quote it with both numbers."
-        )
-    ceilings = _ceilings(real[splits[0].real], other[splits[0].other], seed)
-    context = _Context(real, synthetic, other, ceilings, splits, seed, evaluators)
-    scores: dict[str, Any] = {}
-    steps: tuple[tuple[str, Callable[[_Context], dict[str, Any]]], ...] = (
-        ("discriminative", _discriminative),
-        ("predictive", _predictive),
-        ("context_fid", _context_fid),
-        ("correlational", _correlational),
-        ("others", lambda c: _others(c, used)),
-    )
-    for done, (name, function) in enumerate(steps):
-        show(done, len(steps), name)
-        result = function(context)
-        scores |= result if name == "others" else {name: result}
-    show(len(steps), len(steps), "done")
-    for name, (label, meaning) in SCORES.items():
-        scores[name] = {"label": label, "published": name in PUBLISHED, "meaning": meaning} | (
-            scores[name] if "skipped" in scores[name] else _judge(scores[name])
-        )
+    context = _prepare(real, synthetic, columns, reference, seed, evaluators)
+    scores = _scores(context, show)
     return {
         "schema": SCHEMA,
-        "protocol": protocol,
         "seed": seed,
         "evaluators": dataclasses.asdict(evaluators),
         "windows": {
             "real": len(real),
             "synthetic": len(synthetic),
             "reference": None if reference is None else len(reference),
-            "calibration": len(splits[0].real),
+            "calibration": len(context.splits[0].real),
             "time": real.shape[1],
             "features": len(columns),
         },
         "columns": list(columns),
-        "notes": notes,
-        "verdict": _overall(scores),
-        "scores": {name: scores[name] for name in SCORES},
+        "notes": context.notes,
+        "verdict": overall(scores),
+        "scores": scores,
         "versions": versions(),
     }
 
@@ -195,6 +146,8 @@ class _Context(NamedTuple):
     other: Windows
     ceilings: dict[str, Windows]
     splits: list[Split]
+    columns: tuple[str, ...]
+    notes: list[str]
     seed: int
     evaluators: Evaluators
 
@@ -211,6 +164,56 @@ class _Context(NamedTuple):
         }
         places.setdefault("other", places["real"])
         return np.concatenate(list(sets.values())).astype(np.float32), places
+
+
+def _prepare(
+    real: Windows,
+    synthetic: Windows,
+    columns: tuple[str, ...],
+    reference: Windows | None,
+    seed: int,
+    evaluators: Evaluators,
+) -> _Context:
+    sets = {"real": real, "synthetic": synthetic}
+    if reference is not None:
+        sets["reference"] = reference
+    check(sets, columns)
+    scaled, used, notes = scale(sets, columns)
+    real, synthetic = scaled["real"], scaled["synthetic"]
+    other = scaled.get("reference")
+    splits = draw_splits(len(real), len(synthetic), None if other is None else len(other), seed)
+    other = real if other is None else other
+    if len(real) != len(synthetic):
+        notes.append(
+            f"{len(real):,} real and {len(synthetic):,} synthetic windows: the discriminative "
+            "score draws as many of the larger set as the smaller one has; Context-FID falls with "
+            "the number of windows, so quote it with both numbers."
+        )
+    ceilings = make_ceilings(real[splits[0].real], other[splits[0].other], seed)
+    return _Context(
+        real, synthetic, other, ceilings, splits, used, notes, seed=seed, evaluators=evaluators
+    )
+
+
+def _scores(context: _Context, show: Show) -> dict[str, Any]:
+    steps: tuple[tuple[str, Callable[[_Context], dict[str, Any]]], ...] = (
+        ("discriminative", _discriminative),
+        ("predictive", _predictive),
+        ("context_fid", _context_fid),
+        ("correlational", _correlational),
+        ("others", _others),
+    )
+    found: dict[str, Any] = {}
+    for done, (name, function) in enumerate(steps):
+        show(done, len(steps), name)
+        result = function(context)
+        found |= result if name == "others" else {name: result}
+    show(len(steps), len(steps), "done")
+    return {
+        name: {"label": label, "published": name in PUBLISHED, "meaning": meaning}
+        | (found[name] if "skipped" in found[name] else judge(found[name]))
+        for name, (label, meaning) in SCORES.items()
+    }
 
 
 def _discriminative(context: _Context) -> dict[str, Any]:
@@ -247,7 +250,7 @@ def _parts(runs: Float[np.ndarray, " runs"], context: _Context) -> dict[str, Any
     """Runs in the order published, calibrated, floor, one a ceiling."""
     n = context.evaluators.repeats
     ceilings = dict(zip(context.ceilings, runs[3 * n :], strict=True))
-    return _entry(runs[:n], runs[n : 2 * n], runs[2 * n : 3 * n], ceilings)
+    return summaries(runs[:n], runs[n : 2 * n], runs[2 * n : 3 * n], ceilings)
 
 
 def _context_fid(context: _Context) -> dict[str, Any]:
@@ -279,7 +282,7 @@ def _context_fid(context: _Context) -> dict[str, Any]:
             one = describe(real[context.splits[0].real])
             for name, windows in context.ceilings.items():
                 ceilings[name] = distance(one, describe(context_fid.encode(weights, windows)))
-    return _entry(published, calibrated, floor, ceilings)
+    return summaries(published, calibrated, floor, ceilings)
 
 
 def _correlational(context: _Context) -> dict[str, Any]:
@@ -295,7 +298,7 @@ def _correlational(context: _Context) -> dict[str, Any]:
         context.real, context.synthetic, repeats=context.evaluators.repeats, seed=context.seed
     )
     drawn = [(split, context.seed + 1 + i) for i, split in enumerate(context.splits)]
-    return _entry(
+    return summaries(
         published,
         [once(s, context.synthetic[s.synthetic], i) for s, i in drawn],
         [once(s, context.other[s.other], i) for s, i in drawn],
@@ -303,7 +306,7 @@ def _correlational(context: _Context) -> dict[str, Any]:
     )
 
 
-def _others(context: _Context, columns: tuple[str, ...]) -> dict[str, Any]:
+def _others(context: _Context) -> dict[str, Any]:
     """The scores beyond the published ones: no training, so no repeats; all splits at once."""
     describe, errors = distribution.describe, distribution.errors
     whole = describe(context.real), describe(context.synthetic)
@@ -322,7 +325,7 @@ def _others(context: _Context, columns: tuple[str, ...]) -> dict[str, Any]:
         if not math.isfinite(published[name]):
             result[name] = {"skipped": _why_skipped(context.real.shape)}
             continue
-        result[name] = _entry(
+        result[name] = summaries(
             [published[name]],
             [run[name] for run in calibrated],
             [run[name] for run in floor],
@@ -331,7 +334,9 @@ def _others(context: _Context, columns: tuple[str, ...]) -> dict[str, Any]:
         for kind, values in details.get(name, {}).items():
             numbers = np.asarray(values).tolist()
             named = kind == "features"
-            result[name][kind] = dict(zip(columns, numbers, strict=True)) if named else numbers
+            result[name][kind] = (
+                dict(zip(context.columns, numbers, strict=True)) if named else numbers
+            )
     return result
 
 
@@ -339,70 +344,6 @@ def _why_skipped(shape: tuple[int, ...]) -> str:
     if shape[1] < 2:
         return "needs windows of two time steps"
     return "needs two features" if shape[2] < 2 else "needs more windows or longer ones"
-
-
-def _entry(published: Any, calibrated: Any, floor: Any, ceilings: dict[str, Any]) -> dict[str, Any]:
-    return summary(np.asarray(published)) | {
-        "calibrated": summary(np.asarray(calibrated)),
-        "floor": summary(np.asarray(floor)),
-        "ceilings": {name: summary(np.array([float(run)])) for name, run in ceilings.items()},
-    }
-
-
-def _judge(entry: dict[str, Any]) -> dict[str, Any]:
-    """Adds the comparison with the floor, in numbers and words, to a score and its ceilings."""
-    verdicts = {
-        name: ceiling | _compare([ceiling["mean"]], entry["floor"]["runs"])
-        for name, ceiling in entry["ceilings"].items()
-    }
-    for ceiling in verdicts.values():
-        if ceiling["within_floor"]:
-            ceiling["verdict"] = "not seen by this score"
-    return (
-        entry
-        | {"ceilings": verdicts}
-        | _compare(entry["calibrated"]["runs"], entry["floor"]["runs"])
-    )
-
-
-def _compare(runs: list[float], floor: list[float]) -> dict[str, Any]:
-    """Where the mean of runs lies: within the prediction interval of one more floor run, or above.
-
-    Of one more run rather than of the mean of all: runs share their windows, so that their mean
-    wanders nearly as much as one of them.
-    """
-    center, spread, n = np.mean(floor), np.std(floor, ddof=1), len(floor)
-    limit = center + stats.t.ppf(CONFIDENCE, n - 1) * spread * math.sqrt(1 + 1 / n)
-    mean = float(np.mean(runs))
-    ratio = mean / float(center) if center > 0 else None
-    within = bool(mean <= limit)
-    if within:
-        verdict = "within the floor"
-    elif ratio is None:
-        verdict = "above the floor"
-    else:
-        verdict = f"{ratio:.{0 if ratio >= 10 else 1 if ratio >= 1.1 else 3}f}× the floor"
-    return {"ratio": ratio, "within_floor": within, "verdict": verdict}
-
-
-def _overall(scores: dict[str, Any]) -> str:
-    judged = {name: entry for name, entry in scores.items() if "skipped" not in entry}
-    above = {name: entry for name, entry in judged.items() if not entry["within_floor"]}
-    if not above:
-        return f"All {len(judged)} scores are within the floor: as close as real windows are."
-    worst = max(above.values(), key=lambda entry: entry["ratio"] or math.inf)
-    return (
-        f"{len(judged) - len(above)} of {len(judged)} scores are within the floor. Furthest from "
-        f"it: {worst['label']}, {worst['verdict']}."
-    )
-
-
-def summary(runs: Float[np.ndarray, " runs"]) -> dict[str, Any]:
-    """Runs, mean and half-width of the 95% t-interval of the mean; None where there is one run."""
-    half = None
-    if len(runs) > 1:
-        half = float(stats.t.ppf(0.975, len(runs) - 1) * stats.sem(runs))
-    return {"runs": runs.tolist(), "mean": float(runs.mean()), "half_width": half}
 
 
 def reconstruction_error(
@@ -427,104 +368,3 @@ def versions() -> dict[str, str]:
     """Of what the figures depend on."""
     names = ("timeldm_jax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
     return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
-
-
-def _splits(real: int, synthetic: int, reference: int | None, seed: int) -> list[Split]:
-    """Draws for the floor; each set gives at most half of its windows, so that draws differ."""
-    size = min(real // 2 if reference is None else min(real, reference // 2), synthetic // 2)
-    random = np.random.default_rng(seed)
-
-    def draws() -> Iterator[Split]:
-        for _ in range(SPLITS):
-            order = random.permutation(real)
-            rest = order[size : 2 * size]
-            if reference is not None:
-                rest = random.permutation(reference)[:size]
-            yield Split(order[:size], rest, random.permutation(synthetic)[:size])
-
-    return list(draws())
-
-
-def _ceilings(real: Windows, other: Windows, seed: int) -> dict[str, Windows]:
-    """What a useless generator makes of real windows: see the module."""
-    random = np.random.default_rng(seed)
-    shuffled = random.permuted(other, axis=1)  # each feature in an order of its own
-    noise = random.standard_normal(real.shape)
-    mean = real.mean(axis=0)
-    centred = (real - mean).transpose(1, 0, 2)
-    covariance = centred.transpose(0, 2, 1) @ centred / len(real)
-    values, vectors = np.linalg.eigh(covariance)
-    root = vectors * np.sqrt(np.maximum(values, 0))[:, None, :]
-    gaussian = mean + np.einsum("ntf,tgf->ntg", noise, root)
-    return {"shuffled": shuffled, "gaussian": gaussian}
-
-
-def _scale(
-    sets: dict[str, Windows], columns: tuple[str, ...]
-) -> tuple[dict[str, Windows], tuple[str, ...], list[str]]:
-    """Sets in the range of the real windows, without features constant there; and what to note."""
-    known = [windows for name, windows in sets.items() if name != "synthetic"]
-    low = np.min([windows.min(axis=(0, 1)) for windows in known], axis=0)
-    high = np.max([windows.max(axis=(0, 1)) for windows in known], axis=0)
-    varies = high > low
-    if not varies.any():
-        raise DataError("every feature of the real windows is constant: there is nothing to score")
-    notes = []
-    fake = sets["synthetic"]
-    for i in np.flatnonzero(~varies):
-        stray = float(np.abs(fake[:, :, i] - low[i]).max())
-        says = (
-            "so it is in the synthetic ones" if stray == 0 else f"synthetic ones stray by {stray:g}"
-        )
-        notes.append(
-            f"{columns[i]!r} is constant ({low[i]:g}) in the real windows and left out of the "
-            f"scores; {says}."
-        )
-    used = tuple(name for name, keep in zip(columns, varies, strict=True) if keep)
-    scaler = fit_scaler(np.stack([low, high])[:, varies], used)
-    with np.errstate(over="ignore"):
-        scaled = {
-            name: scaler.scale(windows[:, :, varies]).astype(np.float32)
-            for name, windows in sets.items()
-        }
-    fake = scaled["synthetic"]
-    reach = np.maximum(fake.max(axis=(0, 1)) - 1, -fake.min(axis=(0, 1)))
-    for i in np.flatnonzero(~(reach < LARGEST)):
-        raise DataError(
-            f"synthetic windows of {used[i]!r} reach {reach[i]:.1e} times the range of the real "
-            "ones: are they in the same units?"
-        )
-    notes += [
-        f"Synthetic windows of {used[i]!r} reach {reach[i]:.1f} times the real range beyond it."
-        for i in np.flatnonzero(reach > OUTSIDE)
-    ]
-    return scaled, used, notes
-
-
-def check(sets: dict[str, Windows], columns: tuple[str, ...]) -> None:
-    """Raises DataError unless the sets, of which one is `real`, can be compared."""
-    for name, windows in sets.items():
-        if windows.ndim != 3:
-            raise DataError(
-                f"{name} windows have shape {windows.shape}; expected (windows, time, features)"
-            )
-        if len(windows) < FEWEST_WINDOWS:
-            raise DataError(
-                f"{len(windows)} {name} windows are too few to score; at least {FEWEST_WINDOWS}"
-            )
-        if not np.isfinite(windows).all():
-            i, t, f = np.argwhere(~np.isfinite(windows))[0]
-            named = f" ({columns[f]!r})" if f < len(columns) else ""
-            raise DataError(
-                f"{name} windows have {windows[i, t, f]} at window {i}, time {t}, "
-                f"feature {f}{named}"
-            )
-    real = sets["real"]
-    for name, windows in sets.items():
-        if real.shape[1:] != windows.shape[1:]:
-            raise DataError(
-                f"real windows are (time, features) = {real.shape[1:]}, {name} ones "
-                f"{windows.shape[1:]}; they must be the same"
-            )
-    if len(columns) != real.shape[2]:
-        raise DataError(f"{len(columns)} column names for {real.shape[2]} features")
