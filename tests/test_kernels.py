@@ -64,7 +64,7 @@ def test_a_vae_of_an_accelerator_has_the_parameters_of_one_on_the_cpu(on_acceler
 
 def test_a_bfloat16_denoiser_of_an_accelerator_is_that_of_the_cpu(on_accelerator):
     denoiser = Denoiser(hidden=16, blocks=1, precision="bfloat16")
-    inputs = normal(100, 5, 6), normal(101, 5)
+    inputs = jnp.float32(normal(100, 5, 6)), jnp.float32(normal(101, 5))
     start, on_cpu = results(denoiser, *inputs)
     on_accelerator()
     other_start, accelerated = results(denoiser, *inputs)
@@ -106,9 +106,9 @@ def test_narrow_product_has_the_gradients_of_a_matrix_product(channels, features
 
 
 def test_layer_norm_is_flax_layer_norm():
-    x = 3 + 2 * normal(0, 40, 8)
-    params = {"scale": normal(1, 8), "bias": normal(2, 8)}
-    weight = normal(3, 40, 8)
+    x = jnp.float32(3 + 2 * normal(0, 40, 8))
+    params = {"scale": jnp.float32(normal(1, 8)), "bias": jnp.float32(normal(2, 8))}
+    weight = jnp.float32(normal(3, 40, 8))
 
     def loss(module):
         return lambda params, x: jnp.sum(module.apply({"params": params}, x) * weight)
