@@ -62,6 +62,15 @@ def help_text(own: flags.FlagValues, about: str) -> str:
     return "\n".join(lines)
 
 
+def model_flags(**meanings: str) -> flags.FlagValues:
+    """Flags of a command that uses a trained model: `--model`, and others that hold text."""
+    own = flags.FlagValues()
+    meanings = {"model": "A folder from `save`, or the work directory of a run.", **meanings}
+    for name, meaning in meanings.items():
+        flags.DEFINE_string(name, None, meaning, flag_values=own)
+    return own
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Ends the command with one line where a user, or the system, made an error."""

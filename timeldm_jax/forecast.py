@@ -225,15 +225,12 @@ The quantiles of each column at each time go to the file, whole or not at all.
 
 def define_flags() -> flags.FlagValues:
     """The command's flags."""
-    own = flags.FlagValues()
-    for name, meaning in (
-        ("model", "A folder from `save`, or the work directory of a run."),
-        ("data", "The history: one series; its last rows, up to a window's, count."),
-        ("out", "Where the quantiles go: .csv or .parquet."),
-        ("samples", "Where the drawn futures go, too: .csv or .parquet."),
-        ("plot", "Where a picture goes: .png."),
-    ):
-        flags.DEFINE_string(name, None, meaning, flag_values=own)
+    own = command.model_flags(
+        data="The history: one series; its last rows, up to a window's, count.",
+        out="Where the quantiles go: .csv or .parquet.",
+        samples="Where the drawn futures go, too: .csv or .parquet.",
+        plot="Where a picture goes: .png.",
+    )
     flags.DEFINE_integer("horizon", None, "Rows to forecast.", flag_values=own)
     flags.DEFINE_integer("count", 100, "Futures to draw.", flag_values=own)
     flags.DEFINE_integer("seed", 0, "Of the noise.", flag_values=own)

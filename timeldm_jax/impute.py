@@ -14,13 +14,10 @@ from timeldm_jax import command
 
 def define_flags() -> flags.FlagValues:
     """The command's flags."""
-    own = flags.FlagValues()
-    for name, meaning in (
-        ("model", "A folder from `save`, or the work directory of a run."),
-        ("data", "The table, with the columns that the model was trained on."),
-        ("out", "Where the filled table goes: .csv or .parquet."),
-    ):
-        flags.DEFINE_string(name, None, meaning, flag_values=own)
+    own = command.model_flags(
+        data="The table, with the columns that the model was trained on.",
+        out="Where the filled table goes: .csv or .parquet.",
+    )
     flags.DEFINE_integer(
         "draws", 1, "Completions to take the median of; many give the least error.", flag_values=own
     )

@@ -15,12 +15,9 @@ from timeldm_jax import command
 
 def define_flags() -> flags.FlagValues:
     """The command's flags."""
-    own = flags.FlagValues()
-    for name, meaning in (
-        ("model", "A folder from `save`, or the work directory of a run."),
-        ("out", "Where the samples go: .csv or .parquet, or .npz of a model of arrays."),
-    ):
-        flags.DEFINE_string(name, None, meaning, flag_values=own)
+    own = command.model_flags(
+        out="Where the samples go: .csv or .parquet, or .npz of a model of arrays.",
+    )
     flags.DEFINE_integer(
         "count", 1000, "Windows, or series where --length is given.", flag_values=own
     )
