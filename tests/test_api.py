@@ -1,8 +1,10 @@
 """`TimeLDM` on arrays: the same samples every time, in the data's units, and clear errors."""
 
+import copy
 import dataclasses
 import json
 import pathlib
+import pickle
 import shutil
 
 import jax
@@ -179,22 +181,22 @@ def flip(content):
 @pytest.mark.parametrize("damage", [flip, lambda content: content[: len(content) // 2]])
 def test_a_damaged_model_is_not_loaded(saved, tmp_path, damage):
     for i in range(7):
-        copy = tmp_path / str(i)
-        shutil.copytree(saved, copy)
-        path, message = list(damages(copy))[i]
+        twin = tmp_path / str(i)
+        shutil.copytree(saved, twin)
+        path, message = list(damages(twin))[i]
         path.write_bytes(damage(path.read_bytes()))
         with pytest.raises(CheckpointError, match=message):
-            TimeLDM.load(str(copy))
+            TimeLDM.load(str(twin))
 
 
 def test_a_model_that_lacks_a_part_is_not_loaded(saved, tmp_path):
     for name in ("config.json", "vae", "ldm"):
-        copy = tmp_path / name
-        shutil.copytree(saved, copy)
-        part = copy / name
+        twin = tmp_path / name
+        shutil.copytree(saved, twin)
+        part = twin / name
         shutil.rmtree(part) if part.is_dir() else part.unlink()
         with pytest.raises(CheckpointError, match=name):
-            TimeLDM.load(str(copy))
+            TimeLDM.load(str(twin))
     with pytest.raises(CheckpointError, match="nowhere"):
         TimeLDM.load(str(tmp_path / "nowhere"))
 
@@ -411,7 +413,7 @@ def test_forecasts_continue_the_history(mixed_model, tmp_path):
     assert (levels[0.5] <= levels[0.95]).all()
     found.plot(tmp_path / "f.png")
     assert (tmp_path / "f.png").stat().st_size > 10_000
-    with pytest.raises(ValueError, match="horizon=0 and n=5 must be at least 1"):
+    with pytest.raises(ValueError, match="horizon=0 must be at least 1"):
         mixed_model.forecast(mixed(60), 0, n=5)
 
 
@@ -512,6 +514,65 @@ def test_a_failed_fit_leaves_the_model_untrained(tmp_path):
 def test_a_count_below_one(model, count):
     with pytest.raises(ValueError, match=f"count={count} must be at least 1"):
         model.sample(count)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda m, v: m.sample(v), "count"),
+        (lambda m, v: m.sample(2, seed=v), "seed"),
+        (lambda m, v: m.sample_series(v), "length"),
+        (lambda m, v: m.sample_series(20, v), "seed"),
+        (lambda m, v: m.sample_series(20, count=v), "count"),
+        (lambda m, v: m.impute(rows(20), draws=v), "draws"),
+        (lambda m, v: m.impute(rows(20), v), "seed"),
+        (lambda m, v: m.forecast(rows(20), v), "horizon"),
+        (lambda m, v: m.forecast(rows(20), 3, n=v), "n"),
+        (lambda m, v: m.forecast(rows(20), 3, seed=v), "seed"),
+        (lambda m, v: m.evaluate(count=v), "count"),
+        (lambda m, v: m.evaluate(seed=v), "seed"),
+        (lambda m, v: m.report("never.html", count=v), "count"),
+        (lambda m, v: m.report("never.html", seed=v), "seed"),
+    ],
+)
+def test_whole_numbers_are_wanted_by_name(model, call, name):
+    for value in (1.5, 2.0, True, np.bool_(True), "24", [3], np.nan, np.float32(3)):
+        with pytest.raises(TypeError, match=rf"{name}=.* of type .*; expected a whole number"):
+            call(model, value)
+    for value in (-1, np.int64(-5), *([2**32] if name == "seed" else [0])):
+        with pytest.raises(ValueError, match=f"{name}={int(value)} must be at "):
+            call(model, value)
+    assert not pathlib.Path("never.html").exists()
+
+
+def test_numpys_integers_are_whole_numbers(model):
+    assert TimeLDM(window=np.int64(12))._config.data.window == 12
+    for value in (2.5, "12", True):
+        with pytest.raises(TypeError, match=r"window=.* expected a whole number"):
+            TimeLDM(window=value)
+    np.testing.assert_array_equal(
+        model.sample(np.int32(3), seed=np.uint8(4)), model.sample(3, seed=4)
+    )
+
+
+def test_a_copy_of_a_model_keeps_its_folder():
+    original = TimeLDM(config=tiny()).fit(rows(), columns=NAMES)
+    expected = original.sample(3)
+    copies = [copy.copy(original), copy.deepcopy(original), copy.copy(copy.copy(original))]
+    folder = pathlib.Path(original._workdir)
+    del original
+    for one in copies:
+        np.testing.assert_array_equal(one.sample(3), expected)
+        np.testing.assert_array_equal(TimeLDM.load(folder).sample(3), expected)
+    del copies, one
+    assert not folder.exists()
+
+
+def test_models_are_saved_and_not_pickled(model):
+    for one in (model, TimeLDM()):
+        with pytest.raises(TypeError, match=r"use save\(directory\) and TimeLDM\.load"):
+            pickle.dumps(one)
+        assert copy.deepcopy([one])[0] is not one
 
 
 def test_a_wrong_recipe_is_refused_at_once():

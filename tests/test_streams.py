@@ -92,7 +92,6 @@ def tiny():
 def test_every_use_of_one_seed_draws_from_a_key_of_its_own(draws, monkeypatch):
     """Both stages' weights, two steps, validations; samples, completions and what they rest on."""
     monkeypatch.setattr("timeldm_jax.generator.PRIOR_SAMPLES", 4)
-    monkeypatch.setattr("timeldm_jax.generator.PRIOR_BATCH", 4)
     monkeypatch.setattr("timeldm_jax.generator.MARGINAL_SAMPLES", 4)
     monkeypatch.setattr("timeldm_jax.diffusion.conditional.LEVELS", 2)
     config = tiny()
@@ -149,7 +148,6 @@ def order_key(config, stage):
 def test_the_prior_is_not_made_of_the_samples_of_seed_0(monkeypatch):
     """Nor of their noise: that of `sample(seed=0)` was the prior's."""
     monkeypatch.setattr("timeldm_jax.generator.PRIOR_SAMPLES", 8)
-    monkeypatch.setattr("timeldm_jax.generator.PRIOR_BATCH", 8)
     config = tiny()
     config.sample.update(solver="polar", churn=0.0, batch=8)
     models = stages.build_models(config, 2)

@@ -29,13 +29,21 @@ from timeldm_jax.data.reader import Source
 from timeldm_jax.data.schema import known
 from timeldm_jax.data.series import split_series
 from timeldm_jax.describe import Description, describe
-from timeldm_jax.errors import CheckpointError, ConfigError, DataError
+from timeldm_jax.errors import CheckpointError, ConfigError, DataError, whole, whole_seed
 from timeldm_jax.generator import Generator, load_generator
 from timeldm_jax.metrics import evaluation, seams, suite
 from timeldm_jax.training import checkpoint, loop, stages
 from timeldm_jax.workdir import Workdir, write_json
 
 LARGEST_REPORT = 10_000  # windows that a report scores
+
+
+class _TemporaryFolder:
+    """A folder that goes with the last object that holds it: a model, or one of its copies."""
+
+    def __init__(self) -> None:
+        self.path = tempfile.mkdtemp(prefix="timeldm-")
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 class TimeLDM:
@@ -65,6 +73,7 @@ class TimeLDM:
 
         Raises:
           ConfigError: an invalid configuration, or one beside a window or budget.
+          TypeError: `window` is no whole number.
         """
         if config is None:
             config = configuration.base()
@@ -72,8 +81,8 @@ class TimeLDM:
             if budget is not None:
                 config.budget = budget
             if window is not None:
-                config.data.window = window
-                configuration.check_window(window)
+                config.data.window = whole("window", window, least=None)
+                configuration.check_window(config.data.window)
         else:
             for name, value, key in (
                 ("window", window, "data.window"),
@@ -88,6 +97,7 @@ class TimeLDM:
         self._workdir: Workdir | None = None
         self._generator: Generator | None = None
         self._dataset: Dataset | None = None
+        self._temporary: _TemporaryFolder | None = None
 
     def fit(
         self,
@@ -135,8 +145,8 @@ class TimeLDM:
             schema=schema, na_values=na_values,
         )  # fmt: skip
         if workdir is None:
-            workdir = tempfile.mkdtemp(prefix="timeldm-")
-            weakref.finalize(self, shutil.rmtree, workdir, ignore_errors=True)
+            self._temporary = _TemporaryFolder()
+            workdir = self._temporary.path
         path = Workdir(epath.Path(pathlib.Path(workdir).absolute()))
         started = experiment.start(asked, path, data=data, columns=columns)
         experiment.run(started)
@@ -179,7 +189,9 @@ class TimeLDM:
           the windows; of an array, windows `(count, window, features)` float32.
 
         Raises:
+          NonFiniteSamplesError: the model gave NaN or infinity.
           ValueError: `count` below 1, or a model that is not trained.
+          TypeError: `count` or `seed` is no whole number.
         """
         return self._present(self._windows(count, seed), missing=missing)
 
@@ -199,8 +211,7 @@ class TimeLDM:
         Raises:
           ValueError: `length` or `count` below 1, or a model that is not trained.
         """
-        if length < 1:
-            raise ValueError(f"length={length} must be at least 1")
+        length = whole("length", length)
         first = self._windows(count, seed)
         if self._trained().schema is not None and self._schema().padded:
             first[..., -1] = 1.0
@@ -239,18 +250,18 @@ class TimeLDM:
           DataError: a table that does not fit the model.
           ValueError: a model that is not trained.
         """
-        schema = self._schema()
+        schema, draws, seed = self._schema(), whole("draws", draws), whole_seed(seed)
         data = reader.accept(table)
         ordered, encoded, given = self._encode(data)
-        filled = forecasts.impute(self._trained(), encoded, seed, max(draws, 1))
-        whole = tables.put_back(given, filled, ordered.place, schema)
+        filled = forecasts.impute(self._trained(), encoded, seed, draws)
+        back = tables.put_back(given, filled, ordered.place, schema)
         if isinstance(table, pd.Series):
-            column = whole.iloc[:, 0]
+            column = back.iloc[:, 0]
             column.name = table.name
             return column
         if isinstance(data, np.ndarray):
-            return whole.to_numpy(data.dtype if data.dtype.kind == "f" else np.float64)
-        return whole
+            return back.to_numpy(data.dtype if data.dtype.kind == "f" else np.float64)
+        return back
 
     def forecast(
         self, history: Source, horizon: int, n: int = 100, seed: int = 0
@@ -268,8 +279,7 @@ class TimeLDM:
           ValueError: `horizon` or `n` below 1, or a model that is not trained.
         """
         generator = self._trained()
-        if horizon < 1 or n < 1:
-            raise ValueError(f"horizon={horizon} and n={n} must be at least 1")
+        horizon, n, seed = whole("horizon", horizon), whole("n", n), whole_seed(seed)
         ordered, encoded, _ = self._encode(history)
         if encoded.groups.max() > 0:
             raise DataError("the history holds several series; forecast one at a time")
@@ -291,6 +301,7 @@ class TimeLDM:
           DataError: windows that cannot be compared.
           ValueError: a model that is not trained, or a loaded one that was saved without scores.
         """
+        count, seed = None if count is None else whole("count", count), whole_seed(seed)
         if real is None and self._dataset is None:
             return json.loads(self._saved("scores.json").read_text())
         return self._score(real, count, seed)[0]
@@ -315,6 +326,7 @@ class TimeLDM:
           DataError: windows that cannot be compared.
           ValueError: a model that is not trained, or a loaded one that was saved without a report.
         """
+        count, seed = None if count is None else whole("count", count), whole_seed(seed)
         target = epath.Path(pathlib.Path(path).absolute())
         if real is None and self._dataset is None:
             saved = self._saved("report.html")
@@ -415,6 +427,21 @@ class TimeLDM:
         model._generator = generator
         return model
 
+    def __copy__(self) -> "TimeLDM":
+        """A model of its own that shares what is trained, which nothing changes."""
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        copied._config = self._config.copy_and_resolve_references()
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TimeLDM":
+        """As a shallow copy."""
+        return self.__copy__()
+
+    def __reduce__(self) -> Any:
+        """Refuses: a pickle can run code when it is opened, a saved model cannot."""
+        raise TypeError("a TimeLDM is not pickled: use save(directory) and TimeLDM.load(directory)")
+
     def _trained(self) -> Generator:
         if self._generator is None:
             raise ValueError("the model is not trained: call fit, or TimeLDM.load")
@@ -436,9 +463,8 @@ class TimeLDM:
         return self._workdir.root / name
 
     def _windows(self, count: int, seed: int) -> Float[np.ndarray, "count window feature"]:
-        if count < 1:
-            raise ValueError(f"count={count} must be at least 1")
-        return np.concatenate(list(self._trained().sample(count, seed)))
+        generator, count = self._trained(), whole("count", count)
+        return np.concatenate(list(generator.sample(count, whole_seed(seed))))
 
     def _present(self, windows: Float[np.ndarray, "n time feature"], missing: str = "fill") -> Any:
         """Windows as the user gave their data: a table or an array."""

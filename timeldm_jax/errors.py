@@ -1,10 +1,13 @@
 """The errors that a user can do something about; each message says what."""
 
 import contextlib
+import operator
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
+
+LARGEST_SEED = 2**32 - 1
 
 Setting = Literal[
     "cache_dir", "count", "decimal", "dir", "entity", "irregular", "missing", "na_values", "name",
@@ -93,8 +96,45 @@ class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite."""
 
 
+class NonFiniteSamplesError(RuntimeError):
+    """A model gave NaN or infinity where it should have given windows."""
+
+
 class Preempted(RuntimeError):
     """SIGTERM or SIGINT arrived; the state is saved and the same command resumes."""
 
 
-USER_ERRORS = (ConfigError, DataError, CheckpointError, NonFiniteLossError)
+USER_ERRORS = (ConfigError, DataError, CheckpointError, NonFiniteLossError, NonFiniteSamplesError)
+
+
+def whole(name: str, value: Any, *, least: int | None = 1, most: int | None = None) -> int:
+    """An argument that must be a whole number, as an int; numpy's integers are some.
+
+    Args:
+      name: of the argument.
+      value: what the caller gave.
+      least: the smallest that it may be; None: any.
+      most: the largest; default: any.
+
+    Raises:
+      TypeError: it is no whole number (a truth value, or 2.0, is none).
+      ValueError: it is out of range.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name}={value!r} is of type {type(value).__name__}; expected a whole number"
+        ) from None
+    if least is not None and number < least:
+        raise ValueError(f"{name}={number} must be at least {least}")
+    if most is not None and number > most:
+        raise ValueError(f"{name}={number} must be at most {most}")
+    return number
+
+
+def whole_seed(seed: Any) -> int:
+    """A seed, from 0 to 2³² − 1: what the keys of random numbers hold; see `whole`."""
+    return whole("seed", seed, least=0, most=LARGEST_SEED)

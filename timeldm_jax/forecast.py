@@ -74,7 +74,7 @@ def forecast(
     assert schema is not None
     before = np.repeat(encoded.values[None, -window:], n, axis=0)
     before[..., _flags(schema)] = np.nan
-    futures = extend(generator, before, horizon, seed)
+    futures = extend(generator, before, horizon, seed, "forecast")
     times = None
     if schema.clock is not None:
         last = frame[schema.clock.name].iloc[-1]
@@ -120,9 +120,8 @@ def impute(generator: Generator, encoded: tables.Encoded, seed: int, draws: int)
     """
     schema = generator.schema
     assert schema is not None
-    values = np.array(encoded.values)
-    values[:, _flags(schema)] = np.nan
-    many = [fill_gaps(generator, values, encoded.groups, seed, draw) for draw in range(draws)]
+    values, groups = encoded.values, encoded.groups
+    many = [fill_gaps(generator, values, groups, seed, draw) for draw in range(draws)]
     found = np.median(many, axis=0) if draws > 1 else many[0]
     return tables.decode(found[None], schema)
 
@@ -136,35 +135,46 @@ def fill_gaps(
 ) -> Float[np.ndarray, "rows feature"]:
     """The rows with NaN filled, in blocks of a third of a window.
 
-    Every other block is drawn in the middle of a window, given what is known of it and around
-    it; then those between, given their neighbours too.
+    Every other block that lacks something is drawn in the middle of a window, given what is known
+    of it and around it; then those between, given their neighbours too. The noise of a block is
+    numbered by its first row: it is the same whichever other blocks are drawn.
     """
-    window = generator.models.vae.window
+    window, flags = generator.models.vae.window, _flags(generator.schema)
     third = max(window // 3, 1)
-    found = np.array(values)
     rows = np.arange(window) - (window - third) // 2
+    middle = (rows >= 0) & (rows < third)
+    found = np.array(values)
+    found[:, flags] = 0.0
+    lacks = np.isnan(found).any(axis=1)
+    found[:, flags] = np.nan  # the values are wanted, whether or not they would be there
     ends = np.cumsum(np.bincount(groups))
     firsts = np.concatenate([[0], ends[:-1]])
     for turn in range(2):
-        parts = [
+        starts = [
             np.arange(first + turn * third, end, 2 * third)
             for first, end in zip(firsts, ends, strict=True)
         ]
-        blocks = np.concatenate(parts)
-        if not len(blocks):
-            continue
+        blocks = np.concatenate(starts)
         places = blocks[:, None] + rows  # (blocks, window), some beyond the series
         inside = np.clip(places, 0, len(values) - 1)
         whole = (places == inside) & (groups[inside] == groups[blocks][:, None])
+        lacking = (lacks[inside] & whole)[:, middle].any(axis=1)
+        if not lacking.any():
+            continue
+        blocks, inside, whole = blocks[lacking], inside[lacking], whole[lacking]
         observed = np.where(whole[..., None], found[inside], np.nan)
-        drawn = generator.complete(observed, seed, draw, turn)
-        middle = (rows >= 0) & (rows < third)
+        drawn = generator.complete(observed, seed, draw, turn, numbers=blocks, stage="imputation")
         found[inside[:, middle][whole[:, middle]]] = drawn[:, middle][whole[:, middle]]
+        found[:, flags] = np.nan
     return found
 
 
 def extend(
-    generator: Generator, before: Float[np.ndarray, "n rows feature"], count: int, seed: int
+    generator: Generator,
+    before: Float[np.ndarray, "n rows feature"],
+    count: int,
+    seed: int,
+    stage: str = "extension",
 ) -> Float[np.ndarray, "n count feature"]:
     """What may follow rows, a third of a window at a time, in the data's own units, float64.
 
@@ -173,6 +183,7 @@ def extend(
       before: at least a row; the last of them, up to a window less what is drawn, count.
       count: rows to draw.
       seed: of the noise.
+      stage: what errors call this.
     """
     window, rows = generator.models.vae.window, before.shape[1]
     ends = rows + np.append(joins(count, window), count)
@@ -189,8 +200,8 @@ def extend(
             observed[:, window - ahead - known.shape[1] : window - ahead] = known
             if generator.schema is not None and generator.schema.padded:
                 observed[..., -1] = 1.0
-            drawn = generator.complete(observed, seed, step)[:, window - ahead :]
-            series[:, start:end] = drawn[:, :new]
+            drawn = generator.complete(observed, seed, step, stage=stage)
+            series[:, start:end] = drawn[:, window - ahead :][:, :new]
             start = end
             show(int(end) - rows, {})
     return series[:, rows:]
@@ -209,8 +220,10 @@ def joins(count: int, window: int) -> Int[np.ndarray, " joins"]:
     return found[found < count]
 
 
-def _flags(schema: Schema) -> list[int]:
+def _flags(schema: Schema | None) -> list[int]:
     """Places of the features that say what is missing."""
+    if schema is None:
+        return []
     layout = schemas.features(schema)
     return [place for place, feature in enumerate(layout) if feature.role == "missing"]
 

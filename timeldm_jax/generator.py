@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from timeldm_jax import streams
+from timeldm_jax import latents, streams
 from timeldm_jax.data import scaling
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.scaling import Scaler
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.diffusion import conditional, edm, samplers
+from timeldm_jax.errors import NonFiniteSamplesError, whole_seed
 from timeldm_jax.latents import LatentStats
 from timeldm_jax.models import bind
 from timeldm_jax.streams import Stream
@@ -28,7 +28,8 @@ from timeldm_jax.training.stages import Models
 from timeldm_jax.training.state import TrainState
 from timeldm_jax.workdir import Workdir
 
-PRIOR_SAMPLES, PRIOR_BATCH = 4_000, 1_000
+SMALL_BATCH = 32  # windows; see `Generator._batches`
+PRIOR_SAMPLES = 4_000
 MODEL_SEED = 0  # of the draws by which a model learns its own covariance and marginals
 MARGINAL_SAMPLES = 20_000
 PyTree = Any
@@ -74,50 +75,134 @@ class Generator:
 
         Args:
           count: windows in all.
-          seed: of the noise.
+          seed: of the noise, a whole number from 0 to 2³² − 1.
+
+        Raises:
+          NonFiniteSamplesError: the networks gave NaN or infinity; what came before was finite.
         """
-        batch = min(self.config.sample.batch, max(count, 1))
-        devices = jax.local_device_count()
-        batch = -(-batch // devices) * devices
-        key = streams.seed_key(seed)
-        for first in range(0, count, batch):
-            index = jnp.arange(first, first + batch)
-            drawn = self._draw(self.vae_params, self.ldm_params, self.stats, key, index)
+        key = self._key(seed)
+        for first, size in self._batches(count, self._largest):
+            scaled = self._draw_numbered(key, np.arange(first, first + size))[: count - first]
+            self._check_finite("sampling", scaled, first)
             if self.marginals is not None:
-                drawn = match_marginals(drawn, self._drawn_marginals, self.marginals)
-            windows = self._finish(np.asarray(drawn)[: count - first])
+                scaled = match_marginals(scaled, self._drawn_marginals, self.marginals)
+            windows = self._finish("sampling", scaled, first)
             if self.schema is None:
                 yield np.clip(windows, self.scaler.low, self.scaler.high)
             else:
                 yield tables.within_range(windows, self.schema)
 
     def complete(
-        self, observed: Float[np.ndarray, "n window feature"], seed: int, *turns: int
+        self,
+        observed: Float[np.ndarray, "n window feature"],
+        seed: int,
+        *turns: int,
+        numbers: Int[np.ndarray, " n"] | None = None,
+        stage: str = "completion",
     ) -> Float[np.ndarray, "n window feature"]:
         """Windows that agree with what is observed of them, in the data's own units, float64.
 
         Args:
           observed: NaN where the model is to say.
-          seed: of the noise. Window i depends on (seed, turns, i) alone.
+          seed: of the noise. A window depends on what is observed of it and on (seed, turns, its
+            number) alone.
           turns: which of several completions under one seed, none of which shares noise with
             another, with those of another seed, or with `sample`.
-        """
-        scaled = self.scaler.scale(observed).astype(np.float32)
-        batch = min(self.config.sample.batch, len(observed))
-        # The number of turns too: else (a, b) would draw from keys below those of (a,).
-        key = streams.key(streams.seed_key(seed), Stream.COMPLETION, len(turns), *turns)
-        parts = []
-        for first in range(0, len(observed), batch):
-            index = np.arange(first, first + batch)
-            part = scaled[np.minimum(index, len(scaled) - 1)]
-            arguments = (self.vae_params, self.ldm_params, self.stats, self._prior)
-            found = self._complete(*arguments, key, index, part)
-            parts.append(np.asarray(found)[: len(observed) - first])
-        return np.where(np.isnan(observed), self._finish(np.concatenate(parts)), observed)
+          numbers: of the windows; default: 0, 1, ….
+          stage: what errors call this.
 
-    def _finish(self, scaled: Float[np.ndarray, "n time feature"]) -> Any:
+        Raises:
+          NonFiniteSamplesError: the networks gave NaN or infinity.
+        """
+        count = len(observed)
+        numbers = np.arange(count) if numbers is None else numbers
+        scaled = self.scaler.scale(observed).astype(np.float32)
+        found = np.empty_like(scaled)
+        # The number of turns too: else (a, b) would draw from keys below those of (a,).
+        key = self._key(seed, Stream.COMPLETION, len(turns), *turns)
+        largest = self._largest_completion
+        for first, size in self._batches(count, largest):
+            chosen = np.minimum(np.arange(first, first + size), count - 1)
+            index, part = self._placed((numbers[chosen].astype(np.int32), scaled[chosen]), "split")
+            drawn = self._complete(*self._weights, self._prior, key, index, part)
+            found[first : first + size] = np.asarray(drawn)[: count - first]
+        return np.where(np.isnan(observed), self._finish(stage, found), observed)
+
+    def _finish(
+        self, stage: str, scaled: Float[np.ndarray, "n time feature"], first: int = 0
+    ) -> Float[np.ndarray, "n time feature"]:
+        """Windows in the data's own units, float64, as a table can hold them if it is of one."""
+        self._check_finite(stage, scaled, first)
         windows = self.scaler.unscale(scaled)
+        self._check_finite(stage, windows, first)  # a logarithm's inverse can overflow
         return windows if self.schema is None else tables.snap(windows, self.schema)
+
+    def _check_finite(
+        self, stage: str, windows: Float[np.ndarray, "n time feature"], first: int
+    ) -> None:
+        bad = np.argwhere(~np.isfinite(windows))
+        if len(bad):
+            window, _, feature = bad[0]
+            value = windows[tuple(bad[0])]
+            raise NonFiniteSamplesError(
+                f"{stage} gave {value} for {self.columns[feature]!r} in window {first + window}: "
+                "the model's weights are broken, or what it was trained on is too narrow for "
+                "float32; train it again (with other data, or a lower learning rate)"
+            )
+
+    def _batches(self, count: int, largest: int) -> Iterator[tuple[int, int]]:
+        """First window and size of each batch of `count` windows, the last one padded.
+
+        There are two sizes, so that a model compiles at most twice whatever is asked of it.
+        """
+        devices = jax.local_device_count()
+        small, large = (_round_up(min(n, largest), devices) for n in (SMALL_BATCH, largest))
+        first = 0
+        while first < count:
+            size = large if count - first >= large else small
+            yield first, size
+            first += size
+
+    @property
+    def _largest(self) -> int:
+        return latents.windows_per_call(self.models.vae, self.config.sample.batch)
+
+    @property
+    def _largest_completion(self) -> int:
+        """As `_largest`, where a reverse derivative keeps every block's attention."""
+        # On a CPU the time a window is the same from 16 at once, and that to compile grows.
+        cpu = jax.default_backend() == "cpu"
+        most = SMALL_BATCH if cpu else self.config.sample.batch
+        return latents.windows_per_call(self.models.vae, most, 4 * self.models.vae.decoder_layers)
+
+    @functools.cached_property
+    def _shardings(self) -> dict[str, jax.sharding.NamedSharding]:
+        """Over the devices of this host: `split` by the first axis, or the `same` on all."""
+        mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("sample",))
+        return {
+            name: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+            for name, axes in (("split", ("sample",)), ("same", ()))
+        }
+
+    def _placed(self, tree: Any, how: str) -> Any:
+        return jax.device_put(tree, self._shardings[how])
+
+    @functools.cached_property
+    def _weights(self) -> tuple[PyTree, PyTree, LatentStats]:
+        """Weights and statistics on the devices, placed once."""
+        return self._placed((self.vae_params, self.ldm_params, self.stats), "same")
+
+    def _key(self, seed: int, stream: Stream | None = None, *numbers: int) -> PRNGKeyArray:
+        """The key of a seed, or of a stream of it, on the devices."""
+        key = streams.seed_key(whole_seed(seed))
+        return self._placed(key if stream is None else streams.key(key, stream, *numbers), "same")
+
+    def _draw_numbered(
+        self, key: PRNGKeyArray, numbers: Int[np.ndarray, " n"]
+    ) -> Float[np.ndarray, "n window feature"]:
+        """Scaled windows by their numbers, float32, on the host."""
+        index = self._placed(numbers.astype(np.int32), "split")
+        return np.asarray(self._draw(*self._weights, key, index))
 
     @functools.cached_property
     def _complete(self) -> Any:
@@ -147,31 +232,40 @@ class Generator:
                 prior,
             )
 
-        return jax.jit(run)
+        split, same = self._shardings["split"], self._shardings["same"]
+        return jax.jit(run, in_shardings=(*(same,) * 5, split, split), out_shardings=split)
 
     @functools.cached_property
     def _prior(self) -> conditional.Prior:
-        """The covariance of the diffusion's latents, of the model's own samples."""
-        key, drawn = streams.key(streams.seed_key(MODEL_SEED), Stream.PRIOR), []
-        for first in range(0, PRIOR_SAMPLES, PRIOR_BATCH):
-            index = jnp.arange(first, first + PRIOR_BATCH)
-            z = self._draw_latents(self.ldm_params, self.stats, key, index)
-            drawn.append(np.asarray(z, np.float64))
-        values, vectors = np.linalg.eigh(np.cov(np.concatenate(drawn).T))
-        return conditional.Prior(
-            jnp.asarray(np.maximum(values, 0), jnp.float32), jnp.asarray(vectors, jnp.float32)
-        )
+        """The covariance of the diffusion's latents.
+
+        On principal axes it is diagonal, and training measured it. In another layout it is
+        estimated from samples of the model's own, shrunk towards a multiple of the identity (Ledoit
+        and Wolf 2004): there may be more latents than samples.
+        """
+        if not isinstance(self.stats.deviation, tuple):
+            variance = np.square(np.asarray(self.stats.deviation))
+            return self._placed(conditional.Prior(variance), "same")
+        from sklearn.covariance import ledoit_wolf  # takes a second to import
+
+        weights, key, drawn = self._weights[1:], self._key(MODEL_SEED, Stream.PRIOR), []
+        for first, size in self._batches(PRIOR_SAMPLES, self._largest):
+            index = jax.device_put(np.arange(first, first + size, dtype=np.int32))
+            drawn.append(np.asarray(self._draw_latents(*weights, key, index), np.float64))
+        values, vectors = np.linalg.eigh(ledoit_wolf(np.concatenate(drawn))[0])
+        prior = conditional.Prior(values.astype(np.float32), vectors.astype(np.float32))
+        return self._placed(prior, "same")
 
     @functools.cached_property
     def _drawn_marginals(self) -> Float[np.ndarray, "feature level"]:
         """`data.scaling.marginals` of the model's own samples: not of those that are mapped."""
-        key, drawn = streams.key(streams.seed_key(MODEL_SEED), Stream.MARGINALS), []
-        batch = jax.local_device_count() * PRIOR_BATCH
-        for first in range(0, MARGINAL_SAMPLES, batch):
-            index = jnp.arange(first, first + batch)
-            windows = self._draw(self.vae_params, self.ldm_params, self.stats, key, index)
-            drawn.append(np.asarray(windows)[: MARGINAL_SAMPLES - first])
-        return scaling.marginals(np.concatenate(drawn).reshape(-1, len(self.columns)))
+        key, drawn = self._key(MODEL_SEED, Stream.MARGINALS), []
+        for first, size in self._batches(MARGINAL_SAMPLES, self._largest):
+            windows = self._draw_numbered(key, np.arange(first, first + size))
+            drawn.append(windows[: MARGINAL_SAMPLES - first])
+        windows = np.concatenate(drawn)
+        self._check_finite("sampling (for marginals)", windows, 0)
+        return scaling.marginals(windows.reshape(-1, len(self.columns)))
 
     @functools.cached_property
     def _draw_latents(self) -> Any:
@@ -215,10 +309,8 @@ class Generator:
             z = self._draw_latents(ldm_params, stats, key, index)
             return self._decode(vae_params, stats, z)
 
-        mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("sample",))
-        shared = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("sample"))
-        same = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        return jax.jit(draw, in_shardings=(same, same, same, same, shared), out_shardings=shared)
+        split, same = self._shardings["split"], self._shardings["same"]
+        return jax.jit(draw, in_shardings=(*(same,) * 4, split), out_shardings=split)
 
     def _decode(self, vae_params: PyTree, stats: LatentStats, z: Array) -> Array:
         """Windows in [0, 1] of the diffusion's flat latents."""
@@ -227,19 +319,24 @@ class Generator:
         return bind(vae, vae_params, "decode")(z)
 
 
-@jax.jit
 def match_marginals(
-    windows: Float[Array, "n time feature"],
-    drawn: Float[Array, "feature level"],
-    real: Float[Array, "feature level"],
-) -> Float[Array, "n time feature"]:
+    windows: Float[np.ndarray, "n time feature"],
+    drawn: Float[np.ndarray, "feature level"],
+    real: Float[np.ndarray, "feature level"],
+) -> Float[np.ndarray, "n time feature"]:
     """Windows mapped feature by feature, increasing, so that quantiles `drawn` become `real`.
 
     Linear between quantiles, and no further than the outermost. A feature whose `real` is NaN stays
-    as it is.
+    as it is. Float64.
     """
-    interpolate = jax.vmap(jnp.interp, in_axes=(-1, 0, 0), out_axes=-1)
-    return jnp.where(jnp.isnan(real[:, 0]), windows, interpolate(windows, drawn, real))
+    found = windows.astype(np.float64)
+    for i in np.flatnonzero(~np.isnan(real[:, 0])):
+        found[..., i] = np.interp(found[..., i], drawn[i], real[i])
+    return found
+
+
+def _round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
 
 
 def _marginals(meta: dict[str, Any]) -> Float[np.ndarray, "feature level"] | None:

@@ -15,6 +15,7 @@ from timeldm_jax.models.vae import VAE
 from timeldm_jax.settings import check_fields, one_of
 
 ENCODE_BATCH = 1024
+CALL_BYTES = 2 * 2**30  # of activations, in calls of `windows_per_call` windows
 STATS_BATCH = 16_384
 LAYOUTS = ("raw", "standard", "principal")
 
@@ -72,6 +73,23 @@ class LatentStats(NamedTuple):
     def sigma_data(self, common: float) -> edm.Deviation:
         """σ_data of each coordinate, or the one of all."""
         return common if isinstance(self.deviation, tuple) else self.deviation
+
+
+def windows_per_call(vae: VAE, most: int, kept: int = 2) -> int:
+    """How many windows networks take at once on a device, at least 1, within `CALL_BYTES`.
+
+    Attention holds `heads · T²` float32 numbers a window, before the softmax and after it; the
+    layers around it a few times the width of the feed-forward for each of T steps.
+
+    Args:
+      vae: the network.
+      most: the number to take where memory allows it.
+      kept: how many such maps are held at a time: two where layers follow one another, and all of
+        them where a derivative is to come.
+    """
+    time = vae.window
+    numbers = vae.heads * time**2 + 2 * time * vae.width * vae.mlp_ratio
+    return max(1, min(most, int(CALL_BYTES // (4 * kept * numbers))))
 
 
 def encode(

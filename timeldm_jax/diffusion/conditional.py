@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from timeldm_jax.diffusion import samplers
@@ -35,10 +36,29 @@ Decode = Callable[[Float[Array, "batch flat"]], Float[Array, "batch time feature
 
 
 class Prior(NamedTuple):
-    """Eigenvalues `(flat,)` and eigenvectors `(flat, flat)` of the latents' covariance."""
+    """The latents' covariance.
 
-    values: Float[Array, " flat"]
-    vectors: Float[Array, "flat flat"]
+    Attributes:
+      values: eigenvalues `(flat,)`.
+      vectors: eigenvectors, columns of `(flat, flat)`; `()` where the covariance is diagonal.
+    """
+
+    values: Float[Array | np.ndarray, " flat"]
+    vectors: Float[Array | np.ndarray, "flat flat"] | tuple[()] = ()
+
+    def colour(
+        self, unit: Float[Array, "batch flat"], deviation: Float[Array, " flat"]
+    ) -> Float[Array, "batch flat"]:
+        """`V·diag(deviation)·u`: from unit variance on the eigenvectors to latents."""
+        unit = unit * deviation
+        return unit if isinstance(self.vectors, tuple) else unit @ self.vectors.T
+
+    def pull(
+        self, slope: Float[Array, "batch flat"], deviation: Float[Array, " flat"]
+    ) -> Float[Array, "batch flat"]:
+        """The transpose of `colour`."""
+        slope = slope if isinstance(self.vectors, tuple) else slope @ self.vectors
+        return slope * deviation
 
 
 def complete(
@@ -63,29 +83,33 @@ def complete(
     known = ~jnp.isnan(observed)
     seen = jnp.where(known, observed, 0)
 
-    def fit(clean: Array, root: Array) -> Array:
-        """Minimises `|u|² + |decode(z + root·u) − observed|²/τ²` over what is known, linearised."""
+    def fit(clean: Array, deviation: Array) -> Array:
+        """Minimises `|u|² + |decode(z + R·u) − observed|²/τ²` over what is known, linearised.
+
+        R is `prior.colour` with these deviations.
+        """
         x, pull_x = jax.vjp(decode, clean)
         # The decoder has a reverse derivative of its own, so the forward one is its transpose.
         push_x = jax.linear_transpose(lambda y: pull_x(y)[0], x)
 
         def pull(y: Array) -> Array:
-            return pull_x(jnp.where(known, y, 0) / TOLERANCE**2)[0] @ root
+            return prior.pull(pull_x(jnp.where(known, y, 0) / TOLERANCE**2)[0], deviation)
 
         def system(u: Array) -> Array:
-            return u + pull(push_x(u @ root.T)[0])
+            return u + pull(push_x(prior.colour(u, deviation))[0])
 
-        return clean + _conjugate_gradients(system, pull(seen - x)) @ root.T
+        moved = _conjugate_gradients(system, pull(seen - x))
+        return clean + prior.colour(moved, deviation)
 
     def level(z: Array, step: Any) -> tuple[Array, None]:
         i, sigma, lower = step
         spread = prior.values * jnp.square(sigma) / (prior.values + jnp.square(sigma))
-        root = prior.vectors * jnp.sqrt(spread)
-        clean = denoise(z, sigma[None]) + noise(2 * i + 1) @ root.T
-        return fit(clean, root) + lower * noise(2 * i + 2), None
+        deviation = jnp.sqrt(spread)
+        clean = denoise(z, sigma[None]) + prior.colour(noise(2 * i + 1), deviation)
+        return fit(clean, deviation) + lower * noise(2 * i + 2), None
 
     sigmas = jnp.asarray(samplers.karras_sigmas(LEVELS, SIGMA_MIN, SIGMA_MAX, 7.0))
-    first = noise(2 * LEVELS + 1) @ (prior.vectors * jnp.sqrt(prior.values)).T
+    first = prior.colour(noise(2 * LEVELS + 1), jnp.sqrt(prior.values))
     z = first + sigmas[0] * noise(0)
     z, _ = jax.lax.scan(level, z, (jnp.arange(LEVELS), sigmas[:-1], sigmas[1:]))
     x = decode(z)
