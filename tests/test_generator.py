@@ -165,6 +165,15 @@ def test_a_covariance_of_fewer_samples_than_latents_is_not_singular(
     assert np.isfinite(generator.complete(half_known(3), 0)).all()
 
 
+def test_a_covariance_too_large_for_memory_is_diagonal(monkeypatch, compiled_quickly):
+    generator = made("standard")
+    monkeypatch.setattr(generators, "PRIOR_SAMPLES", 64)
+    monkeypatch.setattr(generators, "MOST_AXES", generator.models.flat - 1)
+    assert generator._prior.vectors == ()
+    assert (np.asarray(generator._prior.values) > 0).all()
+    assert np.isfinite(generator.complete(half_known(3), 0)).all()
+
+
 # Gaps.
 
 

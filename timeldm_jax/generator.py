@@ -30,6 +30,7 @@ from timeldm_jax.workdir import Workdir
 
 SMALL_BATCH = 32  # windows; see `Generator._batches`
 PRIOR_SAMPLES = 4_000
+MOST_AXES = 8_192  # latents whose covariance is made in float64: half a gigabyte
 MODEL_SEED = 0  # of the draws by which a model learns its own covariance and marginals
 MARGINAL_SAMPLES = 20_000
 PyTree = Any
@@ -153,13 +154,14 @@ class Generator:
     def _batches(self, count: int, largest: int) -> Iterator[tuple[int, int]]:
         """First window and size of each batch of `count` windows, the last one padded.
 
-        There are two sizes, so that a model compiles at most twice whatever is asked of it.
+        There are two sizes, so that a model compiles at most twice whatever is asked of it: the
+        large one where it is at least half full, else small ones.
         """
         devices = jax.local_device_count()
         small, large = (_round_up(min(n, largest), devices) for n in (SMALL_BATCH, largest))
         first = 0
         while first < count:
-            size = large if count - first >= large else small
+            size = large if 2 * (count - first) >= large else small
             yield first, size
             first += size
 
@@ -241,7 +243,8 @@ class Generator:
 
         On principal axes it is diagonal, and training measured it. In another layout it is
         estimated from samples of the model's own, shrunk towards a multiple of the identity (Ledoit
-        and Wolf 2004): there may be more latents than samples.
+        and Wolf 2004): there may be more latents than samples. Beyond `MOST_AXES` latents, whose
+        covariance would not fit in memory, each has a variance alone.
         """
         if not isinstance(self.stats.deviation, tuple):
             variance = np.square(np.asarray(self.stats.deviation))
@@ -252,7 +255,10 @@ class Generator:
         for first, size in self._batches(PRIOR_SAMPLES, self._largest):
             index = jax.device_put(np.arange(first, first + size, dtype=np.int32))
             drawn.append(np.asarray(self._draw_latents(*weights, key, index), np.float64))
-        values, vectors = np.linalg.eigh(ledoit_wolf(np.concatenate(drawn))[0])
+        samples = np.concatenate(drawn)
+        if samples.shape[1] > MOST_AXES:
+            return self._placed(conditional.Prior(samples.var(axis=0, dtype=np.float32)), "same")
+        values, vectors = np.linalg.eigh(ledoit_wolf(samples)[0])
         prior = conditional.Prior(values.astype(np.float32), vectors.astype(np.float32))
         return self._placed(prior, "same")
 
