@@ -26,7 +26,7 @@ from timeldm_jax import TimeLDM
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import reader
 from timeldm_jax.data import table as tables
-from timeldm_jax.metrics import suite
+from timeldm_jax.versions import package_versions
 
 MISSING = (0.1, 0.5, 0.9)
 DRAWS = 8
@@ -67,7 +67,7 @@ def main() -> None:
             model, frame, columns, scale, held_out, trained, arguments.season, arguments.horizon
         ),
         "machine": machine(),
-        "versions": suite.versions(),
+        "versions": package_versions(),
     }
     (RESULTS / f"conditional_{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({key: result[key] for key in ("imputation", "forecast")}, indent=1))

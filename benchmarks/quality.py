@@ -27,7 +27,7 @@ from timeldm_jax import config as configuration
 from timeldm_jax import experiment
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.generator import load_generator
-from timeldm_jax.metrics import suite
+from timeldm_jax.versions import package_versions
 from timeldm_jax.workdir import Workdir
 
 SETS = ("sines", "mujoco", "stocks", "etth", "fmri")
@@ -86,7 +86,7 @@ def measure(name: str, seeds: int, protocol: str, window: int, runs: pathlib.Pat
             "runs": results,
             "fresh": fresh,
             "machine": machine(),
-            "versions": suite.versions(),
+            "versions": package_versions(),
         }
         path.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -28,6 +28,7 @@ from timeldm_jax.metrics.correlational import correlational_runs
 from timeldm_jax.metrics.discriminative import discriminative_runs
 from timeldm_jax.metrics.memorisation import memorisation
 from timeldm_jax.metrics.predictive import predictive_runs
+from timeldm_jax.versions import package_versions
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -47,7 +48,7 @@ def main() -> None:
         name, result, lines = "detection", *detection()
     else:
         name, result, lines = f"cost_{arguments.windows}", *cost(arguments.windows)
-    result |= {"machine": machine(), "versions": suite.versions()}
+    result |= {"machine": machine(), "versions": package_versions()}
     (RESULTS / f"scores_{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print("\n".join(lines))
 

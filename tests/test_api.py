@@ -11,9 +11,11 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
+from quick import SMALL
 
-from timeldm_jax import TimeLDM
+from timeldm_jax import TimeLDM, experiment
 from timeldm_jax import config as c
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import schema as schemas
@@ -514,6 +516,37 @@ def test_a_failed_fit_leaves_the_model_untrained(tmp_path):
 def test_a_count_below_one(model, count):
     with pytest.raises(ValueError, match=f"count={count} must be at least 1"):
         model.sample(count)
+
+
+def test_the_commands_table_is_that_of_the_interface(tmp_path):
+    """Whole numbers beyond 16 million, and decimals on a large offset, stay what they are."""
+    random = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {
+            "whole": random.integers(10**7, 10**8, 400),
+            "fine": (1e9 + random.normal(size=400).cumsum()).round(3),
+            "flag": random.random(400) < 0.5,
+            "word": random.choice(["low", "high"], 400),
+        }
+    )
+    table.loc[5:9, "fine"] = np.nan
+    table.to_csv(tmp_path / "my.csv", index=False)
+    config = c.base()
+    c.apply_table(config)
+    config.update_from_flattened_dict(SMALL)
+    config.data.update(name="table", path=str(tmp_path / "my.csv"), window=WINDOW)
+    config.sample.seed = 3
+    workdir = epath.Path(tmp_path / "run")
+    experiment.run_stages(config, workdir, ("vae", "ldm", "sample"))
+    written = pd.read_csv(workdir / "samples.csv")
+    count = config.sample.count
+    drawn = TimeLDM.load(workdir).sample(count, seed=3)
+    assert len(written) == count * WINDOW
+    assert (drawn["whole"].astype(np.float32) != drawn["whole"]).mean() > 0.5
+    for name in ("series", "whole", "fine", "flag"):
+        np.testing.assert_array_equal(written[name], drawn[name])
+    assert drawn["fine"].between(1e9 - 1e3, 1e9 + 1e3).all()
+    assert drawn["fine"].nunique() > 100
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """The generator: batches, devices and noise, what it completes, and samples that are no numbers."""
 
 import dataclasses
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +22,19 @@ from timeldm_jax.training import stages
 WINDOW, NAMES = 8, ("a", "b", "c")
 
 
-def made(layout="principal", **changes):
+def made(layout="principal", window=WINDOW, latent=4, **changes):
     """A generator whose weights are noise: what it draws needs no training to be checked."""
     config = configuration.base()
-    config.data.window = WINDOW
-    config.vae.model.update(latent=4, width=8, encoder_layers=1, decoder_layers=1)
+    config.data.window = window
+    config.vae.model.update(latent=latent, width=8, encoder_layers=1, decoder_layers=1)
     config.ldm.model.update(hidden=16, blocks=1)
     config.ldm.latents = layout
-    config.sample.update(steps=3, batch=64)
+    config.sample.update(steps=3, batch=64 if window == WINDOW else 1_000)
     models = stages.build_models(config, len(NAMES))
     random = np.random.default_rng(0)
     flat = models.flat
-    mean = random.normal(size=(200, flat)) @ random.normal(size=(flat, flat)) / flat**0.5
+    mixed = random.normal(size=(min(flat, 64), flat))
+    mean = random.normal(size=(200, len(mixed))) @ mixed / len(mixed) ** 0.5
     posteriors = latents.Posteriors(mean.astype(np.float32), np.full((200, flat), -5.0, np.float32))
     stats = latents.latent_stats(posteriors, layout, config.ldm.noise.sigma_data)
 
@@ -125,6 +129,34 @@ def test_long_windows_are_taken_in_smaller_batches():
         assert 1 <= size <= latents.CALL_BYTES / (2 * 4 * 4 * window**2)
     assert made().models.vae.window == WINDOW
     assert made()._largest == 64
+
+
+LONG = """
+import resource, sys
+import numpy as np
+import test_generator
+from timeldm_jax.diffusion import conditional
+
+resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30,) * 2)  # fail rather than fill the machine
+conditional.LEVELS = 1
+generator = test_generator.made("standard", window=2_048, latent=2)
+test_generator.generators.PRIOR_SAMPLES = 64
+windows = np.concatenate(list(generator.sample(40, 0)))
+windows[:, 1_024:] = np.nan
+assert np.isfinite(generator.complete(windows[:3], 0)).all()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.slow
+def test_sampling_and_completing_long_windows_takes_bounded_memory():
+    """At 1,000 windows a call a layer of this attention is 32 GiB."""
+    folder = pathlib.Path(__file__).parent
+    found = subprocess.run(
+        [sys.executable, "-c", LONG], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr[-2_000:]
+    assert float(found.stdout.split()[-1]) < 5  # GiB
 
 
 # Noise.

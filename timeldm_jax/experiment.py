@@ -293,7 +293,9 @@ def sample(config: ConfigDict, workdir: Workdir) -> None:
                 done += len(batch)
                 show(done, {})
 
-        write_npz(path, batches(), shape, generator.columns)
+        # Float32 would change whole numbers of a table beyond 16 million.
+        dtype = np.float32 if generator.schema is None else np.float64
+        write_npz(path, batches(), shape, generator.columns, dtype)
 
 
 def write_table(config: ConfigDict, schema: Schema, workdir: Workdir) -> None:
@@ -386,9 +388,10 @@ def reconstruct(vae: VAE, params: Any, scaled: np.ndarray, starts: np.ndarray) -
     means = latents.encode(vae, params, scaled, starts).mean
     decode = jax.jit(lambda p, z: bind(vae, p, "decode")(z))
     parts = []
-    for first in range(0, len(means), latents.ENCODE_BATCH):
-        z = means[first : first + latents.ENCODE_BATCH]
-        padded = np.resize(z, (latents.ENCODE_BATCH, vae.window, vae.latent))
+    batch = latents.windows_per_call(vae, latents.ENCODE_BATCH)
+    for first in range(0, len(means), batch):
+        z = means[first : first + batch]
+        padded = np.resize(z, (batch, vae.window, vae.latent))
         parts.append(np.asarray(decode(params, padded))[: len(z)])
     return np.concatenate(parts)
 

@@ -222,10 +222,7 @@ def joins(count: int, window: int) -> Int[np.ndarray, " joins"]:
 
 def _flags(schema: Schema | None) -> list[int]:
     """Places of the features that say what is missing."""
-    if schema is None:
-        return []
-    layout = schemas.features(schema)
-    return [place for place, feature in enumerate(layout) if feature.role == "missing"]
+    return [] if schema is None else list(schemas.flags(schema).values())
 
 
 HELP = """`python -m timeldm_jax.forecast`: draws what may follow the last rows of a series.

@@ -21,8 +21,9 @@ def write_npz(
     batches: Iterable[Windows],
     shape: tuple[int, int, int],
     columns: tuple[str, ...],
+    dtype: type = np.float32,
 ) -> None:
-    """Streams batches into an `.npz` with `samples` float32 and `columns`; whole or absent.
+    """Streams batches into an `.npz` with `samples` and `columns`; whole or absent.
 
     Memory is one batch, however many windows there are.
 
@@ -31,13 +32,15 @@ def write_npz(
       batches: `(n, time, feature)` arrays whose lengths sum to `shape[0]`.
       shape: `(windows, time, features)`.
       columns: names of the features.
+      dtype: of `samples`; float64 where whole numbers of a table must stay what they are.
     """
+    kept = np.dtype(dtype).newbyteorder("<")
     with open_atomic(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
         with archive.open("samples.npy", "w", force_zip64=True) as member:
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            header = {"descr": kept.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(member, header)
             for batch in batches:
-                member.write(np.ascontiguousarray(batch, "<f4").tobytes())
+                member.write(np.ascontiguousarray(batch, kept).tobytes())
         with archive.open("columns.npy", "w") as member:
             buffer = io.BytesIO()
             np.save(buffer, np.array(columns), allow_pickle=False)

@@ -26,7 +26,7 @@ from scores import RESULTS, ROOT, machine
 
 from timeldm_jax import config as configuration
 from timeldm_jax import experiment
-from timeldm_jax.metrics import suite
+from timeldm_jax.versions import package_versions
 from timeldm_jax.workdir import Workdir
 
 SHOWN = ("context_fid", "discriminative", "correlational")
@@ -106,7 +106,7 @@ def write(study: str, question: str, rows: list[Row], draw: Callable[[Any], None
         "question": question,
         "rows": rows,
         "machine": machine(),
-        "versions": suite.versions(),
+        "versions": package_versions(),
     }
     (RESULTS / f"study_{study}.json").write_text(json.dumps(result, indent=1) + "\n")
     figure, axes = plt.subplots(1, len(SHOWN), figsize=(11, 3.4), layout="constrained")

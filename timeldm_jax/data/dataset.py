@@ -31,7 +31,7 @@ from timeldm_jax.settings import COUNT, at_least, check_fields, one_of
 
 _log = logging.getLogger(__name__)
 
-FEWEST_LEVELS = 1024  # float32 numbers that a column's range must at least hold
+FEWEST_LEVELS = 1024  # numbers of the dtype of samples that a column's range must at least hold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +100,7 @@ class Dataset:
         """Which features have gaps; None where none has."""
         if self.schema is None:
             return None
-        layout = schemas.features(self.schema)
-        flags = {f.column: place for place, f in enumerate(layout) if f.role == "missing"}
+        layout, flags = schemas.features(self.schema), schemas.flags(self.schema)
         if not flags and not self.schema.padded:
             return None
         values = [p for p, f in enumerate(layout) if f.role != "missing" and f.column in flags]
@@ -327,7 +326,9 @@ def from_table(frame: pd.DataFrame, schema: Schema, config: ConfigDict) -> Datas
         by=data.split,
         stride=data.stride,
     )
-    return make_dataset(series, tuple(feature.scaling for feature in layout), schema)
+    # Samples of a table stay float64; those of an array are given out as float32.
+    kept = np.float32 if data.name == "array" else np.float64
+    return make_dataset(series, tuple(feature.scaling for feature in layout), schema, kept)
 
 
 def _pad(encoded: tables.Encoded, window: int) -> tables.Encoded:
@@ -416,23 +417,33 @@ def check_array(
 
 
 def make_dataset(
-    series: Series, scalings: tuple[str, ...] = (), schema: Schema | None = None
+    series: Series,
+    scalings: tuple[str, ...] = (),
+    schema: Schema | None = None,
+    kept: type = np.float32,
 ) -> Dataset:
     """Adds the scaler, fitted on the training part only.
 
+    Args:
+      series: in its own units.
+      scalings: of the features; default: from the smallest to the largest.
+      schema: of a table.
+      kept: dtype of samples.
+
     Raises:
-      DataError: a column that is constant there, or too fine for float32 samples.
+      DataError: a column that is constant there, or too fine for the dtype of samples.
     """
     rows = series.training_rows()
     scaler = fit_scaler(rows, series.columns, scalings)
     low, high = np.nanmin(rows, axis=0), np.nanmax(rows, axis=0)
     with np.errstate(over="ignore", invalid="ignore"):  # beyond float32: NaN, which is not fine
-        grain = np.spacing(np.maximum(abs(low), abs(high)).astype(np.float32))
+        grain = np.spacing(np.maximum(abs(low), abs(high)).astype(kept))
     coarse = np.flatnonzero(~(grain < (high - low) / FEWEST_LEVELS))
     if coarse.size:
         i = int(coarse[0])
         raise DataError(
             f"column {series.columns[i]!r} runs from {low[i]:.9g} to {high[i]:.9g}: samples are "
-            f"float32, whose steps there are {grain[i]:.2g}; subtract an offset, or change the unit"
+            f"{np.dtype(kept)}, whose steps there are {grain[i]:.2g}; subtract an offset, or "
+            "change the unit"
         )
     return Dataset(series, scaler, schema)

@@ -176,6 +176,12 @@ def features(schema: Schema) -> tuple[Feature, ...]:
     return tuple(found)
 
 
+def flags(schema: Schema) -> dict[int, int]:
+    """The feature that says where a column lacks values, by the column's number."""
+    layout = enumerate(features(schema))
+    return {feature.column: place for place, feature in layout if feature.role == "missing"}
+
+
 def read_overrides(given: str) -> dict[str, Any]:
     """A user's schema: `{"columns": {name: {field: value}}, "time": …, "entity": …}`.
 

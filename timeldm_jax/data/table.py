@@ -316,8 +316,7 @@ def close_gaps(
       missing: `fill` or `generate`.
       seed: of the draw of patterns.
     """
-    layout = schemas.features(schema)
-    flags = {f.column: p for p, f in enumerate(layout) if f.role == "missing"}
+    layout, flags = schemas.features(schema), schemas.flags(schema)
     if not flags and not schema.padded:
         return synthetic, list(real)
     synthetic = synthetic.copy()
@@ -365,7 +364,7 @@ def decode(
         raise DataError(f"{option('missing', missing)} is not one of {', '.join(MISSING)}")
     snapped = snap(windows, schema)
     count, time, _ = snapped.shape
-    layout = schemas.features(schema)
+    layout, flags = schemas.features(schema), schemas.flags(schema)
     flat = snapped.reshape(count * time, len(layout))
     data: dict[str, Any] = {
         schemas.SERIES: np.repeat(np.arange(first_series, first_series + count), time)
@@ -378,10 +377,8 @@ def decode(
         number = next(i for i, c in enumerate(schema.columns) if c.name == name)
         places = [p for p, f in enumerate(layout) if f.column == number and f.role != "missing"]
         holes = np.zeros(count * time, bool)
-        if missing == "generate":
-            for p, f in enumerate(layout):
-                if f.column == number and f.role == "missing":
-                    holes = flat[:, p] > 0.5
+        if missing == "generate" and number in flags:
+            holes = flat[:, flags[number]] > 0.5
         data[name] = kinds.decode(flat[:, places], schema.columns[number], holes)
     frame = pd.DataFrame(data)
     if schema.padded:

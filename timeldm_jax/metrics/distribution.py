@@ -96,8 +96,7 @@ def describe(windows: Windows) -> Description:
     centred = windows - mean
     variance = np.square(centred).mean(axis=(0, 1))
     varies = ordered[-1] > ordered[0]
-    deviation = np.sqrt(np.where(varies, variance, 1))
-    standard = np.where(varies, centred / deviation, 0)
+    standard = standardise(windows)
 
     lags = min(time - 1, LONGEST_CROSS_LAG)
     correlation = np.empty((lags + 1, features, features))
@@ -114,7 +113,7 @@ def describe(windows: Windows) -> Description:
         increments=_at_levels(steps),
         change=np.abs(steps).mean(axis=0, dtype=np.float64) if time > 1 else np.zeros(features),
         correlation=correlation,
-        autocorrelation=_autocorrelation(standard),
+        autocorrelation=autocorrelation(standard),
         power=power,
         floor=1e-8 * np.where(varies, variance, 1),
         drift=(course - course[::-1]) / 2,
@@ -196,10 +195,20 @@ def _largest_difference(
     return np.array(found)
 
 
-def _autocorrelation(standard: Windows) -> Float[np.ndarray, "time feature"]:
+def standardise(windows: Windows) -> Windows:
+    """Each feature with mean 0 and variance 1 over the whole set, 0 where it is constant."""
+    mean, deviation = windows.mean(axis=(0, 1)), windows.std(axis=(0, 1))
+    varies = windows.max(axis=(0, 1)) > windows.min(axis=(0, 1))
+    return np.where(varies, (windows - mean) / np.where(varies, deviation, 1), 0)
+
+
+def autocorrelation(standard: Windows) -> Float[np.ndarray, "time feature"]:
     """Correlation of values `lag` apart within windows, about the mean of the whole set.
 
     By the Fourier transform of windows padded to twice their length (Wiener–Khinchin).
+
+    Args:
+      standard: from `standardise`.
     """
     time = standard.shape[1]
     transform = np.fft.rfft(standard, 2 * time, axis=1)

@@ -11,9 +11,7 @@ on equal numbers of windows against its floor:
 """
 
 import dataclasses
-import importlib.metadata
 import math
-import platform
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -36,6 +34,7 @@ from timeldm_jax.metrics.discriminative import discriminative_runs
 from timeldm_jax.metrics.predictive import predictive_runs
 from timeldm_jax.metrics.verdicts import judge, overall, summaries
 from timeldm_jax.settings import COUNT, Rule, at_least, check_fields
+from timeldm_jax.versions import package_versions
 
 SCHEMA = 2
 PUBLISHED = {
@@ -134,7 +133,7 @@ def score(
         "notes": context.notes,
         "verdict": overall(scores),
         "scores": scores,
-        "versions": versions(),
+        "versions": package_versions(),
     }
 
 
@@ -364,7 +363,3 @@ def reconstruction_error(
     }
 
 
-def versions() -> dict[str, str]:
-    """Of what the figures depend on."""
-    names = ("timeldm_jax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
-    return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}

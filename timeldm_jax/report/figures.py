@@ -21,6 +21,8 @@ from scipy import stats
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from timeldm_jax.metrics.distribution import autocorrelation, standardise
+
 REAL, SYNTHETIC = "#2b83c6", "#e06a12"  # seen on white and on black, by the colour-blind too
 SHOWN = 40  # windows a panel
 ROWS = 12  # features drawn: a taller picture is hard to read and to keep
@@ -140,7 +142,7 @@ def autocorrelation_figure(
     """Autocorrelation by lag of each feature, within windows, about the mean of its set."""
     if real.shape[1] < 2:
         return None
-    curves = [_autocorrelation(windows[:, :, :ROWS]) for windows in (real, synthetic)]
+    curves = [autocorrelation(standardise(windows[:, :, :ROWS])) for windows in (real, synthetic)]
     return _curves_figure(curves, columns, "lag", np.arange(real.shape[1]))
 
 
@@ -323,20 +325,10 @@ def _curves_figure(
     return figure
 
 
-def _autocorrelation(windows: Windows) -> Float[np.ndarray, "time feature"]:
-    centred = windows - windows.mean(axis=(0, 1))
-    variance = np.square(centred).mean(axis=(0, 1))
-    time = windows.shape[1]
-    found = [(centred[:, : time - lag] * centred[:, lag:]).mean(axis=(0, 1)) for lag in range(time)]
-    return np.array(found) / np.where(variance > 0, variance, 1)
-
-
 def _correlations(windows: Windows) -> Float[np.ndarray, "feature feature"]:
     """A constant feature correlates with nothing: 0."""
-    flat = windows.reshape(-1, windows.shape[2])
-    deviation = flat.std(axis=0)
-    standard = (flat - flat.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
-    return standard.T @ standard / len(flat)
+    standard = standardise(windows).reshape(-1, windows.shape[2])
+    return standard.T @ standard / len(standard)
 
 
 def _name(axis: Axes, column: str) -> None:

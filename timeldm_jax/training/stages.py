@@ -7,9 +7,7 @@ or skipped once finished. What is trained is drawn from by `generator.py`.
 import dataclasses
 import json
 import logging
-import platform
 import time
-from importlib import metadata
 from typing import Any
 
 import jax
@@ -33,6 +31,7 @@ from timeldm_jax.models.vae import VAE
 from timeldm_jax.streams import Stream
 from timeldm_jax.training import beta, checkpoint, loop, losses, parallel, state, steps
 from timeldm_jax.training.state import TrainState
+from timeldm_jax.versions import package_versions
 from timeldm_jax.workdir import Workdir, write_json
 
 _log = logging.getLogger(__name__)
@@ -317,15 +316,13 @@ def _schedule(stage: ConfigDict) -> loop.StageConfig:
 
 
 def _meta(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
-    names = ("timeldm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
         "config": configuration.to_saved(config),
         "columns": list(dataset.series.columns),
         "scaler": dataset.scaler.to_json(),
         "schema": None if dataset.schema is None else dataset.schema.to_json(),
         "fingerprint": dataset.series.fingerprint(),
-        "versions": {name: metadata.version(name) for name in names}
-        | {"python": platform.python_version()},
+        "versions": package_versions(),
     }
 
 
@@ -333,11 +330,8 @@ def _marginals(config: ConfigDict, dataset: Dataset) -> list[list[float] | None]
     """Quantiles of scaled training rows for `sample.match_marginals`; None for flags and words."""
     if not config.sample.match_marginals:
         return None
-    series = dataset.series
-    trained = np.zeros(len(series.values) + 1, int)  # +1 where a window begins, −1 after it ends
-    np.add.at(trained, series.train, 1)
-    np.add.at(trained, series.train + series.window, -1)
-    found = scaling.marginals(dataset.scaled()[np.cumsum(trained)[:-1] > 0]).tolist()
+    scaled = dataset.scaler.scale(dataset.series.training_rows()).astype(np.float32)
+    found = scaling.marginals(scaled).tolist()
     if dataset.schema is None:
         return found
     layout = schemas.features(dataset.schema)
