@@ -23,6 +23,7 @@ from timeldm_jax.data import table as tables
 from timeldm_jax.errors import CheckpointError, ConfigError, DataError
 from timeldm_jax.metrics import suite
 from timeldm_jax.training import stages
+from timeldm_jax.workdir import Workdir
 
 WINDOW = 8
 NAMES = ("<script>", "a$b", "plain name")
@@ -536,11 +537,11 @@ def test_the_commands_table_is_that_of_the_interface(tmp_path):
     config.update_from_flattened_dict(SMALL)
     config.data.update(name="table", path=str(tmp_path / "my.csv"), window=WINDOW)
     config.sample.seed = 3
-    workdir = epath.Path(tmp_path / "run")
+    workdir = Workdir(epath.Path(tmp_path / "run"))
     experiment.run_stages(config, workdir, ("vae", "ldm", "sample"))
-    written = pd.read_csv(workdir / "samples.csv")
+    written = pd.read_csv(workdir.table)
     count = config.sample.count
-    drawn = TimeLDM.load(workdir).sample(count, seed=3)
+    drawn = TimeLDM.load(workdir.root).sample(count, seed=3)
     assert len(written) == count * WINDOW
     assert (drawn["whole"].astype(np.float32) != drawn["whole"]).mean() > 0.5
     for name in ("series", "whole", "fine", "flag"):
@@ -592,7 +593,7 @@ def test_a_copy_of_a_model_keeps_its_folder():
     original = TimeLDM(config=tiny()).fit(rows(), columns=NAMES)
     expected = original.sample(3)
     copies = [copy.copy(original), copy.deepcopy(original), copy.copy(copy.copy(original))]
-    folder = pathlib.Path(original._workdir)
+    folder = pathlib.Path(original._workdir.root)
     del original
     for one in copies:
         np.testing.assert_array_equal(one.sample(3), expected)

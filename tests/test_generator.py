@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from timeldm_jax import config as configuration
 from timeldm_jax import experiment, forecast, latents
@@ -18,6 +19,7 @@ from timeldm_jax.errors import USER_ERRORS, NonFiniteSamplesError
 from timeldm_jax.generator import Generator
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.training import stages
+from timeldm_jax.workdir import Workdir
 
 WINDOW, NAMES = 8, ("a", "b", "c")
 
@@ -289,5 +291,5 @@ def test_the_sample_stage_writes_nothing_that_is_no_number(generator, tmp_path, 
     broken = poisoned(generator, "vae_params", np.nan)
     monkeypatch.setattr(experiment, "load_generator", lambda workdir: broken)
     with pytest.raises(NonFiniteSamplesError):
-        experiment.sample(generator.config, generators.epath.Path(tmp_path))
+        experiment.sample(generator.config, Workdir(epath.Path(tmp_path)))
     assert not (tmp_path / "samples.npz").exists()
