@@ -154,11 +154,11 @@ def test_the_command_says_it_in_flags(tmp_path, capsys):
 
 
 def test_the_setting_is_kept_with_the_configuration():
-    from timeldm_jax import api
     from timeldm_jax import config as configuration
+    from timeldm_jax import convert
 
     config = configuration.base()
     configuration.apply_table(config)
-    asked = api.settings(config, na_values={"level": -200, "count": [0, "?"]})
+    asked = convert.settings(config, na_values={"level": -200, "count": [0, "?"]})
     assert json.loads(asked.data.na_values) == {"level": [-200], "count": [0, "?"]}
-    assert api.settings(config, na_values=[-200, "?"]).data.na_values == "-200,?"
+    assert convert.settings(config, na_values=[-200, "?"]).data.na_values == "-200,?"

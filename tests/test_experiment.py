@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from quick import SMALL
 
-from timeldm_jax import TimeLDM, api
+from timeldm_jax import TimeLDM, convert
 from timeldm_jax import config as configuration
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.errors import ConfigError, DataError, in_flags
@@ -55,7 +55,7 @@ def test_a_schema_may_be_a_mapping_its_text_or_a_path(tmp_path):
     path = tmp_path / "schema.json"
     path.write_text('{"columns": {"who": {"kind": "drop"}}}')
     for schema in ({"columns": {"who": {"kind": "drop"}}}, path.read_text(), path, str(path)):
-        asked = api.settings(small(), schema=schema)
+        asked = convert.settings(small(), schema=schema)
         _, given = datasets.take(asked, panel())
         prepared = datasets.prepare(given, asked)
         assert [c.name for c in prepared.schema.columns] == ["t", "x"]

@@ -1,6 +1,5 @@
 """`TimeLDM`: both stages on tables and arrays, for Python users."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -17,17 +16,13 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
-from timeldm_jax import experiment
+from timeldm_jax import convert, experiment
 from timeldm_jax import forecast as forecasts
-from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import reader
-from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
-from timeldm_jax.data.clock import Ordered
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.reader import Source
 from timeldm_jax.data.schema import known
-from timeldm_jax.data.series import split_series
 from timeldm_jax.describe import Description, describe
 from timeldm_jax.errors import CheckpointError, ConfigError, DataError, whole, whole_seed
 from timeldm_jax.generator import Generator, load_generator
@@ -140,7 +135,7 @@ class TimeLDM:
           ConfigError: `workdir` was made with another configuration, or too short a budget.
         """
         data = reader.accept(data)
-        asked = settings(
+        asked = convert.settings(
             self._config, time=time, entity=entity, irregular=irregular, decimal=decimal,
             schema=schema, na_values=na_values,
         )  # fmt: skip
@@ -171,7 +166,7 @@ class TimeLDM:
         """
         for name in given:
             known(name, [field.name for field in dataclasses.fields(tables.Options)], "argument")
-        return describe(settings(self._config, **given), reader.accept(data), columns)
+        return describe(convert.settings(self._config, **given), reader.accept(data), columns)
 
     def sample(self, count: int, seed: int = 0, *, missing: str = "fill") -> Any:
         """Synthetic windows in the data's own units.
@@ -193,7 +188,7 @@ class TimeLDM:
           ValueError: `count` below 1, or a model that is not trained.
           TypeError: `count` or `seed` is no whole number.
         """
-        return self._present(self._windows(count, seed), missing=missing)
+        return convert.present(self._trained(), self._windows(count, seed), missing)
 
     def sample_series(self, length: int, seed: int = 0, *, count: int = 1) -> Any:
         """Series longer than a window, drawn a third of a window at a time given the rows before.
@@ -211,23 +206,21 @@ class TimeLDM:
         Raises:
           ValueError: `length` or `count` below 1, or a model that is not trained.
         """
-        length = whole("length", length)
+        generator, length = self._trained(), whole("length", length)
         first = self._windows(count, seed)
-        if self._trained().schema is not None and self._schema().padded:
+        if generator.schema is not None and generator.schema.padded:
             first[..., -1] = 1.0
         rest = max(length - first.shape[1], 0)
         if rest:
-            first = np.concatenate(
-                [first, forecasts.extend(self._trained(), first, rest, seed)], axis=1
-            )
-            if self._trained().schema is not None:
-                first = tables.within_range(first, self._schema())
-        return self._present(first[:, :length])
+            first = np.concatenate([first, forecasts.extend(generator, first, rest, seed)], axis=1)
+            if generator.schema is not None:
+                first = tables.within_range(first, generator.schema)
+        return convert.present(generator, first[:, :length])
 
     def seam_score(self, series: Source) -> dict[str, Any]:
         """Whether joins of windows in `sample_series`'s result can be told; see `metrics.seams`."""
         generator = self._trained()
-        values = self._encode_samples(series)
+        values = convert.encode_samples(generator, series)
         window = generator.models.vae.window
         more = max(values.shape[1] - window, 0)
         rows = window + np.append(0, forecasts.joins(more, window)) if more else np.zeros(0, int)
@@ -250,10 +243,11 @@ class TimeLDM:
           DataError: a table that does not fit the model.
           ValueError: a model that is not trained.
         """
-        schema, draws, seed = self._schema(), whole("draws", draws), whole_seed(seed)
+        generator, draws, seed = self._trained(), whole("draws", draws), whole_seed(seed)
+        schema = convert.schema_of(generator)
         data = reader.accept(table)
-        ordered, encoded, given = self._encode(data)
-        filled = forecasts.impute(self._trained(), encoded, seed, draws)
+        ordered, encoded, given = convert.encode(generator, data)
+        filled = forecasts.impute(generator, encoded, seed, draws)
         back = tables.put_back(given, filled, ordered.place, schema)
         if isinstance(table, pd.Series):
             column = back.iloc[:, 0]
@@ -280,7 +274,7 @@ class TimeLDM:
         """
         generator = self._trained()
         horizon, n, seed = whole("horizon", horizon), whole("n", n), whole_seed(seed)
-        ordered, encoded, _ = self._encode(history)
+        ordered, encoded, _ = convert.encode(generator, history)
         if encoded.groups.max() > 0:
             raise DataError("the history holds several series; forecast one at a time")
         return forecasts.forecast(generator, ordered.frame, encoded, horizon, n, seed)
@@ -447,12 +441,6 @@ class TimeLDM:
             raise ValueError("the model is not trained: call fit, or TimeLDM.load")
         return self._generator
 
-    def _schema(self) -> schemas.Schema:
-        schema = self._trained().schema
-        if schema is None:
-            raise ValueError("the model was trained on windows, not on a table or series")
-        return schema
-
     def _saved(self, name: str) -> epath.Path:
         self._trained()
         assert self._workdir is not None
@@ -466,70 +454,6 @@ class TimeLDM:
         generator, count = self._trained(), whole("count", count)
         return np.concatenate(list(generator.sample(count, whole_seed(seed))))
 
-    def _present(self, windows: Float[np.ndarray, "n time feature"], missing: str = "fill") -> Any:
-        """Windows as the user gave their data: a table or an array."""
-        generator = self._trained()
-        if generator.schema is None:
-            return windows.astype(np.float32)
-        frame = tables.decode(windows, generator.schema, missing=missing)
-        if generator.config.data.name == "table":
-            return frame
-        values = frame[list(generator.schema.order)].to_numpy(np.float32)
-        return values.reshape(*windows.shape[:2], -1)
-
-    def _encode(self, data: Source) -> tuple[Ordered, tables.Encoded, pd.DataFrame]:
-        """A later table in order, its features, and the frame that was given."""
-        schema, config = self._schema(), self._trained().config.data
-        data = reader.accept(data)
-        if isinstance(data, np.ndarray):
-            if data.ndim != 2 or data.shape[1] != len(schema.order):
-                raise DataError(
-                    f"data has shape {data.shape}; expected (rows, {len(schema.order)})"
-                )
-            data = pd.DataFrame(datasets.check_array(data, schema.order)[0], columns=schema.order)
-        frame, where = reader.read(data, config.decimal)
-        if config.na_values:
-            data = frame = tables.mark_missing(frame, where, config.na_values)
-        ordered = tables.arrange(frame, where, schema, config.irregular)
-        encoded = tables.encode(ordered.frame, schema, where)
-        return ordered, encoded, data if isinstance(data, pd.DataFrame) else frame
-
-    def _encode_samples(self, series: Source) -> Float[np.ndarray, "n length feature"]:
-        """The features of what `sample_series` gave."""
-        generator = self._trained()
-        given = reader.accept(series)
-        if isinstance(given, np.ndarray):
-            values = reader.real_numbers(given)
-            if generator.schema is None:
-                return values
-            flat = pd.DataFrame(
-                values.reshape(-1, values.shape[2]), columns=list(generator.schema.order)
-            )
-            return tables.encode(flat, generator.schema).values.reshape(*values.shape[:2], -1)
-        frame, _ = reader.read(given)
-        count = frame[schemas.SERIES].nunique()
-        encoded = tables.encode(frame, dataclasses.replace(self._schema(), entity=""))
-        return encoded.values.reshape(count, -1, encoded.values.shape[1])
-
-    def _real_windows(self, real: Source) -> Float[np.ndarray, "n window feature"]:
-        generator = self._trained()
-        window = generator.models.vae.window
-        real = reader.accept(real)
-        if isinstance(real, np.ndarray):
-            array = reader.real_numbers(real)
-            if array.ndim != 3 or generator.schema is None:
-                return array
-            shape = array.shape[:2]
-            flat = pd.DataFrame(
-                array.reshape(-1, array.shape[2]), columns=list(generator.schema.order)
-            )
-            return tables.encode(flat, generator.schema).values.reshape(*shape, -1)
-        _, encoded, _ = self._encode(real)
-        series = split_series(
-            encoded.values, generator.columns, window, "paper", groups=encoded.groups
-        )
-        return series.windows(series.test)
-
     def _score(
         self, real: Source | None, count: int | None, seed: int
     ) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray]:
@@ -537,7 +461,7 @@ class TimeLDM:
         generator = self._trained()
         config = generator.config
         if real is not None:
-            windows = self._real_windows(real)
+            windows = convert.real_windows(generator, real)
             synthetic = self._windows(count or min(len(windows), LARGEST_REPORT), seed)
             if generator.schema is not None:
                 synthetic, (windows,) = tables.close_gaps(
@@ -557,43 +481,3 @@ class TimeLDM:
         scores = experiment.evaluate_samples(config, self._dataset, synthetic, seed)
         windows, training, synthetic = experiment.comparable(config, self._dataset, synthetic, seed)
         return scores, windows, synthetic, training
-
-
-def settings(
-    config: ConfigDict, *, schema: Any = None, na_values: Any = None, **given: Any
-) -> ConfigDict:
-    """A copy with the settings of `config.data` that were given as arguments, not None.
-
-    Args:
-      config: of the model.
-      schema: a path, JSON text or a mapping.
-      na_values: a value, a list of values, or a mapping of columns to either.
-      **given: settings that are text.
-
-    Raises:
-      DataError: another type.
-    """
-    config = config.copy_and_resolve_references()
-    if isinstance(schema, Mapping):
-        try:
-            given["schema"] = json.dumps(dict(schema), sort_keys=True)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"schema holds what JSON cannot: {error}") from error
-    elif schema is not None:
-        given["schema"] = os.fspath(schema) if isinstance(schema, os.PathLike) else schema
-    if isinstance(na_values, Mapping):
-        given["na_values"] = json.dumps(
-            {str(k): list(v) if isinstance(v, list | tuple) else [v] for k, v in na_values.items()}
-        )
-    elif na_values is not None:
-        listed = na_values if isinstance(na_values, list | tuple) else [na_values]
-        given["na_values"] = ",".join(str(value) for value in listed)
-    for name, value in given.items():
-        if value is not None and not isinstance(value, str):
-            expected = "a path or a mapping" if name == "schema" else "text"
-            raise DataError(
-                f"{name} is {value!r}, of type {type(value).__name__}; expected {expected}"
-            )
-        if value is not None:
-            config.data[name] = value
-    return config

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from timeldm_jax import TimeLDM, launch
+from timeldm_jax import TimeLDM, convert, launch
 from timeldm_jax import config as c
 from timeldm_jax.training import checkpoint
 
@@ -112,7 +112,9 @@ def reconstructed(model, kind, rows=12):
     if kind == "array":
         values = array()[:rows]
     else:
-        values = model._encode({"model": table, "panel": panel}[kind]())[1].values[:rows]
+        values = convert.encode(model._generator, {"model": table, "panel": panel}[kind]())[
+            1
+        ].values[:rows]
     windows = np.stack([values[i : i + WINDOW] for i in range(0, rows - WINDOW + 1, 2)])
     scaled = generator.scaler.scale(windows).astype(np.float32)
     vae, params = generator.models.vae, {"params": generator.vae_params}

@@ -1,0 +1,140 @@
+"""Between what users hold and what a model draws: tables and arrays as features, and back."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from timeldm_jax.data import dataset as datasets
+from timeldm_jax.data import reader
+from timeldm_jax.data import schema as schemas
+from timeldm_jax.data import table as tables
+from timeldm_jax.data.clock import Ordered
+from timeldm_jax.data.reader import Source
+from timeldm_jax.data.schema import Schema
+from timeldm_jax.data.series import split_series
+from timeldm_jax.errors import DataError
+from timeldm_jax.generator import Generator
+
+
+def settings(
+    config: ConfigDict, *, schema: Any = None, na_values: Any = None, **given: Any
+) -> ConfigDict:
+    """A copy with the settings of `config.data` that were given as arguments, not None.
+
+    Args:
+      config: of the model.
+      schema: a path, JSON text or a mapping.
+      na_values: a value, a list of values, or a mapping of columns to either.
+      **given: settings that are text.
+
+    Raises:
+      DataError: another type.
+    """
+    config = config.copy_and_resolve_references()
+    if isinstance(schema, Mapping):
+        try:
+            given["schema"] = json.dumps(dict(schema), sort_keys=True)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"schema holds what JSON cannot: {error}") from error
+    elif schema is not None:
+        given["schema"] = os.fspath(schema) if isinstance(schema, os.PathLike) else schema
+    if isinstance(na_values, Mapping):
+        given["na_values"] = json.dumps(
+            {str(k): list(v) if isinstance(v, list | tuple) else [v] for k, v in na_values.items()}
+        )
+    elif na_values is not None:
+        listed = na_values if isinstance(na_values, list | tuple) else [na_values]
+        given["na_values"] = ",".join(str(value) for value in listed)
+    for name, value in given.items():
+        if value is not None and not isinstance(value, str):
+            expected = "a path or a mapping" if name == "schema" else "text"
+            raise DataError(
+                f"{name} is {value!r}, of type {type(value).__name__}; expected {expected}"
+            )
+        if value is not None:
+            config.data[name] = value
+    return config
+
+
+def schema_of(generator: Generator) -> Schema:
+    """The schema of a model of a table or series.
+
+    Raises:
+      ValueError: it is of windows.
+    """
+    if generator.schema is None:
+        raise ValueError("the model was trained on windows, not on a table or series")
+    return generator.schema
+
+
+def present(
+    generator: Generator, windows: Float[np.ndarray, "n time feature"], missing: str = "fill"
+) -> Any:
+    """Windows as the user gave their data: a table or an array."""
+    if generator.schema is None:
+        return windows.astype(np.float32)
+    frame = tables.decode(windows, generator.schema, missing=missing)
+    if generator.config.data.name == "table":
+        return frame
+    values = frame[list(generator.schema.order)].to_numpy(np.float32)
+    return values.reshape(*windows.shape[:2], -1)
+
+
+def encode(generator: Generator, data: Source) -> tuple[Ordered, tables.Encoded, pd.DataFrame]:
+    """A later table in order, its features, and the frame that was given."""
+    schema, config = schema_of(generator), generator.config.data
+    data = reader.accept(data)
+    if isinstance(data, np.ndarray):
+        if data.ndim != 2 or data.shape[1] != len(schema.order):
+            raise DataError(f"data has shape {data.shape}; expected (rows, {len(schema.order)})")
+        data = pd.DataFrame(datasets.check_array(data, schema.order)[0], columns=schema.order)
+    frame, where = reader.read(data, config.decimal)
+    if config.na_values:
+        data = frame = tables.mark_missing(frame, where, config.na_values)
+    ordered = tables.arrange(frame, where, schema, config.irregular)
+    encoded = tables.encode(ordered.frame, schema, where)
+    return ordered, encoded, data if isinstance(data, pd.DataFrame) else frame
+
+
+def encode_samples(generator: Generator, series: Source) -> Float[np.ndarray, "n length feature"]:
+    """The features of what `sample_series` gave."""
+    given = reader.accept(series)
+    if isinstance(given, np.ndarray):
+        return _encode_windows(generator, reader.real_numbers(given))
+    frame, _ = reader.read(given)
+    count = frame[schemas.SERIES].nunique()
+    encoded = tables.encode(frame, dataclasses.replace(schema_of(generator), entity=""))
+    return encoded.values.reshape(count, -1, encoded.values.shape[1])
+
+
+def real_windows(generator: Generator, real: Source) -> Float[np.ndarray, "n window feature"]:
+    """The windows to score against: those given, or all that a table has.
+
+    Args:
+      generator: of the samples.
+      real: windows `(n, window, column)`, or a table.
+    """
+    window = generator.models.vae.window
+    real = reader.accept(real)
+    if isinstance(real, np.ndarray):
+        return _encode_windows(generator, reader.real_numbers(real))
+    _, encoded, _ = encode(generator, real)
+    series = split_series(encoded.values, generator.columns, window, "paper", groups=encoded.groups)
+    return series.windows(series.test)
+
+
+def _encode_windows(
+    generator: Generator, windows: Float[np.ndarray, "..."]
+) -> Float[np.ndarray, "..."]:
+    """The features of windows `(n, time, column)`; other shapes are refused where they are used."""
+    if windows.ndim != 3 or generator.schema is None:
+        return windows
+    flat = pd.DataFrame(windows.reshape(-1, windows.shape[2]), columns=list(generator.schema.order))
+    return tables.encode(flat, generator.schema).values.reshape(*windows.shape[:2], -1)
