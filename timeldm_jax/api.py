@@ -22,7 +22,6 @@ from timeldm_jax.data import reader
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.reader import Source
-from timeldm_jax.data.schema import known
 from timeldm_jax.describe import Description, describe
 from timeldm_jax.errors import CheckpointError, ConfigError, DataError, whole, whole_seed
 from timeldm_jax.generator import Generator, load_generator
@@ -164,8 +163,6 @@ class TimeLDM:
           DataError: a setting of another type or name; what is wrong with the data is said, not
             raised.
         """
-        for name in given:
-            known(name, [field.name for field in dataclasses.fields(tables.Options)], "argument")
         return describe(convert.settings(self._config, **given), reader.accept(data), columns)
 
     def sample(self, count: int, seed: int = 0, *, missing: str = "fill") -> Any:

@@ -19,6 +19,7 @@ from timeldm_jax.data.clock import Ordered
 from timeldm_jax.data.reader import Source
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.series import split_series
+from timeldm_jax.data.table import Options
 from timeldm_jax.errors import DataError
 from timeldm_jax.generator import Generator
 
@@ -35,9 +36,11 @@ def settings(
       **given: settings that are text.
 
     Raises:
-      DataError: another type.
+      DataError: another name or type.
     """
     config = config.copy_and_resolve_references()
+    for name in given:
+        schemas.known(name, [field.name for field in dataclasses.fields(Options)], "argument")
     if isinstance(schema, Mapping):
         try:
             given["schema"] = json.dumps(dict(schema), sort_keys=True)
