@@ -4,7 +4,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from timeldm_jax import versions
 
 
 def run(code, *arguments):
@@ -81,3 +84,9 @@ def test_a_command_starts_beside_a_programs_own_flags(command):
     lines = first[1].splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 100
+
+
+def test_a_checkout_that_is_not_installed_has_an_unknown_version(monkeypatch):
+    monkeypatch.setattr(versions, "PACKAGES", ("numpy", "a package of nobody"))
+    assert versions.package_versions()["a package of nobody"] == "unknown"
+    assert versions.package_versions()["numpy"] == np.__version__

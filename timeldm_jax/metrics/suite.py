@@ -361,5 +361,3 @@ def reconstruction_error(
             for name, value in zip(columns, features, strict=True)
         },
     }
-
-
