@@ -307,7 +307,7 @@ def test_two_processes_train_a_table_within_a_budget(server, tmp_path):
     ]
     for child in children:
         assert child.wait() == 0, children[0].output + children[1].output
-    chosen = stages.read_config(epath.Path(workdir))
+    chosen = stages.read_config(Workdir(epath.Path(workdir)))
     for stage in STAGES:
         assert chosen[stage].steps == checkpoint.steps(epath.Path(workdir) / stage)[-1]
     # Process 0's stopwatch says 0.2 s a step. By process 1's the VAE would get too few of them.
