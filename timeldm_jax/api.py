@@ -16,17 +16,17 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
-from timeldm_jax import convert, experiment
+from timeldm_jax import convert, experiment, model_folder
 from timeldm_jax import forecast as forecasts
 from timeldm_jax.data import reader
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.reader import Source
 from timeldm_jax.describe import Description, describe
-from timeldm_jax.errors import CheckpointError, ConfigError, DataError, whole, whole_seed
+from timeldm_jax.errors import ConfigError, DataError, whole, whole_seed
 from timeldm_jax.generator import Generator, load_generator
 from timeldm_jax.metrics import evaluation, seams, suite
-from timeldm_jax.training import checkpoint, loop, stages
+from timeldm_jax.training import loop
 from timeldm_jax.workdir import Workdir, write_json
 
 LARGEST_REPORT = 10_000  # windows that a report scores
@@ -93,6 +93,7 @@ class TimeLDM:
         self._dataset: Dataset | None = None
         self._temporary: _TemporaryFolder | None = None
 
+    # Wide: keyword settings of the user.
     def fit(
         self,
         data: Source,
@@ -361,34 +362,13 @@ class TimeLDM:
           FileExistsError: the directory is not empty, or a file.
           ValueError: the model is not trained.
         """
-        from timeldm_jax.report.card import model_card
-
         generator = self._trained()
         assert self._workdir is not None
         target = pathlib.Path(directory)
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise FileExistsError(f"{target} is not an empty directory; save to a new one")
+        model_folder.check_new(target)
         if report and self._dataset is not None and not self._workdir.report.exists():
             self.report(self._workdir.report)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.tmp")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        shutil.copy(self._workdir.config, partial)
-        for stage in ("vae", "ldm"):
-            best = checkpoint.best_step(self._workdir.stage(stage))
-            shutil.copytree(self._workdir.stage(stage) / str(best), partial / stage / str(best))
-        scores: dict[str, Any] | None = None
-        if report:
-            for name in ("scores.json", "report.html"):
-                if (self._workdir.root / name).exists():
-                    shutil.copy(self._workdir.root / name, partial)
-            if (partial / "scores.json").exists():
-                scores = json.loads((partial / "scores.json").read_text())
-        (partial / "MODEL_CARD.md").write_text(model_card(generator, scores))
-        if target.exists():
-            target.rmdir()
-        partial.replace(target)
+        model_folder.save(target, self._workdir, generator, report=report)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> "TimeLDM":
@@ -398,21 +378,7 @@ class TimeLDM:
           CheckpointError: nothing there, or damaged; the message names the file.
         """
         workdir = Workdir(epath.Path(pathlib.Path(directory).absolute()))
-        try:
-            config = stages.read_config(workdir)
-        except ConfigError as error:
-            raise CheckpointError(f"{workdir.config}: {error}") from error
-        except ValueError as error:
-            raise CheckpointError(f"{workdir.config} is damaged: {error}") from error
-        for stage in ("vae", "ldm"):
-            checkpoint.best_step(workdir.stage(stage))  # its error names a damaged file
-        generator = load_generator(workdir)
-        # Checksums vouch for the configuration beside the weights, not for this file.
-        changed = configuration.difference(
-            configuration.upgrade(generator.meta["config"]), config.to_dict()
-        )
-        if changed:
-            raise CheckpointError(f"{workdir.config} is not what was trained: {'; '.join(changed)}")
+        generator = model_folder.load(workdir)
         model = cls(config=generator.config)
         model._workdir = workdir
         model._generator = generator
