@@ -42,12 +42,9 @@ def arguments(node):
 KNOWN_LONG = {
     "timeldm_jax/data/series.py: split_series",
     "timeldm_jax/metrics/memorisation.py: memorisation",
-    "timeldm_jax/recipe.py: choose_steps",
-    "timeldm_jax/training/loop.py: train",
 }
 KNOWN_WIDE = {
     "timeldm_jax/data/series.py: split_series",
-    "timeldm_jax/training/loop.py: train",
 }
 KNOWN_FILES: set[str] = set()
 

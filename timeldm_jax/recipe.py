@@ -12,6 +12,7 @@ The rule, for every key that the configuration leaves at 0:
   resumed run reads them from the work directory.
 """
 
+import dataclasses
 import logging
 import math
 import re
@@ -84,6 +85,31 @@ def choose_sizes(config: ConfigDict, lengths: np.ndarray, features: int) -> Conf
     return config
 
 
+@dataclasses.dataclass(frozen=True)
+class Seconds:
+    """What the parts of a run take on this machine.
+
+    Attributes:
+      step: a training step of each stage.
+      sampling: all samples.
+      scores: all scores.
+      probes: what was spent to find out.
+    """
+
+    step: dict[str, float]
+    sampling: float
+    scores: float
+    probes: float
+
+    def besides_training(self) -> float:
+        """Everything but the steps of the two stages."""
+        return self.probes + START_SECONDS + REPORT_SECONDS + self.sampling + self.scores
+
+    def training(self, config: ConfigDict) -> float:
+        """The steps that `config` has by now."""
+        return sum(config[stage].steps * seconds for stage, seconds in self.step.items())
+
+
 def choose_steps(config: ConfigDict, dataset: Dataset) -> ConfigDict:
     """A copy with the steps of both stages chosen by `config.budget` where they are 0.
 
@@ -96,6 +122,43 @@ def choose_steps(config: ConfigDict, dataset: Dataset) -> ConfigDict:
     if config.vae.steps and config.ldm.steps:
         return config
     budget = seconds_of(config.budget)
+    seconds = _measure(config, dataset)
+    if seconds.scores > SCORES_SHARE * budget:
+        shorter = SCORES_SHARE * budget / seconds.scores
+        _shorten_evaluators(config, shorter)
+        seconds = dataclasses.replace(seconds, scores=seconds.scores * shorter)
+    left = budget - seconds.besides_training() - seconds.training(config)
+    shares = {"vae": VAE_SHARE, "ldm": 1 - VAE_SHARE}
+    open_shares = {stage: share for stage, share in shares.items() if config[stage].steps == 0}
+    for stage, share in open_shares.items():
+        steps = int(max(left, 0) * share / sum(open_shares.values()) / seconds.step[stage])
+        if steps < FEWEST_STEPS:
+            raise ConfigError(
+                f"config.budget={config.budget} leaves {steps} steps to the {stage} (of "
+                f"{seconds.step[stage] * 1e3:.0f} ms each), fewer than {FEWEST_STEPS}; give it "
+                "more time, or a smaller model"
+            )
+        config[stage].steps = steps // config[stage].chunk * config[stage].chunk
+    for section in (config.vae, config.ldm):
+        tenth = max(section.steps // 10 // section.chunk, 1) * section.chunk
+        section.eval_every = min(section.eval_every, tenth)
+    _log.info(
+        "estimate: %s in all (VAE %d steps of %.0f ms, diffusion %d of %.0f ms, samples %.0f s, "
+        "scores and report %.0f s)",
+        _minutes(seconds.besides_training() + seconds.training(config)),
+        config.vae.steps,
+        seconds.step["vae"] * 1e3,
+        config.ldm.steps,
+        seconds.step["ldm"] * 1e3,
+        seconds.sampling,
+        seconds.scores + REPORT_SECONDS,
+    )
+    configuration.validate(config)
+    return config
+
+
+def _measure(config: ConfigDict, dataset: Dataset) -> Seconds:
+    """Runs a few steps of each stage and of the scores' networks."""
     began = time.monotonic()
     # A stage is timed with steps that stand for many: the schedule needs a number.
     probe = config.copy_and_resolve_references()
@@ -104,51 +167,20 @@ def choose_steps(config: ConfigDict, dataset: Dataset) -> ConfigDict:
     evaluations = samplers.evaluations(config.sample.solver, config.sample.steps)
     sampling = step["ldm"] / config.ldm.batch / 3 * evaluations * config.sample.count
     scores = _scores_seconds(config, dataset)
-    if scores > SCORES_SHARE * budget:
-        shorter = SCORES_SHARE * budget / scores
-        for key in ("discriminative_steps", "predictive_steps"):
-            config.evaluate[key] = max(round(config.evaluate[key] * shorter), 10)
-        encoder_steps = config.evaluate.context_fid_steps or context_fid.STEPS
-        config.evaluate.context_fid_steps = max(round(encoder_steps * shorter), 10)
-        scores *= shorter
-        _log.info(
-            "a budget of %s leaves %.0f%% of the published training to the scores' own networks",
-            config.budget,
-            100 * shorter,
-        )
-    spent = time.monotonic() - began
-    left = budget - spent - START_SECONDS - REPORT_SECONDS - sampling - scores
-    shares = {"vae": VAE_SHARE, "ldm": 1 - VAE_SHARE}
-    open_shares = {stage: share for stage, share in shares.items() if config[stage].steps == 0}
-    left -= sum(config[stage].steps * step[stage] for stage in shares)
-    for stage, share in open_shares.items():
-        steps = int(max(left, 0) * share / sum(open_shares.values()) / step[stage])
-        if steps < FEWEST_STEPS:
-            raise ConfigError(
-                f"config.budget={config.budget} leaves {steps} steps to the {stage} (of "
-                f"{step[stage] * 1e3:.0f} ms each), fewer than {FEWEST_STEPS}; give it more time, "
-                "or a smaller model"
-            )
-        config[stage].steps = steps // config[stage].chunk * config[stage].chunk
-    for stage in shares:
-        section = config[stage]
-        tenth = max(section.steps // 10 // section.chunk, 1) * section.chunk
-        section.eval_every = min(section.eval_every, tenth)
-    total = spent + START_SECONDS + REPORT_SECONDS + sampling + scores
-    total += sum(config[stage].steps * step[stage] for stage in shares)
+    return Seconds(step, sampling, scores, probes=time.monotonic() - began)
+
+
+def _shorten_evaluators(config: ConfigDict, shorter: float) -> None:
+    """Multiplies what the scores' own networks train, in place."""
+    for key in ("discriminative_steps", "predictive_steps"):
+        config.evaluate[key] = max(round(config.evaluate[key] * shorter), 10)
+    encoder_steps = config.evaluate.context_fid_steps or context_fid.STEPS
+    config.evaluate.context_fid_steps = max(round(encoder_steps * shorter), 10)
     _log.info(
-        "estimate: %s in all (VAE %d steps of %.0f ms, diffusion %d of %.0f ms, samples %.0f s, "
-        "scores and report %.0f s)",
-        _minutes(total),
-        config.vae.steps,
-        step["vae"] * 1e3,
-        config.ldm.steps,
-        step["ldm"] * 1e3,
-        sampling,
-        scores + REPORT_SECONDS,
+        "a budget of %s leaves %.0f%% of the published training to the scores' own networks",
+        config.budget,
+        100 * shorter,
     )
-    configuration.validate(config)
-    return config
 
 
 def _scores_seconds(config: ConfigDict, dataset: Dataset) -> float:

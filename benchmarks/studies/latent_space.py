@@ -70,19 +70,18 @@ def data_space(config: Any, dataset: datasets.Dataset, workdir: epath.Path) -> G
     train, valid = flat(dataset.series.train), flat(dataset.series.valid)
     noise = configuration.noise_config(config)
     stats = latents.latent_stats(train, config.ldm.latents, noise.sigma_data)
-    loop.train(
-        "ldm",
-        stages.init_ldm_state(config, models, stats),
-        jax.tree.map(jnp.asarray, train),
-        parallel.chunk_runner(
-            stages.make_ldm_step(config, models), stages.make_batch(config, "ldm")
-        ),
-        stages._ldm_validation(models.denoiser, noise, stats, valid),
-        stages._schedule(config.ldm),
-        workdir / "ldm",
-        loop.Journal(Workdir(workdir)),
-        stages._meta(config, dataset) | {"vae_step": 0},
+    step, batch = stages.make_ldm_step(config, models), stages.make_batch(config, "ldm")
+    stage = loop.Stage(
+        name="ldm",
+        data=jax.tree.map(jnp.asarray, train),
+        compile_chunk=parallel.chunk_runner(step, batch),
+        validate=stages._ldm_validation(models.denoiser, noise, stats, valid),
+        schedule=stages._schedule(config.ldm),
+        folder=workdir / "ldm",
+        journal=loop.Journal(Workdir(workdir)),
+        meta=stages._meta(config, dataset) | {"vae_step": 0},
     )
+    loop.train(stage, stages.init_ldm_state(config, models, stats))
     template = jax.eval_shape(lambda: stages.init_ldm_state(config, models, stats))
     restored, meta = checkpoint.restore_best(workdir / "ldm", template)
     return Generator(

@@ -5,6 +5,7 @@ One loop serves both stages. The host waits for the device once a chunk.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -135,22 +136,12 @@ def _record(line: str) -> dict[str, Any] | None:
         return None
 
 
-def train(
-    stage: str,
-    state: TrainState,
-    data: Any,
-    compile_chunk: Callable[[int], Chunk],
-    validate: Callable[[Any], dict[str, float]],
-    schedule: StageConfig,
-    folder: epath.Path,
-    journal: Journal,
-    meta: dict[str, Any],
-) -> TrainState:
-    """Trains a stage to its last step, resuming from its newest sound checkpoint.
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What a stage trains on, and where its results go.
 
-    Args:
-      stage: name for logs and errors.
-      state: fresh state at step 0; buffers are donated.
+    Attributes:
+      name: for logs and errors.
       data: what the step reads, on the device.
       compile_chunk: `chunk_runner(...)`, from a number of steps to the compiled call.
       validate: from averaged weights to numbers, of which `loss` chooses the best checkpoint.
@@ -158,6 +149,24 @@ def train(
       folder: the stage's checkpoints.
       journal: where metrics go.
       meta: JSON kept with each checkpoint. On resume its `fingerprint` must be the saved one.
+    """
+
+    name: str
+    data: Any
+    compile_chunk: Callable[[int], Chunk]
+    validate: Callable[[Any], dict[str, float]]
+    schedule: StageConfig
+    folder: epath.Path
+    journal: Journal
+    meta: dict[str, Any]
+
+
+def train(stage: Stage, state: TrainState) -> TrainState:
+    """Trains a stage to its last step, resuming from its newest sound checkpoint.
+
+    Args:
+      stage: what to train on, and where its results go.
+      state: fresh state at step 0; buffers are donated.
 
     Returns:
       The final state. The best one is on disk: `checkpoint.restore_best`.
@@ -167,58 +176,70 @@ def train(
       Preempted: SIGTERM or SIGINT; the state was saved first.
       CheckpointError: checkpoints exist and none can be used.
     """
-    restored = checkpoint.restore_latest(folder, state)
-    if restored is not None:
-        state, saved_meta = restored
-        check_fingerprint(folder, saved_meta, meta)
-        _log.info("%s: resuming at step %d", stage, int(state.step))
-    step = int(state.step)
-    journal.rewind(stage, step)
-    chunks: dict[int, Chunk] = {}
+    state = _resumed(stage, state)
+    step, schedule = int(state.step), stage.schedule
+    stage.journal.rewind(stage.name, step)
+    compiled = functools.cache(stage.compile_chunk)
     with (
         _stop_signal() as stop_requested,
-        journal.events(stage) as events,
-        progress(stage, schedule.steps, step) as report,
+        stage.journal.events(stage.name) as events,
+        progress(stage.name, schedule.steps, step) as report,
     ):
         while step < schedule.steps:
             target = schedule.next_stop(step)
-            length = target - step
-            if length not in chunks:
-                chunks[length] = compile_chunk(length)
-            state, metrics = chunks[length](state, data)
+            state, metrics = compiled(target - step)(state, stage.data)
             metrics = parallel.to_host(metrics)
-            _check_chunk(stage, step, metrics, folder)
+            _check_chunk(stage, step, metrics)
             step = target
             record = {"step": step, **{k: float(v.mean()) for k, v in metrics.items()}}
             stop = parallel.any_process(stop_requested.is_set())
-            host_state: TrainState | None = None
-            # No loss: an interruption must not offer a "best" that a whole run never had.
-            loss: float | None = None
-            if schedule.validates_at(step):
-                host_state = parallel.to_host(state)
-                valid = validate(host_state.ema)
-                record |= {f"valid_{name}": value for name, value in valid.items()}
-                loss = valid["loss"]
-                _check_validation(stage, step, valid, folder)
-            elif stop:
-                host_state = parallel.to_host(state)
-            if host_state is not None:
-                _check_weights(stage, step, host_state, record, folder)
-            # Before the checkpoint: what a kill leaves in the journal beyond the last checkpoint is
-            # written again, but a finished stage never is.
-            journal.write(stage, [record], events)
-            if host_state is not None:
-                checkpoint.save(folder, step, host_state, meta, loss=loss)
-            report(step, record)
+            report(step, _record_and_save(stage, state, record, events, interrupted=stop))
             if stop:
                 break
         # Asked once more: a signal that came during the last save has no later chunk to see it.
         if parallel.any_process(stop_requested.is_set()):
             raise Preempted(
-                f"stopped by a signal in stage {stage}; step {step} is saved, and the same "
+                f"stopped by a signal in stage {stage.name}; step {step} is saved, and the same "
                 "command resumes there"
             )
     return state
+
+
+def _resumed(stage: Stage, state: TrainState) -> TrainState:
+    """The state to go on from: the newest checkpoint's, or the fresh one."""
+    restored = checkpoint.restore_latest(stage.folder, state)
+    if restored is None:
+        return state
+    state, saved_meta = restored
+    check_fingerprint(stage.folder, saved_meta, stage.meta)
+    _log.info("%s: resuming at step %d", stage.name, int(state.step))
+    return state
+
+
+def _record_and_save(
+    stage: Stage, state: TrainState, record: dict[str, float], events: Any, *, interrupted: bool
+) -> dict[str, float]:
+    """Ends a chunk: its record, with the validation and the checkpoint that are due."""
+    step = int(record["step"])
+    validates = stage.schedule.validates_at(step)
+    host_state: TrainState | None = None
+    # No loss: an interruption must not offer a "best" that a whole run never had.
+    loss: float | None = None
+    if validates or interrupted:
+        host_state = parallel.to_host(state)
+    if host_state is not None and validates:
+        valid = stage.validate(host_state.ema)
+        record |= {f"valid_{name}": value for name, value in valid.items()}
+        loss = valid["loss"]
+        _check_validation(stage, step, valid)
+    if host_state is not None:
+        _check_weights(stage, host_state, record)
+    # Before the checkpoint: what a kill leaves in the journal beyond the last checkpoint is
+    # written again, but a finished stage never is.
+    stage.journal.write(stage.name, [record], events)
+    if host_state is not None:
+        checkpoint.save(stage.folder, step, host_state, stage.meta, loss=loss)
+    return record
 
 
 def check_fingerprint(folder: epath.Path, saved: dict[str, Any], meta: dict[str, Any]) -> None:
@@ -231,39 +252,39 @@ def check_fingerprint(folder: epath.Path, saved: dict[str, Any], meta: dict[str,
         )
 
 
-def _check_chunk(stage: str, step: int, metrics: dict[str, np.ndarray], folder: epath.Path) -> None:
+def _check_chunk(stage: Stage, step: int, metrics: dict[str, np.ndarray]) -> None:
     """Raises NonFiniteLossError unless every loss of the chunk that began at `step` is finite."""
     finite = np.isfinite(metrics["loss"])
     if not finite.all():
         bad = int(np.argmin(finite))
         terms = {name: float(values[bad]) for name, values in metrics.items()}
-        raise _non_finite(stage, "loss is", step + bad + 1, terms, folder)
+        raise _non_finite(stage, "loss is", step + bad + 1, terms)
 
 
-def _check_validation(stage: str, step: int, valid: dict[str, float], folder: epath.Path) -> None:
+def _check_validation(stage: Stage, step: int, valid: dict[str, float]) -> None:
     if not all(map(math.isfinite, valid.values())):
-        raise _non_finite(stage, "validation loss is", step, valid, folder)
+        raise _non_finite(stage, "validation loss is", step, valid)
 
 
-def _check_weights(
-    stage: str, step: int, state: TrainState, record: dict[str, float], folder: epath.Path
-) -> None:
+def _check_weights(stage: Stage, state: TrainState, record: dict[str, float]) -> None:
     """A finite loss can have an infinite gradient, and its step would be saved unseen."""
     leaves = jax.tree.leaves((state.params, state.ema))
     if not all(np.isfinite(leaf).all() for leaf in leaves):
-        raise _non_finite(stage, "weights are", step, record, folder)
+        raise _non_finite(stage, "weights are", int(record["step"]), record)
 
 
-def _non_finite(
-    stage: str, what: str, step: int, terms: dict[str, float], folder: epath.Path
-) -> NonFiniteLossError:
+def _non_finite(stage: Stage, what: str, step: int, terms: dict[str, float]) -> NonFiniteLossError:
     ordered = {"loss": terms["loss"]} | terms
     shown = ", ".join(f"{name}={value:.4g}" for name, value in ordered.items() if name != "step")
-    good = checkpoint.steps(folder)
-    last = f"the last good checkpoint is {folder / str(good[-1])}" if good else "none is saved yet"
+    good = checkpoint.steps(stage.folder)
+    last = (
+        f"the last good checkpoint is {stage.folder / str(good[-1])}"
+        if good
+        else "none is saved yet"
+    )
     return NonFiniteLossError(
-        f"the {stage} {what} not finite at step {step}: {shown}; {last}. "
-        f"A smaller config.{stage}.optimizer.learning_rate usually mends it"
+        f"the {stage.name} {what} not finite at step {step}: {shown}; {last}. "
+        f"A smaller config.{stage.name}.optimizer.learning_rate usually mends it"
     )
 
 

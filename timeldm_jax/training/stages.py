@@ -164,17 +164,19 @@ def train_vae(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     models = build_models(config, len(dataset.series.columns))
     step = make_vae_step(config, models, dataset.missing)
     values = dataset.scaled()
-    loop.train(
-        "vae",
-        init_vae_state(config, models),
-        DeviceWindows(jnp.asarray(values), jnp.asarray(dataset.series.train)),
-        parallel.chunk_runner(step, make_batch(config, "vae")),
-        _vae_validation(models.vae, DeviceWindows(values, _valid_sample(dataset.series.valid))),
-        _schedule(config.vae),
-        workdir.vae,
-        loop.Journal(workdir),
-        meta,
+    stage = loop.Stage(
+        name="vae",
+        data=DeviceWindows(jnp.asarray(values), jnp.asarray(dataset.series.train)),
+        compile_chunk=parallel.chunk_runner(step, make_batch(config, "vae")),
+        validate=_vae_validation(
+            models.vae, DeviceWindows(values, _valid_sample(dataset.series.valid))
+        ),
+        schedule=_schedule(config.vae),
+        folder=workdir.vae,
+        journal=loop.Journal(workdir),
+        meta=meta,
     )
+    loop.train(stage, init_vae_state(config, models))
 
 
 def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
@@ -203,17 +205,18 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     stats = latents.latent_stats(posteriors, config.ldm.latents, noise_config.sigma_data)
     stats = parallel.share_from_first(stats)  # axes are unique only up to sign and rounding
     _check_latents(stats, workdir.vae)
-    loop.train(
-        "ldm",
-        init_ldm_state(config, models, stats),
-        jax.tree.map(jnp.asarray, posteriors),
-        parallel.chunk_runner(make_ldm_step(config, models), make_batch(config, "ldm")),
-        _ldm_validation(models.denoiser, noise_config, stats, valid),
-        _schedule(config.ldm),
-        workdir.ldm,
-        loop.Journal(workdir),
-        meta | {"vae_step": vae_step, "marginals": _marginals(config, dataset)},
+    step = make_ldm_step(config, models)
+    stage = loop.Stage(
+        name="ldm",
+        data=jax.tree.map(jnp.asarray, posteriors),
+        compile_chunk=parallel.chunk_runner(step, make_batch(config, "ldm")),
+        validate=_ldm_validation(models.denoiser, noise_config, stats, valid),
+        schedule=_schedule(config.ldm),
+        folder=workdir.ldm,
+        journal=loop.Journal(workdir),
+        meta=meta | {"vae_step": vae_step, "marginals": _marginals(config, dataset)},
     )
+    loop.train(stage, init_ldm_state(config, models, stats))
 
 
 def _check_latents(found: Posteriors | LatentStats, folder: epath.Path) -> None:
