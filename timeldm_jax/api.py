@@ -100,12 +100,13 @@ class TimeLDM:
         *,
         columns: Sequence[str] | None = None,
         time: str | None = None,
-        entity: str | None = None,
+        entity: str | Sequence[str] | None = None,
         schema: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         irregular: str | None = None,
         decimal: str | None = None,
         na_values: Any = None,
         workdir: str | None = None,
+        **more: Any,
     ) -> "TimeLDM":
         """Trains both stages.
 
@@ -118,7 +119,7 @@ class TimeLDM:
             for one of these. NaN is a missing value.
           columns: names of an array's features; default: `feature_0`, ….
           time: the time column; default: looked for.
-          entity: the column that says which series a row belongs to; default: one series.
+          entity: the column, or columns, that say whose a row is; default: one series.
           schema: overrides what is inferred of columns: a JSON file or its content; see
             `data.schema`.
           irregular: what to do with times out of order or uneven; see `data.table.Options`.
@@ -126,6 +127,7 @@ class TimeLDM:
           na_values: a value, or a list of them, that stands for a missing one; or such by column.
           workdir: where checkpoints and metrics go, so that the same call resumes; default: a
             temporary directory, deleted with the model.
+          **more: `time_format` and `dayfirst`; see `data.table.Options`.
 
         Returns:
           This model, trained.
@@ -137,7 +139,7 @@ class TimeLDM:
         data = reader.accept(data)
         asked = convert.settings(
             self._config, time=time, entity=entity, irregular=irregular, decimal=decimal,
-            schema=schema, na_values=na_values,
+            schema=schema, na_values=na_values, **more,
         )  # fmt: skip
         if workdir is None:
             self._temporary = _TemporaryFolder()
@@ -158,7 +160,7 @@ class TimeLDM:
         Args:
           data: as for `fit`.
           columns: as for `fit`.
-          **given: `time`, `entity`, `schema`, `irregular`, `decimal` and `na_values`, as for `fit`.
+          **given: `time` to `na_values`, and `more`, as for `fit`.
 
         Raises:
           DataError: a setting of another type or name; what is wrong with the data is said, not

@@ -308,6 +308,8 @@ _ADDED: dict[str, Any] = {
     "data.irregular": "error",
     "data.decimal": ".",
     "data.na_values": "",
+    "data.time_format": "",
+    "data.dayfirst": "",
     "data.split": "time",
     "data.stride": 1,
     "data.missing": "fill",

@@ -15,7 +15,7 @@ from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import reader
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
-from timeldm_jax.data.clock import Ordered
+from timeldm_jax.data.order import Ordered
 from timeldm_jax.data.reader import Source
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.series import split_series
@@ -25,7 +25,13 @@ from timeldm_jax.generator import Generator
 
 
 def settings(
-    config: ConfigDict, *, schema: Any = None, na_values: Any = None, **given: Any
+    config: ConfigDict,
+    *,
+    schema: Any = None,
+    na_values: Any = None,
+    entity: Any = None,
+    dayfirst: Any = None,
+    **given: Any,
 ) -> ConfigDict:
     """A copy with the settings of `config.data` that were given as arguments, not None.
 
@@ -33,6 +39,8 @@ def settings(
       config: of the model.
       schema: a path, JSON text or a mapping.
       na_values: a value, a list of values, or a mapping of columns to either.
+      entity: a name or a list of them.
+      dayfirst: true or false, or the words.
       **given: settings that are text.
 
     Raises:
@@ -55,6 +63,8 @@ def settings(
     elif na_values is not None:
         listed = na_values if isinstance(na_values, list | tuple) else [na_values]
         given["na_values"] = ",".join(str(value) for value in listed)
+    given["entity"] = ",".join(map(str, entity)) if isinstance(entity, list | tuple) else entity
+    given["dayfirst"] = str(dayfirst).lower() if isinstance(dayfirst, bool) else dayfirst
     for name, value in given.items():
         if value is not None and not isinstance(value, str):
             expected = "a path or a mapping" if name == "schema" else "text"
@@ -113,7 +123,7 @@ def encode_samples(generator: Generator, series: Source) -> Float[np.ndarray, "n
         return _encode_windows(generator, reader.real_numbers(given))
     frame, _ = reader.read(given)
     count = frame[schemas.SERIES].nunique()
-    encoded = tables.encode(frame, dataclasses.replace(schema_of(generator), entity=""))
+    encoded = tables.encode(frame, dataclasses.replace(schema_of(generator), entity=()))
     return encoded.values.reshape(count, -1, encoded.values.shape[1])
 
 

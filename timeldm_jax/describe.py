@@ -112,22 +112,26 @@ def _table_facts(table: Table) -> list[str]:
     if clock is None:
         facts.append("No time column: rows are taken in their order, as equal steps.")
     else:
-        times = frame[clock.name]
+        times = frame[list(clock.names)].astype(str).agg(" ".join, axis=1)
         step = clock.offset or (
             f"{clock.step:g}"
             if isinstance(clock.start, float)
             else str(pd.Timedelta(seconds=clock.step))
         )
         facts.append(
-            f"Time: {clock.name!r}, from {times.iloc[0]} to {times.iloc[-1]}, step {step}"
+            f"Time: {_listed(clock.names)}, from {times.iloc[0]} to {times.iloc[-1]}, step {step}"
             + (f", zone {clock.zone}" if clock.zone else "")
         )
     if schema.entity:
         facts.append(
-            f"Series: {len(lengths):,} by {schema.entity!r}, of {lengths.min():,} to "
+            f"Series: {len(lengths):,} by {_listed(schema.entity)}, of {lengths.min():,} to "
             f"{lengths.max():,} rows (median {np.median(lengths):,.0f})"
         )
     return facts
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return " and ".join(map(repr, names))
 
 
 def _window_facts(config: ConfigDict, dataset: Dataset) -> list[str]:
@@ -220,6 +224,8 @@ _MEANINGS = {
     "schema": "A JSON file that says what columns are, or its text.",
     "irregular": "Times out of order or uneven: error, sort or resample.",
     "decimal": "The decimal point of a CSV file.",
+    "time_format": "How times are written, as in %d/%m/%Y %H:%M; found out by default.",
+    "dayfirst": "Whether 01/02/2024 is in February: true or false; by default what fits.",
     "na_values": "Values that stand for a missing one, as in -200,-999; or JSON by column.",
 }
 

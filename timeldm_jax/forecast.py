@@ -77,14 +77,13 @@ def forecast(
     futures = extend(generator, before, horizon, seed, "forecast")
     times = None
     if schema.clock is not None:
-        last = frame[schema.clock.name].iloc[-1]
-        times = schema.clock.after(last).times(horizon + 1).iloc[1:].reset_index(drop=True)
+        times = schema.clock.following(frame, horizon)
     samples = tables.decode(futures, schema, times=times)
     return summarise(samples, schema, times, frame.tail(2 * window))
 
 
 def summarise(
-    samples: pd.DataFrame, schema: Schema, times: pd.Series | None, history: pd.DataFrame
+    samples: pd.DataFrame, schema: Schema, times: pd.DataFrame | None, history: pd.DataFrame
 ) -> Forecast:
     """A forecast from its futures.
 
@@ -101,9 +100,11 @@ def summarise(
     parts = []
     for name in numeric:
         levels = samples[name].astype(float).groupby(step).quantile(np.array(QUANTILES)).unstack()
-        when = levels.index if times is None else times.to_numpy()
         levels.insert(0, "column", name)
-        levels.insert(0, "step" if schema.clock is None else schema.clock.name, when)
+        if times is None:
+            levels.insert(0, "step", levels.index)
+        else:
+            levels = pd.concat([times, levels.reset_index(drop=True)], axis=1)
         parts.append(levels)
     quantiles = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     return Forecast(samples, quantiles, history, numeric)

@@ -1,23 +1,45 @@
-"""Time: the clock of a table, rows in order of it, even steps, and how times are written."""
+"""The clock of a table: which column it is, how its times are read and written, its steps."""
 
 import dataclasses
 import logging
-import warnings
+import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 from pandas.api.types import pandas_dtype
 
-from timeldm_jax.data.formats import looks_like_time, parse_times, row_of, time_format
+from timeldm_jax.data import formats, zones
 from timeldm_jax.errors import DataError, option
 
 _log = logging.getLogger(__name__)
 
-IRREGULAR = ("error", "sort", "resample")
 TIME_NAMES = ("date", "time", "datetime", "timestamp", "ds")
+_TIMELY = re.compile(
+    r"(^|[^a-z])(date|datum|day|time|datetime|timestamp|ts|ds|at|utc|epoch|month|week|quarter|year|period)"
+    r"($|[^a-z])|time$|date$"
+)
+_COUNTERS = ("t", "time", "step", "timestep", "time_step", "seconds", "elapsed", "timestamp")
+_HOURS = r"(?:[01]?\d|2[0-3])[:.][0-5]\d(?:[:.][0-5]\d(?:[.,]\d+)?)?(?: ?[AaPp][Mm])?"
+_BOTH = "\t"  # between a day and a time of day in two columns
+_MONTHS = " months"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What the user says of times; see `table.Options`.
+
+    Attributes:
+      irregular: what to do with times out of order or uneven.
+      format: as `Clock.format`, or "" to find it.
+      dayfirst: "true" or "false" where day and month could be either, or "".
+    """
+
+    irregular: str = "error"
+    format: str = ""
+    dayfirst: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +51,13 @@ class Clock:
       dtype: the pandas dtype of the input.
       start: first time, ISO text or a number.
       step: seconds (or the column's own unit, where it holds numbers) between rows.
-      offset: pandas offset alias where steps are not of one length (months, business days).
-      format: strftime format where the input held text.
+      offset: where steps are not of one length (months, business days), a pandas offset alias, or
+        a number of months that begin on any day, such as `3 months`.
+      format: where the input held text, or whole numbers that are dates; see `data.formats`.
       zone: name of the time zone, or "".
+      decimals: digits of numbers that are not whole, or None.
+      hours: name of a second column that holds the time of day, or "".
+      hours_dtype: its dtype.
     """
 
     name: str
@@ -41,64 +67,213 @@ class Clock:
     offset: str = ""
     format: str = ""
     zone: str = ""
+    decimals: int | None = None
+    hours: str = ""
+    hours_dtype: str = ""
 
-    def times(self, count: int) -> pd.Series:
-        """`count` regular times from the start, of the input's dtype."""
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that hold it."""
+        return (self.name, self.hours) if self.hours else (self.name,)
+
+    def times(self, count: int) -> pd.DataFrame:
+        """`count` regular times from the start: its columns, of the input's dtypes."""
+        return self.write(self.stamps(np.arange(count)))
+
+    def following(self, frame: pd.DataFrame, count: int) -> pd.DataFrame:
+        """`count` regular times after the last row of a table, as `times`."""
+        last = self.read(frame.iloc[[-1]], "the history").iloc[0]
+        if not isinstance(self.start, float):
+            after = dataclasses.replace(self, start=pd.Timestamp(last).isoformat())
+            return after.write(after.stamps(np.arange(count + 1))[1:])
+        steps = np.arange(1, count + 1)
+        done = round((last - self.start) / self.step)  # rounded times stay on the learnt grid
+        if abs(float(self.stamps(np.array([done]))[0]) - last) <= 1e-6 * self.step:
+            return self.write(self.stamps(done + steps))
+        return self.write(dataclasses.replace(self, start=float(last)).stamps(steps))
+
+    def stamps(self, steps: Int[np.ndarray, " rows"]) -> Any:
+        """The times so many steps after the start: float64, or datetimes in the zone."""
         if isinstance(self.start, float):
-            numbers = pd.Series(self.start + self.step * np.arange(count))
-            return (
-                numbers.round().astype(pandas_dtype(self.dtype))
-                if "int" in self.dtype.lower()
-                else numbers
-            )
+            numbers = self.start + self.step * steps
+            return numbers if self.decimals is None else np.round(numbers, self.decimals)
         start = pd.Timestamp(self.start)
+        if self.zone:
+            aware = start.tz is not None
+            start = start.tz_convert(self.zone) if aware else start.tz_localize(self.zone)
         if self.offset:
-            index = pd.date_range(start, periods=count, freq=self.offset)
-        else:
-            index = start + pd.to_timedelta(np.arange(count) * self.step, unit="s")
-        if self.format:
-            return pd.Series(index.strftime(self.format), dtype=pandas_dtype(self.dtype))
-        return pd.Series(index).astype(pandas_dtype(self.dtype))
+            freq: Any = self.offset
+            if freq.endswith(_MONTHS):
+                freq = pd.DateOffset(months=int(freq.removesuffix(_MONTHS)))
+            return pd.date_range(start, periods=int(steps.max()) + 1, freq=freq)[steps]
+        # Microseconds, which reach beyond the years that nanoseconds hold, unless steps are finer.
+        fine = self.step * 1e6 % 1 > 1e-6
+        if fine or start.nanosecond:
+            return start.as_unit("ns") + pd.TimedeltaIndex(
+                np.round(steps * self.step * 1e9).astype("m8[ns]")
+            )
+        gaps = np.round(steps * self.step * 1e6).astype("m8[us]")
+        return start.as_unit("us") + pd.TimedeltaIndex(gaps)
 
-    def after(self, last: Any) -> "Clock":
-        """The same clock, started at a time of the input's kind."""
+    def write(self, stamps: Any) -> pd.DataFrame:
+        """Times as the input had them: its columns, of its dtypes."""
+        dtype = pandas_dtype(self.dtype)
         if isinstance(self.start, float):
-            return dataclasses.replace(self, start=float(last))
-        return dataclasses.replace(self, start=pd.Timestamp(last).isoformat())
+            found = pd.Series(stamps)
+            if pd.api.types.is_timedelta64_dtype(dtype):
+                found = pd.to_timedelta((found * 1e9).round().astype("int64"), unit="ns")
+            elif pd.api.types.is_integer_dtype(dtype):
+                found = found.round()
+            return found.astype(dtype).to_frame(self.name)
+        index = pd.DatetimeIndex(stamps)
+        if index.tz is not None:
+            if self.format.endswith(("Z", "UTC", "GMT")):
+                index = index.tz_convert("UTC")
+            elif not formats.has_offset(self.format) and not isinstance(dtype, pd.DatetimeTZDtype):
+                index = index.tz_localize(None)
+        if isinstance(dtype, pd.PeriodDtype):
+            return pd.Series(index.tz_localize(None).to_period(str(dtype)[7:-1])).to_frame(
+                self.name
+            )
+        if not self.format:
+            return pd.Series(index).astype(dtype).to_frame(self.name)
+        text = formats.write(index, self.format)
+        if not self.hours:
+            return _cast(text, dtype).to_frame(self.name)
+        days, hours = text.str.split(_BOTH, n=1).str[0], text.str.split(_BOTH, n=1).str[1]
+        second = pandas_dtype(self.hours_dtype)
+        return pd.DataFrame({self.name: _cast(days, dtype), self.hours: _cast(hours, second)})
+
+    def read(self, frame: pd.DataFrame, where: str) -> pd.Series:
+        """The times of a later table, float64 or datetimes (in the zone, where there is one).
+
+        Raises:
+          DataError: times that are not written as those that it was learnt from.
+        """
+        at = _named(where, self.names)
+        column = _one_column(frame, self.names, at)
+        if isinstance(self.start, float):
+            return _numbers(column, at)
+        if self.format and pd.api.types.is_numeric_dtype(column.dtype):
+            column = column.astype("Int64").astype("string")
+        form = self.format
+        iso = bool(form and re.match(r"\d{4}-\d\d-", str(column.iloc[0])))
+        if iso and formats.read(column.iloc[:1].astype("string"), form).isna().any():
+            form = ""  # ISO, which can be taken for nothing else, written in another way
+        times = formats.parse_times(column, at, form)
+        if self.zone:
+            if times.dt.tz is None:
+                return zones.localise(times, self.zone, np.zeros(len(times), np.int64))
+            return times.dt.tz_convert(self.zone)
+        return times.dt.tz_localize(None) if times.dt.tz is not None else times
 
 
-def find_time(frame: pd.DataFrame, entity: str, overrides: Mapping[str, Any]) -> str:
-    """The column that is a time by dtype, or by its name and text; "" where there is none."""
-    free = [name for name in frame.columns if name != entity and name not in overrides]
+def learn(
+    frame: pd.DataFrame, names: tuple[str, ...], reading: Reading, where: str
+) -> tuple[pd.Series, Clock]:
+    """The times of a table, and its clock; start and steps are still open.
+
+    Args:
+      frame: the table.
+      names: of the time column, and of that of the time of day where there are two.
+      reading: what the user said.
+      where: what to call the table in errors.
+
+    Raises:
+      DataError: times that cannot be read.
+    """
+    at = _named(where, names)
+    column = _one_column(frame, names, at)
+    dtype = str(frame[names[0]].dtype)
+    clock = Clock(names[0], dtype, 0.0, 1.0, format=reading.format)
+    if len(names) == 2:
+        clock = dataclasses.replace(clock, hours=names[1], hours_dtype=str(frame[names[1]].dtype))
+    if pd.api.types.is_datetime64_any_dtype(column.dtype):
+        zone = str(column.dt.tz) if column.dt.tz is not None else ""
+        return column, dataclasses.replace(clock, start="", format="", zone=zone)
+    form = reading.format
+    whole = pd.api.types.is_integer_dtype(column.dtype)
+    if whole:
+        form = form or formats.integer_format(column)
+        column = column.astype("Int64").astype("string") if form else column
+    if (whole and not form) or pd.api.types.is_float_dtype(column.dtype):
+        numbers = _numbers(column, at)
+        return numbers, dataclasses.replace(clock, format="", decimals=_decimals(numbers))
+    if pd.api.types.is_timedelta64_dtype(column.dtype):
+        return _numbers(column, at), dataclasses.replace(clock, format="")
+    form = form or formats.time_format(column, reading.dayfirst)
+    times = formats.parse_times(column, at, form)
+    zone = ""
+    if times.dt.tz is not None:
+        zone = zones.of_offsets(times, formats.offsets_of(column).to_numpy())
+        if not zone:
+            raise DataError(f"{at} mixes time zones; write all times in one (UTC, say)")
+        times = times.dt.tz_convert(zone)
+    return times, dataclasses.replace(clock, start="", format=form, zone=zone)
+
+
+def find_time(
+    frame: pd.DataFrame, entity: tuple[str, ...], overrides: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """The columns that say when: a time, or a day and the time of that day; () where none does.
+
+    Of several the one that runs on from row to row of a series: dates of birth do not.
+    """
+    free = [name for name in frame.columns if name not in entity and name not in overrides]
+    groups = groups_of(frame, entity)
+    best = 0.0
+    found: tuple[str, ...] = ()
     for name in free:
-        if pd.api.types.is_datetime64_any_dtype(frame[name].dtype):
-            return name
-    for name in free:
-        text = pd.api.types.is_string_dtype(frame[name].dtype)
-        if not text or frame[name].isna().all():
+        times = _as_times(frame[name], str(name), first=name == frame.columns[0])
+        if times is None:
             continue
-        named = name.lower().strip() in TIME_NAMES
-        share = 0.5 if named else 1.0  # where the name says so, a strange cell is an error
-        if (named or name == frame.columns[0]) and looks_like_time(frame[name].dropna(), share):
-            return name
-    return ""
+        order, moves = _runs_on(times, groups)
+        timely = bool(_TIMELY.search(str(name).lower()))
+        typed = pd.api.types.is_datetime64_any_dtype(frame[name].dtype)
+        sure = typed or timely or name == frame.columns[0] or order > 0.9
+        score = order + moves / 2 + 0.2 * (str(name).lower().strip() in TIME_NAMES)
+        if moves > 0 and sure and score > best:
+            best, found = score, (name,)
+    return with_hours(frame, found, free)
+
+
+def with_hours(frame: pd.DataFrame, names: tuple[str, ...], free: list[str]) -> tuple[str, ...]:
+    """The time column, and the one of `free` with the time of day where it holds days only."""
+    if len(names) != 1 or not frame[names[0]].duplicated().any():
+        return names
+    days = frame[names[0]]
+    if pd.api.types.is_datetime64_any_dtype(days.dtype) or pd.api.types.is_float_dtype(days.dtype):
+        return names
+    for name in free:
+        column = frame[name]
+        if name == names[0] or column.isna().any():
+            continue
+        if pd.api.types.is_integer_dtype(column.dtype):
+            hours = bool(re.search("hour|hr", str(name).lower()) and column.between(0, 23).all())
+        else:
+            hours = pd.api.types.is_string_dtype(column.dtype) and bool(
+                column.astype(str).str.strip().str.fullmatch(_HOURS).all()
+            )
+        if hours and formats.time_format(_one_column(frame, (names[0], name), "")):
+            return names[0], name
+    return names
 
 
 def from_index(
-    frame: pd.DataFrame, where: str, time: str, entity: str, *, later: bool = False
-) -> tuple[pd.DataFrame, str, str]:
+    frame: pd.DataFrame, where: str, time: str, entity: tuple[str, ...], *, later: bool = False
+) -> tuple[pd.DataFrame, str, tuple[str, ...]]:
     """A frame indexed by row number, and the names of its time and its entity.
 
     An index labels rows and is not learnt. Its levels become columns only where they say when or
     whose a row is: those that are named as the time or the entity; one that holds times (called
-    `time` if it has no name), unless the time is another; and the one beside it, if there are two
-    (called `entity`).
+    `time` if it has no name), unless the time is another; and the others beside it (called
+    `entity` if they have no name).
 
     Args:
       frame: as the user gave it.
       where: what to call it in errors.
       time: name of its time column, or "" where that is open.
-      entity: likewise.
+      entity: names of its entity columns, likewise.
       later: whether the names are a model's, so that "" means that there is none, and an index of
         times is its time whatever its name.
 
@@ -111,7 +286,7 @@ def from_index(
     missing = time not in (*plain.columns, *names)
     found: dict[str, int] = {}
     for number, (level, name) in enumerate(zip(levels, names, strict=True)):
-        if name and name in (time, entity):
+        if name and (name == time or name in entity):
             found[name] = number
         elif (
             time not in found
@@ -120,19 +295,20 @@ def from_index(
         ):
             time = time or name or "time"
             found[time] = number
-    if len(levels) == 2 and list(found) == [time] and entity not in plain.columns:
-        rest = 1 - found[time]
-        if (not entity and not later) or (entity and (later or not names[rest])):
-            entity = entity or names[rest] or "entity"
-            found[entity] = rest
+    if len(levels) > 1 and list(found) == [time] and not set(entity) & set(plain.columns):
+        rest = [number for number in range(len(levels)) if number != found[time]]
+        wanted = [names[number] or "entity" for number in rest]
+        alike = len(entity) == len(rest) and (later or not any(names[n] for n in rest))
+        if len(set(wanted)) == len(rest) and (alike or not (entity or later)):
+            entity = entity or tuple(wanted)
+            found |= dict(zip(entity, rest, strict=True))
     if len(levels) > 1 and not found and not later:
         raise DataError(
             f"{where} has an index of several levels; say which is its time or its entity "
             f"({option('time')}, {option('entity')}), or call reset_index() first"
         )
     for name, number in sorted(found.items(), key=lambda item: -item[1]):
-        level = levels[number]
-        values = level.to_timestamp() if isinstance(level, pd.PeriodIndex) else level
+        values = levels[number]
         if name not in plain.columns:
             plain.insert(0, name, pd.Series(values))
         elif not values.equals(pd.Index(plain[name])):
@@ -140,204 +316,22 @@ def from_index(
     return plain, time, entity
 
 
-def _holds_times(level: pd.Index) -> bool:
-    if isinstance(level, pd.DatetimeIndex | pd.PeriodIndex):
-        return True
-    return pd.api.types.is_string_dtype(level.dtype) and looks_like_time(pd.Series(level).dropna())
-
-
-class Ordered(NamedTuple):
-    """A table whose rows are in order.
-
-    Attributes:
-      frame: its rows; the index is the number of each in the table that was given, unless they
-        were resampled.
-      clock: of its time column, or None.
-      place: `(rows given,)` the row of `frame` that holds each given row.
-    """
-
-    frame: pd.DataFrame
-    clock: Clock | None
-    place: Int[np.ndarray, " given"]
-
-
-class _Steps(NamedTuple):
-    """What lies between rows in order.
-
-    Attributes:
-      stamps: seconds since the first time, or the times themselves where they are numbers.
-      groups: number of the series of each row.
-      gaps: to the next row.
-      inside: whether the next row is of the same series.
-      usual: the median gap inside a series.
-      even: whether all are that.
-      offset: the calendar rule that they follow where they are not even, or "".
-    """
-
-    stamps: Float[np.ndarray, " rows"]
-    groups: Int[np.ndarray, " rows"]
-    gaps: Float[np.ndarray, " gaps"]
-    inside: Bool[np.ndarray, " gaps"]
-    usual: float
-    even: bool
-    offset: str
-
-
-def order(frame: pd.DataFrame, where: str, time: str, entity: str, rule: str) -> Ordered:
-    """Rows of each series side by side and in order of time.
-
-    Args:
-      frame: indexed by row number.
-      where: what to call it in errors.
-      time: its time column, or "".
-      entity: its entity column, or "".
-      rule: one of `IRREGULAR`; see `table.Options`.
-
-    Raises:
-      DataError: times that cannot be read, or what the rule does not allow.
-    """
-    if entity:
-        frame = _by_entity(frame, entity)
-    place = np.empty(len(frame), np.int64)
-    if not time:
-        place[frame.index] = np.arange(len(frame))
-        return Ordered(frame, None, place)
-    at = f"{where}, column {time!r} (the time)"
-    column = frame[time]
-    times = _read_times(column, at)
-    stamps = _seconds(times)
-    groups = groups_of(frame, entity)
-    key = np.lexsort((stamps, groups))
-    if rule == "error":
-        _check_order(frame, time, entity, stamps, groups, at)
-    frame, times = frame.iloc[key], times.iloc[key]
-    steps = _steps(times, stamps[key], groups[key], at)
-    if rule == "error":
-        _check_even(frame, time, entity, steps, at)
-    clock = _clock(column, times, steps)
-    rows, slots = frame.index, np.arange(len(frame))
-    if rule == "resample" and not steps.even:
-        frame, slots = _resample(frame, time, entity, steps)
-        clock = dataclasses.replace(clock, offset="")
-        _log.info("%s: resampled to a row every %s", where, _words(steps.usual, times))
-    elif not (steps.even or steps.offset):
-        _log.info("%s: unevenly spaced; every row is taken for one step", where)
-    place[rows] = slots
-    return Ordered(frame, clock, place)
-
-
-def _by_entity(frame: pd.DataFrame, entity: str) -> pd.DataFrame:
-    try:
-        return frame.sort_values(entity, kind="stable")
-    except TypeError:  # numbers and words
-        return frame.sort_values(entity, kind="stable", key=lambda ids: ids.astype(str))
-
-
-def _read_times(column: pd.Series, at: str) -> pd.Series:
-    """A time column as float64 or datetimes."""
-    if column.isna().any():
-        row = row_of(column[column.isna()])
-        raise DataError(f"{at} has no value in row {row}; fill it, or remove the row")
-    if pd.api.types.is_numeric_dtype(column.dtype):
-        return column.astype(np.float64)
-    if pd.api.types.is_timedelta64_dtype(column.dtype):
-        raise DataError(f"{at} has dtype {column.dtype}; turn it into numbers or times first")
-    return parse_times(column, at)
-
-
-def _check_order(
-    frame: pd.DataFrame,
-    time: str,
-    entity: str,
-    stamps: Float[np.ndarray, " rows"],
-    groups: Int[np.ndarray, " rows"],
-    at: str,
-) -> None:
-    column = frame[time]
-    back = np.flatnonzero((np.diff(stamps) < 0) & (np.diff(groups) == 0)) + 1
-    if back.size:
-        first = int(back[0])
-        hint = _series_hint(frame, time, entity)
-        hint = hint or f"{option('irregular', 'sort')} puts them in order"
-        raise DataError(
-            f"{at}, row {row_of(column.iloc[first:])}: {column.iloc[first]} comes after "
-            f"{column.iloc[first - 1]}. Rows must be in order of time; {hint}"
-        )
-
-
-def _series_hint(frame: pd.DataFrame, time: str, entity: str) -> str:
-    """Which column to name as the entity where rows of one series share times, or ""."""
-    if entity or not frame[time].duplicated().any():
-        return ""
-    for name in frame.columns:
-        ids = frame[name]
-        if name == time or pd.api.types.is_float_dtype(ids.dtype):
-            continue
-        if 1 < ids.nunique() < len(frame) / 2 and not frame.duplicated([name, time]).any():
-            return (
-                f"several rows have the same time, but not of one {name!r}: if that says which "
-                f"series a row belongs to, {option('entity', str(name))}"
-            )
-    return (
-        "several rows have the same time: if they are of several series, name the column that "
-        f"tells them apart ({option('entity')})"
-    )
-
-
-def _steps(
-    times: pd.Series, stamps: Float[np.ndarray, " rows"], groups: Int[np.ndarray, " rows"], at: str
-) -> _Steps:
-    gaps, inside = np.diff(stamps), np.diff(groups) == 0
-    if not inside.any():
-        raise DataError(f"{at}: no series has two rows")
-    usual = float(np.median(gaps[inside]))
-    even = usual > 0 and bool(np.isclose(gaps, usual, rtol=1e-6, atol=0)[inside].all())
-    numeric = pd.api.types.is_numeric_dtype(times.dtype)
-    offset = "" if numeric or even else _offset(times, groups)
-    return _Steps(stamps, groups, gaps, inside, usual, even, offset)
-
-
-def _check_even(frame: pd.DataFrame, time: str, entity: str, steps: _Steps, at: str) -> None:
-    column = frame[time]
-    repeated = bool((steps.gaps[steps.inside] <= 0).any())
-    if steps.even or (steps.offset and not repeated):
-        return
-    uneven = steps.inside & ~np.isclose(steps.gaps, steps.usual, rtol=1e-6, atol=0)
-    bad = int(uneven.argmax()) + 1  # the first, or the second row where all repeat
-    hint = _series_hint(frame, time, entity)
-    hint = f"{hint[0].upper()}{hint[1:]}. Otherwise " if hint else ""
-    raise DataError(
-        f"{at} is not evenly spaced: the usual step is {_words(steps.usual, column)}, and row "
-        f"{row_of(column.iloc[bad:])} ({column.iloc[bad]}) comes "
-        f"{_words(steps.gaps[bad - 1], column)} after the one before. {hint}"
-        f"{option('irregular', 'sort')} takes every row for one step; "
-        f"{option('irregular', 'resample')} makes steps even, missing where there is no row"
-    )
-
-
-def _clock(column: pd.Series, times: pd.Series, steps: _Steps) -> Clock:
-    numeric = pd.api.types.is_numeric_dtype(times.dtype)
-    return Clock(
-        name=str(column.name),
-        dtype=str(column.dtype),
-        start=float(times.iloc[0]) if numeric else pd.Timestamp(times.iloc[0]).isoformat(),
-        step=steps.usual if steps.usual > 0 else 1.0,
-        offset=steps.offset,
-        format="" if numeric else time_format(column),
-        zone="" if numeric else str(getattr(times.dtype, "tz", None) or ""),
-    )
+def groups_of(frame: pd.DataFrame, entity: tuple[str, ...]) -> Int[np.ndarray, " rows"]:
+    """The number of the series that each row belongs to, in order of appearance."""
+    if not entity:
+        return np.zeros(len(frame), np.int64)
+    if len(entity) == 1:
+        return pd.factorize(frame[entity[0]])[0]
+    return frame.groupby(list(entity), sort=False, observed=True).ngroup().to_numpy()
 
 
 def positions(
-    frame: pd.DataFrame, clock: Clock | None, entity: str, where: str
+    frame: pd.DataFrame, clock: Clock | None, entity: tuple[str, ...], where: str
 ) -> Float[np.ndarray, " rows"]:
     """Steps of each row since the first time; without a clock, since its series' first row."""
     if clock is not None:
-        times = frame[clock.name]
-        if isinstance(clock.start, float):
-            return times.to_numpy(np.float64) / clock.step
-        stamps = parse_times(times, f"{where}, column {clock.name!r}")
-        return (stamps - stamps.min()).dt.total_seconds().to_numpy() / clock.step
+        times = clock.read(frame, where)
+        return seconds(times) / clock.step
     position = np.arange(len(frame), dtype=np.float64)
     if not entity:
         return position
@@ -345,73 +339,109 @@ def positions(
     return position - np.maximum.accumulate(np.where(first, position, 0))
 
 
-def groups_of(frame: pd.DataFrame, entity: str) -> Int[np.ndarray, " rows"]:
-    """The number of the series that each row belongs to, in order of appearance."""
-    if not entity:
-        return np.zeros(len(frame), np.int64)
-    return pd.factorize(frame[entity])[0]
-
-
-def _seconds(times: pd.Series) -> Float[np.ndarray, " rows"]:
+def seconds(times: pd.Series) -> Float[np.ndarray, " rows"]:
     """Seconds since the first time, or numbers as they are."""
     if pd.api.types.is_numeric_dtype(times.dtype):
-        return times.to_numpy()
-    return (times - times.iloc[0]).dt.total_seconds().to_numpy()
+        return times.to_numpy(np.float64)
+    return (times - times.min()).dt.total_seconds().to_numpy()
 
 
-def _offset(times: pd.Series, groups: Int[np.ndarray, " rows"]) -> str:
-    """The calendar rule of steps of uneven length (months, business days), or ""."""
-    index = pd.DatetimeIndex(times.iloc[: int((groups == groups[0]).sum())])
-    try:
-        with warnings.catch_warnings():  # that pandas 4 will give an object instead of its name
-            warnings.simplefilter("ignore")
-            found = pd.infer_freq(index)
-    except (ValueError, TypeError):  # fewer than three times, or repeated ones
-        return ""
-    return str(getattr(found, "freqstr", found) or "")
-
-
-def _words(step: float, times: pd.Series) -> str:
-    numeric = pd.api.types.is_numeric_dtype(times.dtype)
-    return f"{step:g}" if numeric else str(pd.Timedelta(seconds=step))
-
-
-def _resample(
-    frame: pd.DataFrame, time: str, entity: str, steps: _Steps
-) -> tuple[pd.DataFrame, Int[np.ndarray, " rows"]]:
-    """A row every usual step in each series, and the row that each given one falls into.
-
-    Floats are averaged, of all else the first is taken; what no row falls into is missing.
-    """
-    stamps, groups, step = steps.stamps, steps.groups, steps.usual
-    if step <= 0:
-        raise DataError(f"column {time!r} (the time): most rows repeat the time before")
-    slot = np.round((stamps - stamps[0]) / step).astype(np.int64)
-    rules = {
-        column: "mean" if pd.api.types.is_float_dtype(frame[column].dtype) else "first"
-        for column in frame.columns
-        if column not in (time, entity)
-    }
-    merged = frame.groupby([groups, slot]).agg(rules)
-    first, last = (pd.Series(slot).groupby(groups).agg(kind) for kind in ("min", "max"))
-    full = pd.MultiIndex.from_tuples(
-        [(g, s) for g in first.index for s in range(first[g], last[g] + 1)]
+def _cast(text: pd.Series, dtype: Any) -> pd.Series:
+    return (
+        text.astype("int64").astype(dtype)
+        if pd.api.types.is_numeric_dtype(dtype)
+        else (text.astype(dtype))
     )
-    merged = merged.reindex(full)
-    for column in merged.columns:  # an integer column with holes: nullable, still whole
-        if pd.api.types.is_integer_dtype(frame[column].dtype) and merged[column].isna().any():
-            merged[column] = merged[column].astype("Int64")
-    slots = full.get_level_values(1).to_numpy()
-    if pd.api.types.is_numeric_dtype(frame[time].dtype):
-        merged[time] = stamps[0] + slots * step
-    else:
-        start = parse_times(frame[time], time).iloc[0]
-        stepped = start + pd.to_timedelta(slots * step, unit="s")
-        form = time_format(frame[time])
-        merged[time] = stepped.strftime(form) if form else stepped
-    if entity:
-        ids = frame[entity].to_numpy()
-        of_group = {g: ids[i] for g, i in zip(*np.unique(groups, return_index=True), strict=True)}
-        merged[entity] = [of_group[g] for g in full.get_level_values(0)]
-    place = full.get_indexer(pd.MultiIndex.from_arrays([groups, slot]))
-    return merged.reset_index(drop=True)[list(frame.columns)], place
+
+
+def _named(where: str, names: tuple[str, ...]) -> str:
+    said = " and ".join(repr(name) for name in names)
+    return f"{where}, column{'s' * (len(names) > 1)} {said} (the time)"
+
+
+def _one_column(frame: pd.DataFrame, names: tuple[str, ...], at: str) -> pd.Series:
+    """The time column, or the text of two as one; periods as the time of their start."""
+    for name in names:
+        holes = frame[name].isna()
+        if holes.any():
+            row = formats.row_of(frame[name][holes])
+            raise DataError(f"{at} has no value in row {row}; fill it, or remove the row")
+    column = frame[names[0]]
+    if len(names) == 2:
+        day, hours = (frame[name].astype(str).str.strip() for name in names)
+        return day + _BOTH + hours
+    if isinstance(column.dtype, pd.PeriodDtype):
+        return column.dt.to_timestamp()
+    return column
+
+
+def _numbers(column: pd.Series, at: str) -> pd.Series:
+    if pd.api.types.is_timedelta64_dtype(column.dtype):
+        return column.dt.total_seconds()
+    if not pd.api.types.is_numeric_dtype(column.dtype):
+        raise DataError(
+            f"{at}, row {formats.row_of(column)} holds {column.iloc[0]!r}; expected numbers"
+        )
+    numbers = column.astype(np.float64)
+    if not np.isfinite(numbers).all():
+        bad = numbers[~np.isfinite(numbers)]
+        raise DataError(f"{at}, row {formats.row_of(bad)} holds {bad.iloc[0]}, no time")
+    return numbers
+
+
+def _decimals(numbers: pd.Series) -> int | None:
+    """Digits after the point that write all of the numbers, or None."""
+    for digits in range(10):
+        if np.allclose(numbers, np.round(numbers, digits), rtol=1e-13, atol=1e-12):
+            return digits
+    return None
+
+
+def _as_times(column: pd.Series, name: str, *, first: bool) -> pd.Series | None:
+    """A column's times, or None where it holds none; counts only where the name says so."""
+    if pd.api.types.is_datetime64_any_dtype(column.dtype):
+        return column
+    if isinstance(column.dtype, pd.PeriodDtype):
+        return column.dt.to_timestamp()
+    present = column.dropna()
+    timely = bool(_TIMELY.search(name.lower()))
+    if present.empty or pd.api.types.is_bool_dtype(column.dtype):
+        return None
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        whole = pd.api.types.is_integer_dtype(column.dtype) and len(present) == len(column)
+        if whole and timely and formats.integer_format(column):
+            return column
+        gaps = np.diff(column.to_numpy(np.float64, na_value=np.nan))
+        even = gaps.size > 1 and gaps[0] > 0 and np.allclose(gaps, gaps[0], rtol=1e-3, atol=0)
+        return column if even and name.lower().strip() in _COUNTERS else None
+    if not pd.api.types.is_string_dtype(column.dtype):
+        return None
+    named = name.lower().strip() in TIME_NAMES
+    share = 0.5 if named else 1.0  # where the name says so, a strange cell is an error
+    if not formats.looks_like_time(present, share):
+        compact = timely or first  # 20240103, which could be a number
+        if not (compact and formats.time_format(present.iloc[:50])):
+            return None
+    form = formats.time_format(present)
+    return formats.read(present.astype("string").str.strip(), form) if form else None
+
+
+def _runs_on(times: pd.Series, groups: Int[np.ndarray, " rows"]) -> tuple[float, float]:
+    """The share of steps inside series that go one way, and of those that go anywhere."""
+    inside = np.diff(groups) == 0
+    present = times.isna().to_numpy()
+    gaps = (
+        np.diff(seconds(times))[inside & ~present[1:] & ~present[:-1]]
+        if len(times) == len(groups)
+        else np.diff(seconds(times.dropna()))
+    )
+    if not gaps.size:
+        return 0.5, 1.0
+    return float(max((gaps >= 0).mean(), (gaps <= 0).mean())), float((gaps != 0).mean())
+
+
+def _holds_times(level: pd.Index) -> Bool[np.ndarray, ""] | bool:
+    if isinstance(level, pd.DatetimeIndex | pd.PeriodIndex):
+        return True
+    text = pd.api.types.is_string_dtype(level.dtype)
+    return text and formats.looks_like_time(pd.Series(level).dropna())

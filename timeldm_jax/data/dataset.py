@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from timeldm_jax.data import reader
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
+from timeldm_jax.data.clock import groups_of
 from timeldm_jax.data.scaling import Scaler, fit_scaler
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.series import (
@@ -122,7 +123,7 @@ class Table(NamedTuple):
         """Rows of each series, and the number of features."""
         lengths = np.array([len(self.frame)])
         if self.schema.entity:
-            lengths = self.frame[self.schema.entity].value_counts(sort=False).to_numpy()
+            lengths = np.bincount(groups_of(self.frame, self.schema.entity))
         return lengths, len(schemas.features(self.schema))
 
 
@@ -144,7 +145,7 @@ Prepared = Table | Windows | None
 # Which keys of `config.data` each kind of data reads, beside its window and protocol. Where files
 # lie is a matter of the machine, and may stand in any configuration.
 _ANYWHERE = {"name", "window", "protocol", "dir", "cache_dir"}
-_COLUMNS = {"time", "entity", "schema", "irregular", "na_values", "split", "stride", "missing"}
+_COLUMNS = {*tables.Options.__dataclass_fields__, "split", "stride", "missing"} - {"decimal"}
 _KINDS = {
     "a file": _COLUMNS | {"path", "decimal"},
     "a table in memory": _COLUMNS,

@@ -33,14 +33,14 @@ class Schema:
       columns: what is learnt, in the table's order.
       order: names of all columns that samples have, in the table's order, the time included.
       clock: the time column, or None.
-      entity: name of the column that says which series a row belongs to, or "".
+      entity: names of the columns that say which series a row belongs to.
       padded: whether some series are shorter than the window, so that samples have lengths too.
     """
 
     columns: tuple[Column, ...]
     order: tuple[str, ...]
     clock: Clock | None = None
-    entity: str = ""
+    entity: tuple[str, ...] = ()
     padded: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -55,9 +55,9 @@ class Schema:
             for column in content["columns"]
         )
         clock = None if content["clock"] is None else Clock(**content["clock"])
-        return cls(
-            columns, tuple(content["order"]), clock, content["entity"], bool(content["padded"])
-        )
+        entity = content["entity"]  # one name, of models saved before there could be several
+        entity = tuple(filter(None, [entity] if isinstance(entity, str) else entity))
+        return cls(columns, tuple(content["order"]), clock, entity, bool(content["padded"]))
 
     def describe(self) -> list[str]:
         """A line a column, for people."""
@@ -86,7 +86,7 @@ def infer(
     where: str,
     *,
     clock: Clock | None,
-    entity: str,
+    entity: tuple[str, ...],
     overrides: Mapping[str, Mapping[str, Any]],
 ) -> Schema:
     """The schema of a table whose rows are in order.
@@ -95,7 +95,7 @@ def infer(
       frame: the table; time and entity columns may be among its columns.
       where: the file or object, for errors.
       clock: its time column, which is not learnt.
-      entity: name of its entity column, likewise.
+      entity: names of its entity columns, likewise.
       overrides: by column, fields of `Column` that the user has set.
 
     Raises:
@@ -103,11 +103,11 @@ def infer(
     """
     for name, fields in overrides.items():
         _check_override(name, fields, list(frame.columns), where)
-    own = [] if clock is None else [clock.name]
+    own = [] if clock is None else list(clock.names)
     columns = []
     problems = Problems()
     for name in frame.columns:
-        if name in (*own, entity):
+        if name in (*own, *entity):
             continue
         given = dict(overrides.get(name, {}))
         if given.get("kind") != "drop":

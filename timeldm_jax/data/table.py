@@ -15,12 +15,16 @@ from jaxtyping import Float, Int
 
 from timeldm_jax.data import clock as clocks
 from timeldm_jax.data import columns as kinds
+from timeldm_jax.data import order as orders
 from timeldm_jax.data import schema as schemas
+from timeldm_jax.data.clock import Reading
+from timeldm_jax.data.order import Ordered
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.errors import DataError, Problems, option
 from timeldm_jax.settings import Rule, check_fields, one_of
 
 MISSING = ("fill", "generate")
+_DAYFIRST = Rule(lambda value: value in ("", "true", "false"), "must be 'true', 'false' or ''")
 Windows = Float[np.ndarray, "n time feature"]
 
 
@@ -29,13 +33,19 @@ class Options:
     """How a table is read; each field is a key `config.data.<field>`.
 
     Attributes:
-      time: name of the time column; "" looks for one.
-      entity: name of the column that says which series a row belongs to, or "".
+      time: name of the time column, or of those of the day and the time of day with a comma
+        between; "" looks for one.
+      entity: name of the column that says which series a row belongs to, or of several with commas
+        between; or "".
       schema: path of a JSON schema that overrides what is inferred, or its text, or "".
       irregular: what to do where times are out of order or unevenly spaced: `error`; `sort` puts
         rows in order and takes each for one step; `resample` makes rows regular by the median
         step, the mean of several, missing where there is none.
       decimal: the decimal point of a CSV file.
+      time_format: how the time column is written, such as `%d/%m/%Y %H:%M`; "" finds out. See
+        `data.formats`.
+      dayfirst: whether 01/02/2024 is the first of February (`true`) or January 2nd (`false`), where
+        the column leaves that open; "": by which of both makes steps even.
       na_values: values that stand for a missing one, separated by commas, such as `-200,?`; or JSON
         by column, such as `{"CO": [-200]}`.
     """
@@ -46,11 +56,13 @@ class Options:
     irregular: str = "error"
     decimal: str = "."
     na_values: str = ""
+    time_format: str = ""
+    dayfirst: str = ""
 
     def __post_init__(self) -> None:
         """Checks the settings; raises ConfigError."""
         point = Rule(lambda value: value in (".", ","), "must be '.' or ','")
-        check_fields(self, irregular=one_of(*clocks.IRREGULAR), decimal=point)
+        check_fields(self, irregular=one_of(*orders.IRREGULAR), decimal=point, dayfirst=_DAYFIRST)
 
 
 class Encoded(NamedTuple):
@@ -79,30 +91,54 @@ def prepare(frame: pd.DataFrame, where: str, options: Options) -> tuple[pd.DataF
       DataError: columns that are not there or cannot be learnt, or rows out of order.
     """
     declared = schemas.read_overrides(options.schema) if options.schema else {}
-    entity = options.entity or declared.get("entity", "")
-    time = options.time or declared.get("time", "")
-    frame, time, entity = clocks.from_index(frame, where, time, entity)
-    for setting, name in ((option("entity"), entity), (option("time"), time)):
-        if name:
-            schemas.known(name, frame.columns, f"{where}: {setting}: column")
-    if schemas.SERIES in frame.columns and entity != schemas.SERIES:
+    frame, time, entity = _own_columns(frame, where, options, declared)
+    if schemas.SERIES in frame.columns and schemas.SERIES not in entity:
         raise DataError(
             f"{where} has a column {schemas.SERIES!r}, the name of the id that samples get; if it "
             f"says which series a row belongs to: {option('entity', schemas.SERIES)}; otherwise "
             "rename it"
         )
-    if entity and frame[entity].isna().any():
-        raise DataError(f"{where}, column {entity!r} (the entity) lacks values in some rows")
+    for name in entity:
+        if frame[name].isna().any():
+            raise DataError(f"{where}, column {name!r} (the entity) lacks values in some rows")
     overrides = declared.get("columns", {})
-    time = time or clocks.find_time(frame, entity, overrides)
+    free = [name for name in frame.columns if name not in entity and name not in overrides]
+    time = clocks.with_hours(frame, time, free) or clocks.find_time(frame, entity, overrides)
+    reading = Reading(options.irregular, options.time_format, options.dayfirst)
     problems, clock = Problems(), None
     with problems.collect():
-        frame, clock, _ = clocks.order(frame, where, time, entity, options.irregular)
+        frame, clock, _ = orders.order(frame, where, time, entity, reading)
     with problems.collect():
-        learnt = frame if clock is not None or not time else frame.drop(columns=time)
+        learnt = frame if clock is not None or not time else frame.drop(columns=list(time))
         inferred = schemas.infer(learnt, where, clock=clock, entity=entity, overrides=overrides)
     problems.raise_all()
     return frame.reset_index(drop=True), inferred
+
+
+def _own_columns(
+    frame: pd.DataFrame, where: str, options: Options, declared: dict[str, Any]
+) -> tuple[pd.DataFrame, tuple[str, ...], tuple[str, ...]]:
+    """The table with its index as columns, and those that the user names as time and entity."""
+    given = options.entity or declared.get("entity", "")
+    time = options.time or declared.get("time", "")
+    known = [*map(str, frame.columns), *map(str, filter(None, frame.index.names))]
+    entity = _several(given, known)
+    times = _several(time, known)
+    frame, first, entity = clocks.from_index(frame, where, times[0] if times else "", entity)
+    times = (first, *times[1:]) if first else ()
+    for setting, names in ((option("entity"), entity), (option("time"), times)):
+        for name in names:
+            schemas.known(name, frame.columns, f"{where}: {setting}: column")
+    return frame, times, entity
+
+
+def _several(given: str | list[str], known: list[str]) -> tuple[str, ...]:
+    """Names that a text gives, with commas between unless a column is called like all of it."""
+    if not isinstance(given, str):
+        return tuple(given)
+    if given in known:
+        return (given,)
+    return tuple(name.strip() for name in given.split(",")) if given else ()
 
 
 def mark_missing(frame: pd.DataFrame, where: str, na_values: str) -> pd.DataFrame:
@@ -154,9 +190,7 @@ def _without(column: pd.Series, words: list[str]) -> pd.Series:
     return numbers if points or (numbers.dropna() % 1).any() else numbers.astype("Int64")
 
 
-def arrange(
-    frame: pd.DataFrame, where: str, schema: Schema, irregular: str = "error"
-) -> clocks.Ordered:
+def arrange(frame: pd.DataFrame, where: str, schema: Schema, irregular: str = "error") -> Ordered:
     """Rows of a later table as the schema's clock and entity want them.
 
     Args:
@@ -168,12 +202,14 @@ def arrange(
     Raises:
       DataError: a column that is not there, or rows out of order.
     """
-    time = schema.clock.name if schema.clock else ""
-    frame, _, _ = clocks.from_index(frame, where, time, schema.entity, later=True)
-    for name in (schema.entity, time):
-        if name and name not in frame.columns:
+    time = schema.clock.names if schema.clock else ()
+    first = time[0] if time else ""
+    frame, _, _ = clocks.from_index(frame, where, first, schema.entity, later=True)
+    for name in (*schema.entity, *time):
+        if name not in frame.columns:
             raise DataError(f"{where} has no column {name!r}; the model was trained with it")
-    return clocks.order(frame, where, time if len(frame) > 1 else "", schema.entity, irregular)
+    time = time if len(frame) > 1 else ()
+    return orders.order(frame, where, time, schema.entity, Reading(irregular), schema.clock)
 
 
 def put_back(
@@ -349,7 +385,7 @@ def decode(
     *,
     missing: str = "fill",
     first_series: int = 0,
-    times: pd.Series | None = None,
+    times: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """A table of windows: the schema's columns and dtypes, with an id of each window before them.
 
@@ -369,10 +405,11 @@ def decode(
     data: dict[str, Any] = {
         schemas.SERIES: np.repeat(np.arange(first_series, first_series + count), time)
     }
+    if schema.clock is not None:
+        times = schema.clock.times(time) if times is None else times
     for name in schema.order:
-        if schema.clock is not None and name == schema.clock.name:
-            times = schema.clock.times(time) if times is None else times
-            data[name] = pd.concat([times] * count, ignore_index=True)
+        if times is not None and name in times:
+            data[name] = pd.concat([times[name]] * count, ignore_index=True)
             continue
         number = next(i for i, c in enumerate(schema.columns) if c.name == name)
         places = [p for p, f in enumerate(layout) if f.column == number and f.role != "missing"]
