@@ -4,8 +4,9 @@ A child of `launch_in_fork`: `jax_num_cpu_devices` is set before `run()`, and no
 
 Arguments: `train OUT.npz` writes everything that the test compares; `train-without-sum OUT.npz`
 the same with gradients that are not added up; `launch FLAGS...` is the command with an impatient
-`jax.distributed`; `launch-timed FLAGS...` the command whose stopwatches differ from process to
-process, after the steps that they time.
+`jax.distributed`; `launch-guarded FLAGS...` the command whose training may move nothing between
+host and devices unasked; `launch-timed FLAGS...` the command whose stopwatches differ from process
+to process, after the steps that they time.
 """
 
 import functools
@@ -30,8 +31,21 @@ def run():
         )
         launch.run()
         return
-    from timeldm_jax.training import stages, steps
+    from timeldm_jax.training import loop, stages, steps
 
+    if what == "launch-guarded":
+        from timeldm_jax import launch
+
+        train = loop.train
+
+        def guarded(*arguments):
+            with jax.transfer_guard("disallow"):
+                return train(*arguments)
+
+        loop.train = guarded
+        sys.argv[1:] = rest
+        launch.run()
+        return
     if what == "launch-timed":
         from timeldm_jax import launch
 
@@ -141,37 +155,46 @@ def trained(name, train, data, step, batch):
     """The state after STEPS steps, and every device's copy of it and of the metrics."""
     from timeldm_jax.training import parallel
 
-    every_device = []
-    pmap = jax.pmap
-
-    def recording(*arguments, **options):
-        mapped = pmap(*arguments, **options)
-
-        def call(*inputs):
-            outputs = mapped(*inputs)
-            every_device.append({k: np.asarray(v) for k, v in outputs[1].items()})
-            return outputs
-
-        return call
-
-    jax.pmap = recording
     chunk = parallel.chunk_runner(step, batch)(CHUNK)
-    jax.pmap = pmap
-    losses = []
-    for _ in range(STEPS // CHUNK):
-        train, metrics = chunk(train, data)
-        losses.append(np.asarray(metrics["loss"]))
-    found = {f"{name}/loss": np.concatenate(losses)}
+    found = {f"{name}/unplaced is refused": refuses_unplaced(chunk, train, data)}
+    train, data = parallel.place((train, data))
+    chunks = []
+    with jax.transfer_guard("disallow"):
+        for _ in range(STEPS // CHUNK):
+            train, metrics = chunk(train, data)
+            chunks.append({metric: copies(values) for metric, values in metrics.items()})
+    for metric in chunks[0]:
+        every_device = np.concatenate([values[metric] for values in chunks], axis=1)
+        found[f"{name}/{metric}"] = every_device[0]
+        found[f"copies/{name}/{metric}"] = every_device
     for part in ("params", "ema"):
         for path, leaf in jax.tree_util.tree_leaves_with_path(getattr(train, part)):
             key = f"{name}/{part}{jax.tree_util.keystr(path)}"
-            found[key] = np.asarray(leaf)
-            copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
-            found[f"copies/{key}"] = np.stack(copies)
-    for metric in every_device[0] if every_device else ():
-        parts = [metrics[metric] for metrics in every_device]
-        found[f"copies/{name}/{metric}"] = np.concatenate(parts, axis=1)
+            found[f"copies/{key}"] = copies(leaf)
+            found[key] = found[f"copies/{key}"][0]
     return found
+
+
+def copies(array):
+    """What each device holds of an array that is the same on all."""
+    return np.stack([np.asarray(shard.data) for shard in array.addressable_shards])
+
+
+def refuses_unplaced(chunk, train, data):
+    """Whether the guard stops a call whose arguments are elsewhere: that it would see one."""
+    elsewhere = moved_away(train), moved_away(data)
+    try:
+        with jax.transfer_guard("disallow"):
+            chunk(*elsewhere)
+    except jax.errors.JaxRuntimeError as error:
+        return "Disallowed" in str(error)
+    return False
+
+
+def moved_away(tree):
+    """Arrays on the host; where there are several devices, on the first of them alone."""
+    host = jax.device_get(tree)
+    return host if jax.device_count() == 1 else jax.device_put(host)
 
 
 def sampled(config, models, stats, vae_params, ldm_params):

@@ -114,6 +114,13 @@ def test_devices_agree_with_each_other(runs, stage):
     assert f"copies/{stage}/loss" in apart(runs["unaveraged"])
 
 
+@pytest.mark.parametrize("devices", ["one", "four"])
+def test_chunks_send_nothing_and_the_guard_would_see_it(runs, devices):
+    """The worker's chunks run under the guard; before, data and state went out with each."""
+    for stage in (*STAGES, "gaps"):
+        assert runs[devices][f"{stage}/unplaced is refused"]
+
+
 def test_four_devices_sample_as_one(runs):
     one, four = runs["one"]["drawn"], runs["four"]["drawn"]
     assert one.shape == (23, 8, 3)
@@ -163,12 +170,13 @@ def free_port():
 
 @pytest.fixture
 def pair(server, launch_flags, tmp_path):
-    """Starts the command as two processes."""
+    """Starts the command as two processes, whose training may move nothing unasked."""
 
     def start(*flags):
         port = free_port()
         return [
             server.start(
+                "launch-guarded",
                 *launch_flags,
                 *flags,
                 f"--workdir={tmp_path / 'run'}",
@@ -177,6 +185,7 @@ def pair(server, launch_flags, tmp_path):
                 "--num_processes=2",
                 f"--process_id={number}",
                 log=tmp_path / f"process {number}, {port}.log",
+                module=WORKER,
             )
             for number in range(2)
         ]
@@ -188,9 +197,23 @@ def pair(server, launch_flags, tmp_path):
 def single(server, launch_flags, tmp_path_factory):
     """The work directory of one process with one device."""
     workdir = tmp_path_factory.mktemp("single") / "run"
-    child = server.run(*launch_flags, *SHORT, f"--workdir={workdir}", log=f"{workdir}.log")
-    assert child.code == 0, child.output
+    run_guarded(server, launch_flags, workdir, devices=1)
     return workdir
+
+
+def run_guarded(server, launch_flags, workdir, devices):
+    """A whole run whose training may move nothing between host and devices unasked."""
+    flags = (*launch_flags, *SHORT, f"--workdir={workdir}")
+    log = f"{workdir}.log"
+    child = server.run("launch-guarded", *flags, log=log, module=WORKER, devices=devices)
+    assert child.code == 0, child.output
+
+
+def test_four_devices_of_one_process_end_as_one_with_nothing_sent_unasked(
+    server, launch_flags, single, tmp_path
+):
+    run_guarded(server, launch_flags, tmp_path / "run", devices=4)
+    assert_same_as_single(tmp_path / "run", single)
 
 
 def final_figures(workdir):

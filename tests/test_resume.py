@@ -111,7 +111,8 @@ class Chunks:
 
         def compile_chunk(length):
             def chunk(state, data):
-                state = self.before(self.number, state)
+                with jax.transfer_guard("allow"):
+                    state = self.before(self.number, state)
                 self.number += 1
                 return runner(length)(state, data)
 
@@ -147,6 +148,13 @@ def chunks(compiled_chunks, monkeypatch):
         yield compiled_chunks.stop
 
     monkeypatch.setattr(loop, "_stop_signal", stop_signal)
+    train = loop.train
+
+    def guarded(*arguments):
+        with jax.transfer_guard("disallow"):
+            return train(*arguments)
+
+    monkeypatch.setattr(loop, "train", guarded)
     return compiled_chunks
 
 

@@ -10,7 +10,6 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from study import Row, chosen_set, folder, short, summary, write
@@ -73,7 +72,7 @@ def data_space(config: Any, dataset: datasets.Dataset, workdir: epath.Path) -> G
     step, batch = stages.make_ldm_step(config, models), stages.make_batch(config, "ldm")
     stage = loop.Stage(
         name="ldm",
-        data=jax.tree.map(jnp.asarray, train),
+        data=train,
         compile_chunk=parallel.chunk_runner(step, batch),
         validate=stages._ldm_validation(models.denoiser, noise, stats, valid),
         schedule=stages._schedule(config.ldm),

@@ -1,6 +1,7 @@
 """The training loop: chunks of compiled steps, validation, checkpoints, and leaving in good order.
 
-One loop serves both stages. The host waits for the device once a chunk.
+One loop serves both stages. The host waits for the device once a chunk. Nothing moves between them
+but what is asked to: tests run the loop under `jax.transfer_guard("disallow")`.
 """
 
 import contextlib
@@ -142,9 +143,10 @@ class Stage:
 
     Attributes:
       name: for logs and errors.
-      data: what the step reads, on the device.
+      data: what the step reads; the loop places it on the devices.
       compile_chunk: `chunk_runner(...)`, from a number of steps to the compiled call.
-      validate: from averaged weights to numbers, of which `loss` chooses the best checkpoint.
+      validate: from averaged weights on a device to numbers, of which `loss` chooses the best
+        checkpoint.
       schedule: steps, chunk, validation.
       folder: the stage's checkpoints.
       journal: where metrics go.
@@ -176,8 +178,9 @@ def train(stage: Stage, state: TrainState) -> TrainState:
       Preempted: SIGTERM or SIGINT; the state was saved first.
       CheckpointError: checkpoints exist and none can be used.
     """
-    state = _resumed(stage, state)
-    step, schedule = int(state.step), stage.schedule
+    state, step = _resumed(stage, state)
+    state, data = parallel.place((state, stage.data))
+    schedule = stage.schedule
     stage.journal.rewind(stage.name, step)
     compiled = functools.cache(stage.compile_chunk)
     with (
@@ -187,7 +190,7 @@ def train(stage: Stage, state: TrainState) -> TrainState:
     ):
         while step < schedule.steps:
             target = schedule.next_stop(step)
-            state, metrics = compiled(target - step)(state, stage.data)
+            state, metrics = compiled(target - step)(state, data)
             metrics = parallel.to_host(metrics)
             _check_chunk(stage, step, metrics)
             step = target
@@ -205,15 +208,15 @@ def train(stage: Stage, state: TrainState) -> TrainState:
     return state
 
 
-def _resumed(stage: Stage, state: TrainState) -> TrainState:
-    """The state to go on from: the newest checkpoint's, or the fresh one."""
+def _resumed(stage: Stage, state: TrainState) -> tuple[TrainState, int]:
+    """The state to go on from, the newest checkpoint's or the fresh one, and its step."""
     restored = checkpoint.restore_latest(stage.folder, state)
     if restored is None:
-        return state
+        return state, 0
     state, saved_meta = restored
     check_fingerprint(stage.folder, saved_meta, stage.meta)
     _log.info("%s: resuming at step %d", stage.name, int(state.step))
-    return state
+    return state, int(state.step)
 
 
 def _record_and_save(
@@ -221,18 +224,16 @@ def _record_and_save(
 ) -> dict[str, float]:
     """Ends a chunk: its record, with the validation and the checkpoint that are due."""
     step = int(record["step"])
-    validates = stage.schedule.validates_at(step)
-    host_state: TrainState | None = None
     # No loss: an interruption must not offer a "best" that a whole run never had.
     loss: float | None = None
-    if validates or interrupted:
-        host_state = parallel.to_host(state)
-    if host_state is not None and validates:
-        valid = stage.validate(host_state.ema)
+    if stage.schedule.validates_at(step):
+        valid = stage.validate(parallel.first_copy(state.ema))
         record |= {f"valid_{name}": value for name, value in valid.items()}
         loss = valid["loss"]
         _check_validation(stage, step, valid)
-    if host_state is not None:
+    host_state: TrainState | None = None
+    if loss is not None or interrupted:
+        host_state = parallel.to_host(state)
         _check_weights(stage, host_state, record)
     # Before the checkpoint: what a kill leaves in the journal beyond the last checkpoint is
     # written again, but a finished stage never is.

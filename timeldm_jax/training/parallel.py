@@ -1,15 +1,16 @@
 """Many steps a call: `jit` on one device, `pmap` over all devices of all processes.
 
 Both wrap one `lax.scan` over the step, donate the state and return the metrics of every step, so
-that the host synchronises once a chunk.
+that the host synchronises once a chunk. Data and state are placed once (`place`) and stay on the
+devices: nothing is sent there for a chunk, and only metrics come back.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from timeldm_jax.training.state import TrainState
 from timeldm_jax.training.steps import Batch, Metrics, Step
@@ -44,6 +45,10 @@ def chunk_runner(step: Step, batch: Batch) -> Callable[[int], Chunk]:
     Args:
       step: the step's body.
       batch: as from `make_batch`; its axis chooses between jit and pmap.
+
+    Returns:
+      From `length` to the call. State and data that are not as `place` leaves them are sent to the
+      devices with each call.
     """
 
     def scan(train: TrainState, data: Any, length: int) -> tuple[TrainState, Metrics]:
@@ -58,18 +63,28 @@ def chunk_runner(step: Step, batch: Batch) -> Callable[[int], Chunk]:
             lambda train, data, _: scan(train, data, length),
             axis_name=AXIS,
             in_axes=(None, None, 0),
-            out_axes=(None, 0),
+            out_axes=None,
             donate_argnums=0,
         )
-        local = np.zeros(jax.local_device_count(), np.int8)
-
-        def chunk(train: TrainState, data: Any) -> tuple[TrainState, Metrics]:
-            train, metrics = mapped(train, data, local)
-            return train, {name: values[0] for name, values in metrics.items()}
-
-        return chunk
+        local = jax.device_put(np.zeros(jax.local_device_count(), np.int8), _sharding(AXIS))
+        return lambda train, data: mapped(train, data, local)
 
     return compiled
+
+
+def place(tree: Any) -> Any:
+    """The pytree on every device of this process, each with a whole copy."""
+    return jax.device_put(tree, _sharding() if jax.device_count() > 1 else None)
+
+
+def first_copy(tree: Any) -> Any:
+    """What the first device of this process holds of a placed pytree; nothing is copied."""
+    return jax.tree.map(lambda array: array.addressable_data(0), tree)
+
+
+def _sharding(*axes: str) -> NamedSharding:
+    """Over this process's devices as pmap orders them: the same on all, or split by `AXIS`."""
+    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(*axes))
 
 
 def to_host(tree: Any) -> Any:
@@ -83,7 +98,8 @@ def share_from_first(tree: Any) -> Any:
         return tree
     from jax.experimental import multihost_utils
 
-    return multihost_utils.broadcast_one_to_all(tree)
+    with jax.transfer_guard("allow"):  # asked for by the call
+        return multihost_utils.broadcast_one_to_all(tree)
 
 
 def share_text_from_first(text: str) -> str:
@@ -103,7 +119,8 @@ def any_process(flag: bool) -> bool:
         return flag
     from jax.experimental import multihost_utils
 
-    return bool(np.any(multihost_utils.process_allgather(jnp.asarray(flag))))
+    with jax.transfer_guard("allow"):  # asked for by the call
+        return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
 def barrier(name: str) -> None:
@@ -111,4 +128,5 @@ def barrier(name: str) -> None:
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        multihost_utils.sync_global_devices(name)
+        with jax.transfer_guard("allow"):  # asked for by the call
+            multihost_utils.sync_global_devices(name)

@@ -141,14 +141,15 @@ def step_seconds(config: ConfigDict, dataset: Dataset, stage: str) -> float:
     if stage == "vae":
         step = make_vae_step(config, models, dataset.missing)
         train = init_vae_state(config, models)
-        data: Any = DeviceWindows(jnp.asarray(dataset.scaled()), jnp.asarray(dataset.series.train))
+        data: Any = DeviceWindows(dataset.scaled(), dataset.series.train)
     else:
         step = make_ldm_step(config, models)
-        zeros = jnp.zeros((min(len(dataset.series.train), 10_000), models.flat))
+        zeros = np.zeros((min(len(dataset.series.train), 10_000), models.flat), np.float32)
         data = Posteriors(zeros, zeros)
         stats = jax.tree.map(jnp.ones_like, zero_stats(config, models))
         train = init_ldm_state(config, models, stats)
     chunk = parallel.chunk_runner(step, make_batch(config, stage))(config[stage].chunk)
+    train, data = parallel.place((train, data))
     train, _ = jax.block_until_ready(chunk(train, data))
     start = time.monotonic()
     jax.block_until_ready(chunk(train, data))
@@ -166,7 +167,7 @@ def train_vae(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     values = dataset.scaled()
     stage = loop.Stage(
         name="vae",
-        data=DeviceWindows(jnp.asarray(values), jnp.asarray(dataset.series.train)),
+        data=DeviceWindows(values, dataset.series.train),
         compile_chunk=parallel.chunk_runner(step, make_batch(config, "vae")),
         validate=_vae_validation(
             models.vae, DeviceWindows(values, _valid_sample(dataset.series.valid))
@@ -208,7 +209,7 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     step = make_ldm_step(config, models)
     stage = loop.Stage(
         name="ldm",
-        data=jax.tree.map(jnp.asarray, posteriors),
+        data=posteriors,
         compile_chunk=parallel.chunk_runner(step, make_batch(config, "ldm")),
         validate=_ldm_validation(models.denoiser, noise_config, stats, valid),
         schedule=_schedule(config.ldm),
@@ -362,7 +363,11 @@ def _vae_validation(vae: VAE, data: DeviceWindows) -> Any:
         terms = losses.reconstruction_terms(x, output.reconstruction, gaps=True)
         return {"loss": losses.reconstruction_loss(terms, vae.window), "l1": terms.l1}
 
-    return lambda params: {name: float(v) for name, v in evaluate(params, x, noise).items()}
+    def validate(params: PyTree) -> dict[str, float]:
+        found = jax.device_get(evaluate(params, x, noise))
+        return {name: float(value) for name, value in found.items()}
+
+    return validate
 
 
 def _ldm_validation(
@@ -389,4 +394,5 @@ def _ldm_validation(
             params
         ).mean()
 
-    return lambda params: {"loss": float(evaluate(params, fixed, posteriors))}
+    fixed = jax.device_put(fixed)
+    return lambda params: {"loss": float(jax.device_get(evaluate(params, fixed, posteriors)))}
