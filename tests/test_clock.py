@@ -257,3 +257,56 @@ def test_a_counter_called_time_is_the_clock_where_it_is_even():
     _, found = prepared(frame)
     assert found.clock.name == "time"
     assert list(sampled(found, 50)["time"]) == [round(0.004 * i, 3) for i in range(50)]
+
+
+# Whose a row is.
+
+
+def test_several_columns_say_whose_a_row_is_and_samples_get_new_ids():
+    times = pd.date_range("2024-01-01", periods=30, freq="D")
+    parts = [
+        timed(times, store=store, item=f"sku{item:03d}")[["store", "item", "date", "x"]]
+        for store in (1, 2, 6)
+        for item in (3, 11)
+    ]
+    frame = pd.concat(parts, ignore_index=True)
+    for given in ({"entity": "store,item"}, {"schema": '{"entity": ["store", "item"]}'}):
+        _, found = prepared(frame, **given)
+        assert found.entity == ("store", "item")
+        samples = table.decode(np.zeros((2, 3, 1)), Schema.from_json(found.to_json()))
+        assert list(samples.columns) == ["series", "store", "item", "date", "x"]
+        assert list(samples["store"]) == [7, 7, 7, 8, 8, 8]
+        assert list(samples["item"]) == ["sku012"] * 3 + ["sku013"] * 3
+        assert samples["item"].dtype == frame["item"].dtype
+    with pytest.raises(DataError, match="entity='store,item'"):
+        prepared(frame, irregular="error")
+
+
+def test_names_without_a_form_become_new_ones():
+    times = pd.date_range("2024-01-01", periods=30, freq="D")
+    frame = pd.concat([timed(times, who=who) for who in ("Ann", "Bob")], ignore_index=True)
+    _, found = prepared(frame, entity="who")
+    samples = table.decode(np.zeros((2, 1, 1)), found)
+    assert list(samples["who"]) == ["who_1", "who_2"]
+
+
+def test_a_model_saved_with_one_entity_still_loads():
+    times = pd.date_range("2024-01-01", periods=30, freq="D")
+    frame = pd.concat([timed(times, who=who) for who in ("Ann", "Bob")], ignore_index=True)
+    _, found = prepared(frame, entity="who")
+    saved = found.to_json()
+    del saved["ids"]
+    for entity, expected in (("who", ("who",)), ("", ())):
+        assert Schema.from_json(saved | {"entity": entity}).entity == expected
+
+
+def test_resampled_rows_find_their_way_back():
+    times = pd.date_range("2024-01-01", periods=40, freq="h").delete([5, 6, 20])
+    frame = timed(times.strftime("%d.%m.%Y %H:%M"))
+    even, found = prepared(frame, irregular="resample")
+    assert list(even["date"]) == list(
+        pd.date_range("2024-01-01", periods=40, freq="h").strftime("%d.%m.%Y %H:%M")
+    )
+    ordered = table.arrange(frame, "it", found, "resample")
+    encoded = table.encode(ordered.frame, found)
+    np.testing.assert_array_equal(encoded.values[ordered.place, 0], frame["x"])

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from etils import epath
 from jaxtyping import Float
 from ml_collections import ConfigDict
@@ -226,7 +225,9 @@ class TimeLDM:
         rows = window + np.append(0, forecasts.joins(more, window)) if more else np.zeros(0, int)
         return seams.seam_score(values, rows, generator.columns)
 
-    def impute(self, table: Source, seed: int = 0, *, draws: int = 1) -> Any:
+    def impute(
+        self, table: Source, seed: int = 0, *, draws: int = 1, irregular: str | None = None
+    ) -> Any:
         """The table with its missing values filled, given all that is there.
 
         Args:
@@ -234,6 +235,7 @@ class TimeLDM:
           seed: of the noise.
           draws: how many completions to take the median of (of words, the most frequent one). One
             keeps the spread of the data; many give the smallest error.
+          irregular: as for `fit`; default: as in training.
 
         Returns:
           The same rows, columns and index in the same order: as a Series or an array where one was
@@ -244,21 +246,19 @@ class TimeLDM:
           ValueError: a model that is not trained.
         """
         generator, draws, seed = self._trained(), whole("draws", draws), whole_seed(seed)
-        schema = convert.schema_of(generator)
-        data = reader.accept(table)
-        ordered, encoded, given = convert.encode(generator, data)
+        ordered, encoded, given = convert.encode(generator, table, irregular)
         filled = forecasts.impute(generator, encoded, seed, draws)
-        back = tables.put_back(given, filled, ordered.place, schema)
-        if isinstance(table, pd.Series):
-            column = back.iloc[:, 0]
-            column.name = table.name
-            return column
-        if isinstance(data, np.ndarray):
-            return back.to_numpy(data.dtype if data.dtype.kind == "f" else np.float64)
-        return back
+        back = tables.put_back(given, filled, ordered.place, convert.schema_of(generator))
+        return convert.like(table, back)
 
     def forecast(
-        self, history: Source, horizon: int, n: int = 100, seed: int = 0
+        self,
+        history: Source,
+        horizon: int,
+        n: int = 100,
+        seed: int = 0,
+        *,
+        irregular: str | None = None,
     ) -> forecasts.Forecast:
         """Draws what may follow the last rows of a series.
 
@@ -267,6 +267,7 @@ class TimeLDM:
           horizon: rows to forecast.
           n: futures to draw.
           seed: of the noise.
+          irregular: as for `fit`; default: as in training.
 
         Raises:
           DataError: a history that does not fit the model, or of several series.
@@ -274,7 +275,7 @@ class TimeLDM:
         """
         generator = self._trained()
         horizon, n, seed = whole("horizon", horizon), whole("n", n), whole_seed(seed)
-        ordered, encoded, _ = convert.encode(generator, history)
+        ordered, encoded, _ = convert.encode(generator, history, irregular)
         if encoded.groups.max() > 0:
             raise DataError("the history holds several series; forecast one at a time")
         return forecasts.forecast(generator, ordered.frame, encoded, horizon, n, seed)

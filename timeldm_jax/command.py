@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from timeldm_jax.api import TimeLDM
 
 EXIT_USAGE = 2
+IRREGULAR_HELP = "Uneven times: error, sort or resample; by default as in training."
 TABLE_FILES = (".csv", ".parquet")
 _HELP = {"-h", "-help", "--help", "--helpfull"}
 

@@ -15,12 +15,12 @@ from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import reader
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
-from timeldm_jax.data.order import Ordered
+from timeldm_jax.data.order import IRREGULAR, Ordered
 from timeldm_jax.data.reader import Source
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.series import split_series
 from timeldm_jax.data.table import Options
-from timeldm_jax.errors import DataError
+from timeldm_jax.errors import DataError, option
 from timeldm_jax.generator import Generator
 
 
@@ -100,9 +100,21 @@ def present(
     return values.reshape(*windows.shape[:2], -1)
 
 
-def encode(generator: Generator, data: Source) -> tuple[Ordered, tables.Encoded, pd.DataFrame]:
-    """A later table in order, its features, and the frame that was given."""
+def encode(
+    generator: Generator, data: Source, irregular: str | None = None
+) -> tuple[Ordered, tables.Encoded, pd.DataFrame]:
+    """A later table in order, its features, and the frame that was given.
+
+    Args:
+      generator: of a table or series.
+      data: the table.
+      irregular: what to do with uneven times; default: as in training.
+    """
     schema, config = schema_of(generator), generator.config.data
+    if irregular not in (None, *IRREGULAR):
+        raise DataError(
+            f"{option('irregular', str(irregular))} is not one of {', '.join(IRREGULAR)}"
+        )
     data = reader.accept(data)
     if isinstance(data, np.ndarray):
         if data.ndim != 2 or data.shape[1] != len(schema.order):
@@ -111,9 +123,21 @@ def encode(generator: Generator, data: Source) -> tuple[Ordered, tables.Encoded,
     frame, where = reader.read(data, config.decimal)
     if config.na_values:
         data = frame = tables.mark_missing(frame, where, config.na_values)
-    ordered = tables.arrange(frame, where, schema, config.irregular)
+    ordered = tables.arrange(frame, where, schema, irregular or config.irregular)
     encoded = tables.encode(ordered.frame, schema, where)
     return ordered, encoded, data if isinstance(data, pd.DataFrame) else frame
+
+
+def like(given: Source, frame: pd.DataFrame) -> Any:
+    """A table as a Series or an array where one was given."""
+    if isinstance(given, pd.Series):
+        column = frame.iloc[:, 0]
+        column.name = given.name
+        return column
+    data = reader.accept(given)
+    if isinstance(data, np.ndarray):
+        return frame.to_numpy(data.dtype if data.dtype.kind == "f" else np.float64)
+    return frame
 
 
 def encode_samples(generator: Generator, series: Source) -> Float[np.ndarray, "n length feature"]:

@@ -79,6 +79,8 @@ def forecast(
     if schema.clock is not None:
         times = schema.clock.following(frame, horizon)
     samples = tables.decode(futures, schema, times=times)
+    for ids in schema.ids:  # the future of the series that was given
+        samples[ids.name] = frame[ids.name].iloc[-1]
     return summarise(samples, schema, times, frame.tail(2 * window))
 
 
@@ -245,6 +247,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_integer("horizon", None, "Rows to forecast.", flag_values=own)
     flags.DEFINE_integer("count", 100, "Futures to draw.", flag_values=own)
     flags.DEFINE_integer("seed", 0, "Of the noise.", flag_values=own)
+    flags.DEFINE_string("irregular", None, command.IRREGULAR_HELP, flag_values=own)
     flags.mark_flags_as_required(["model", "data", "out", "horizon"], own)
     return own
 
@@ -260,7 +263,7 @@ def main(argv: list[str]) -> None:
         command.check_whole("horizon", own.horizon, 1)
         command.check_whole("count", own.count, 1)
         model = command.open_model(own.model)
-        found = model.forecast(own.data, own.horizon, own.count, own.seed)
+        found = model.forecast(own.data, own.horizon, own.count, own.seed, irregular=own.irregular)
         command.write_result(target, found.quantiles, ())
         if samples is not None:
             command.write_result(samples, found.samples, ())

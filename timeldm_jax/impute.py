@@ -22,6 +22,7 @@ def define_flags() -> flags.FlagValues:
         "draws", 1, "Completions to take the median of; many give the least error.", flag_values=own
     )
     flags.DEFINE_integer("seed", 0, "Of the noise.", flag_values=own)
+    flags.DEFINE_string("irregular", None, command.IRREGULAR_HELP, flag_values=own)
     flags.mark_flags_as_required(["model", "data", "out"], own)
     return own
 
@@ -34,7 +35,9 @@ def main(argv: list[str]) -> None:
         target = command.output(own.out, command.TABLE_FILES)
         command.check_whole("draws", own.draws, 1)
         model = command.open_model(own.model)
-        command.write_result(target, model.impute(own.data, own.seed, draws=own.draws), ())
+        command.write_result(
+            target, model.impute(own.data, own.seed, draws=own.draws, irregular=own.irregular), ()
+        )
 
 
 def run() -> None:

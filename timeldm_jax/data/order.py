@@ -1,6 +1,7 @@
 """Rows in order of the clock, at even steps: in seconds, or by the calendar."""
 
 import dataclasses
+import itertools
 import logging
 import warnings
 from typing import Any, NamedTuple
@@ -177,7 +178,7 @@ def _series_hint(frame: pd.DataFrame, time: tuple[str, ...], entity: tuple[str, 
         if not pd.api.types.is_float_dtype(frame[name].dtype)
         and 1 < frame[name].nunique() < len(frame) / 2
     ]
-    for several in ([[name] for name in ids], [[a, b] for a in ids for b in ids if a < b]):
+    for several in ([[name] for name in ids], list(map(list, itertools.combinations(ids, 2)))):
         for names in several:
             if not frame.duplicated([*names, *time]).any():
                 said = " and ".join(map(repr, names))

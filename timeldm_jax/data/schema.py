@@ -15,8 +15,10 @@ import pandas as pd
 from etils import epath
 
 from timeldm_jax.data import columns as kinds
+from timeldm_jax.data import entities
 from timeldm_jax.data.clock import Clock
 from timeldm_jax.data.columns import KINDS, SCALINGS, Column, Scaling
+from timeldm_jax.data.entities import Ids
 from timeldm_jax.errors import DataError, Problems
 
 SERIES = "series"  # the id that synthetic windows get
@@ -35,6 +37,7 @@ class Schema:
       clock: the time column, or None.
       entity: names of the columns that say which series a row belongs to.
       padded: whether some series are shorter than the window, so that samples have lengths too.
+      ids: what samples get in the entity columns; () in models saved before they got any.
     """
 
     columns: tuple[Column, ...]
@@ -42,6 +45,7 @@ class Schema:
     clock: Clock | None = None
     entity: tuple[str, ...] = ()
     padded: bool = False
+    ids: tuple[Ids, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -57,7 +61,8 @@ class Schema:
         clock = None if content["clock"] is None else Clock(**content["clock"])
         entity = content["entity"]  # one name, of models saved before there could be several
         entity = tuple(filter(None, [entity] if isinstance(entity, str) else entity))
-        return cls(columns, tuple(content["order"]), clock, entity, bool(content["padded"]))
+        ids = tuple(Ids(**each) for each in content.get("ids", ()))
+        return cls(columns, tuple(content["order"]), clock, entity, bool(content["padded"]), ids)
 
     def describe(self) -> list[str]:
         """A line a column, for people."""
@@ -116,9 +121,13 @@ def infer(
     problems.raise_all()
     if not columns:
         raise DataError(f"{where} has no column to learn beside its time and entity columns")
-    kept = {column.name for column in columns} | set(own)
+    kept = {*(column.name for column in columns), *own, *entity} - {SERIES}
     schema = Schema(
-        tuple(columns), tuple(str(n) for n in frame.columns if n in kept), clock, entity
+        columns=tuple(columns),
+        order=tuple(str(name) for name in frame.columns if name in kept),
+        clock=clock,
+        entity=entity,
+        ids=tuple(entities.learn(frame[name]) for name in entity if name != SERIES),
     )
     count = len(features(schema))
     if count == 0:

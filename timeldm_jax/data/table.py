@@ -387,7 +387,9 @@ def decode(
     first_series: int = 0,
     times: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """A table of windows: the schema's columns and dtypes, with an id of each window before them.
+    """A table of windows: the schema's columns and dtypes, with a number of each before them.
+
+    Entity columns get new ids, one a window; see `data.entities`.
 
     Args:
       windows: `(n, time, feature)` in the columns' own units.
@@ -407,7 +409,11 @@ def decode(
     }
     if schema.clock is not None:
         times = schema.clock.times(time) if times is None else times
+    ids = {each.name: each for each in schema.ids}
     for name in schema.order:
+        if name in ids:
+            data[name] = ids[name].new(data[schemas.SERIES])
+            continue
         if times is not None and name in times:
             data[name] = pd.concat([times[name]] * count, ignore_index=True)
             continue
