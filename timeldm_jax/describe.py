@@ -223,7 +223,7 @@ _MEANINGS = {
     "entity": "The column that says which series a row belongs to.",
     "schema": "A JSON file that says what columns are, or its text.",
     "irregular": "Times out of order or uneven: error, sort or resample.",
-    "decimal": "The decimal point of a CSV file.",
+    "decimal": "The decimal point of a CSV file; found out by default.",
     "time_format": "How times are written, as in %d/%m/%Y %H:%M; found out by default.",
     "dayfirst": "Whether 01/02/2024 is in February: true or false; by default what fits.",
     "na_values": "Values that stand for a missing one, as in -200,-999; or JSON by column.",

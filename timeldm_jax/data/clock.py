@@ -234,7 +234,10 @@ def find_time(
         score = order + moves / 2 + 0.2 * (str(name).lower().strip() in TIME_NAMES)
         if moves > 0 and sure and score > best:
             best, found = score, (name,)
-    return with_hours(frame, found, free)
+    if found:
+        return with_hours(frame, found, free)
+    pairs = (with_hours(frame, (name,), free) for name in free)
+    return next((pair for pair in pairs if len(pair) == 2), ())  # a single day
 
 
 def with_hours(frame: pd.DataFrame, names: tuple[str, ...], free: list[str]) -> tuple[str, ...]:

@@ -221,20 +221,24 @@ def _kind(present: pd.Series, at: str) -> Kind:
         commas = bad.astype(str).str.fullmatch(r"[+-]?\d+,\d+")
         if commas.any():
             raise DataError(
-                f"{at}, row {row_of(bad[commas])} holds {bad[commas].iloc[0]!r}: a decimal comma. "
-                f"Say so with {option('decimal', ',')} (or write points)"
+                f"{at}, row {row_of(bad[commas])} holds {bad[commas].iloc[0]!r}, a number with a "
+                "comma, and others are not written so; write all numbers of the column alike"
             )
+        missing = ""
+        if bad.nunique() == 1:  # without that word the column is numbers
+            word = option("na_values", str(bad.iloc[0]))
+            missing = f"If it stands for a missing value: {word}. "
         if share > 0.5 or present.nunique() > MOST_CATEGORIES:
             raise DataError(
                 f"{at} holds numbers ({share:.0%}) and words: row {row_of(bad)} has "
-                f"{bad.iloc[0]!r}. Mend or empty these {len(bad):,} cells, or make the column a "
-                'category in the schema ({"kind": "category"})'
+                f"{bad.iloc[0]!r}. {missing}Mend or empty these {len(bad):,} cells, or make the "
+                'column a category in the schema ({"kind": "category"})'
             )
     commas = present.astype(str).str.fullmatch(r"[+-]?\d+,\d+")
     if commas.all():
         raise DataError(
-            f"{at}, row {row_of(present)} holds {present.iloc[0]!r}: a decimal comma. Say so with "
-            f"{option('decimal', ',')} (or write points)"
+            f"{at}, row {row_of(present)} holds {present.iloc[0]!r}, text of a number with a "
+            "comma; turn the column into numbers first"
         )
     if share == 0 and looks_like_time(present):
         return "datetime"

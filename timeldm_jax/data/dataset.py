@@ -220,7 +220,7 @@ def _refuse_unread(config: ConfigDict, kind: str) -> None:
     defaults = dataclasses.asdict(DataConfig()) | dataclasses.asdict(tables.Options())
     for key, value in config.data.items():
         # 0 and "auto" were left open, in a configuration of any table.
-        if key in _ANYWHERE | _KINDS[kind] or value in (defaults[key], 0, "auto"):
+        if key in _ANYWHERE | _KINDS[kind] or value in (defaults[key], 0, "auto", "."):
             continue
         setting = option(cast(Setting, key), str(value))
         raise DataError(

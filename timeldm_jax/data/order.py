@@ -334,7 +334,13 @@ def _check_even(
     column = frame[time[0]]
     bad = int(uneven[0]) + 1
     hint = _series_hint(frame, time, entity)
-    hint = f"{hint[0].upper()}{hint[1:]}. Otherwise " if hint else ""
+    advice = (
+        f"{option('irregular', 'sort')} takes every row for one step; "
+        f"{option('irregular', 'resample')} makes steps even, missing where there is no row"
+    )
+    if hint:  # rows of several series, which sorting would mix
+        named = "not of one" in hint
+        advice = f"{hint[0].upper()}{hint[1:]}" + ("" if named else f". Otherwise {advice}")
     usual = steps.offset or _words(steps.usual, column)
     series = ""
     if entity:
@@ -342,9 +348,7 @@ def _check_even(
     raise DataError(
         f"{at} is not evenly spaced: the usual step is {usual}, and row "
         f"{row_of(column.iloc[bad:])}{series} ({_cell(frame, time, bad)}) comes "
-        f"{_words(steps.gaps[bad - 1], column)} after the one before. {hint}"
-        f"{option('irregular', 'sort')} takes every row for one step; "
-        f"{option('irregular', 'resample')} makes steps even, missing where there is no row"
+        f"{_words(steps.gaps[bad - 1], column)} after the one before. {advice}"
     )
 
 

@@ -1,9 +1,14 @@
 """What users give as data: files and their dialects, frames, and arrays of any library."""
 
-import csv
+import bz2
 import datetime
+import gzip
 import io
+import json
+import lzma
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -12,8 +17,17 @@ import pandas as pd
 from etils import epath
 from jaxtyping import Float
 
-from timeldm_jax.data import spreadsheet
+from timeldm_jax.data import dialect, spreadsheet
 from timeldm_jax.errors import DataError, option
+
+_SUFFIXES = {
+    "CSV": (".csv", ".tsv", ".txt", ".dat"),
+    "Parquet": (".parquet", ".pq"),
+    "Excel": (".xlsx", ".xlsm", ".xls", ".ods"),
+    "JSON lines": (".jsonl", ".ndjson"),
+    "Feather": (".feather", ".arrow"),
+}
+_PACKED = (".gz", ".zip", ".zst", ".bz2", ".xz")
 
 
 class SupportsPandas(Protocol):
@@ -67,6 +81,10 @@ def accept(data: Source) -> str | pd.DataFrame | np.ndarray:
             return accept(convert())
         if isinstance(data, list | tuple):
             return _of_lists(data)
+        if hasattr(data, "__arrow_c_stream__") and not isinstance(data, type):
+            import pyarrow as pa
+
+            return accept(pa.table(data).to_pandas())
         if hasattr(data, "__array__") and not isinstance(data, type):
             return _of_array(data if isinstance(data, np.ndarray) else np.asarray(data))
     except DataError:
@@ -128,8 +146,12 @@ def real_numbers(array: np.ndarray) -> Float[np.ndarray, "..."]:
     return array.astype(np.float64)
 
 
-def read(source: str | pd.DataFrame, decimal: str = ".") -> tuple[pd.DataFrame, str]:
-    """A table of a CSV or Parquet file, or a DataFrame with its index; and what to call it.
+def read(source: str | pd.DataFrame, decimal: str = "") -> tuple[pd.DataFrame, str]:
+    """A table of a file, or a DataFrame with its index; and what to call it.
+
+    Args:
+      source: a path (of a workbook with several sheets, `book.xlsx#sheet`), or a table.
+      decimal: the decimal point of a CSV file; "" finds out.
 
     Raises:
       DataError: no such file, another format, empty, or a column named twice.
@@ -159,53 +181,82 @@ def _are_dates(present: pd.Series) -> bool:
 def _read_file(source: str, decimal: str) -> pd.DataFrame:
     if not source:
         raise DataError(f"no table is named: set {option('path')} to a .csv or .parquet file")
-    path = epath.Path(source)
+    path, sheet = epath.Path(source).expanduser(), ""
+    if not path.exists() and "#" in source:  # a sheet of a workbook
+        name, sheet = source.rsplit("#", 1)
+        path = epath.Path(name).expanduser()
     if not path.exists() or path.is_dir():
         raise DataError(f"{source} is a folder" if path.exists() else f"{source} does not exist")
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv", ".txt"):
-        return _read_csv(path, source, decimal)
-    if suffix not in (".parquet", ".pq"):
+    name, content = _unpack(path.name.lower(), path, source)
+    kind = _kind_of(name)
+    if kind is None:
+        known = " ".join(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
         raise DataError(
-            f"{source}: expected a .csv or .parquet file, found {suffix or 'no suffix'}"
+            f"{source}: expected a table, such as a .csv or .parquet file, found "
+            f"{'.' + name.rsplit('.', 1)[1] if '.' in name else 'no suffix'}; known are {known}, "
+            f"and text packed as {' '.join(_PACKED)}"
         )
     try:
-        return pd.read_parquet(io.BytesIO(path.read_bytes()))
-    except (ValueError, OSError, ImportError) as error:
-        raise DataError(f"{source} is not a readable Parquet file: {error}") from error
+        if kind == "CSV":
+            return spreadsheet.unquote(dialect.read_csv(content, source, decimal))
+        if kind == "Excel":
+            return _read_workbook(content, source, sheet)
+        if kind == "JSON lines":
+            return pd.DataFrame(list(map(json.loads, filter(bytes.strip, content.splitlines()))))
+        read = pd.read_parquet if kind == "Parquet" else pd.read_feather
+        return read(io.BytesIO(content))
+    except DataError:
+        raise
+    except (ValueError, OSError, ImportError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{source} is not a readable {kind} file: {error}") from error
 
 
-def _read_csv(path: epath.Path, where: str, decimal: str) -> pd.DataFrame:
+def _kind_of(name: str) -> str | None:
+    for kind, suffixes in _SUFFIXES.items():
+        if name.endswith(suffixes):
+            return kind
+    return None
+
+
+def _unpack(name: str, path: epath.Path, where: str) -> tuple[str, bytes]:
+    """The name and content of a file, or of the one in an archive."""
     content = path.read_bytes()
+    suffix = next((suffix for suffix in _PACKED if name.endswith(suffix)), "")
+    if not suffix:
+        return name, content
     try:
-        head = content[:65_536].decode("utf-8-sig", errors="ignore")
-        lines = head.splitlines()
-        if not any(line.strip() for line in lines):
-            raise DataError(f"{where} is empty; it needs a header line and rows")
-        separator = _separator(lines, decimal)
-        header = next(csv.reader([lines[0]], delimiter=separator))
-        names = [name.strip() for name in header]
-        for name in names:
-            if name and names.count(name) > 1:
-                raise DataError(f"{where}: two columns are called {name!r}; names must differ")
-        found = pd.read_csv(
-            io.BytesIO(content),
-            sep=separator,
-            decimal=decimal,
-            encoding="utf-8-sig",
-            skipinitialspace=True,
-            low_memory=False,
+        if suffix == ".zip":
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                inner = [
+                    m for m in archive.namelist() if not m.endswith("/") and "__MACOSX" not in m
+                ]
+                if len(inner) != 1:
+                    raise DataError(f"{where} holds {len(inner)} files, {inner[:3]}; expected one")
+                return inner[0].lower(), archive.read(inner[0])
+        if suffix == ".zst":
+            import pyarrow as pa
+
+            stream = pa.CompressedInputStream(pa.BufferReader(content), "zstd")
+            return name.removesuffix(suffix), stream.read()
+        unpack = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}[suffix]
+        return name.removesuffix(suffix), unpack(content)
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{where} cannot be unpacked: {error}") from error
+
+
+def _read_workbook(content: bytes, where: str, sheet: str) -> pd.DataFrame:
+    try:
+        book = pd.read_excel(io.BytesIO(content), sheet_name=None)
+    except ImportError as error:
+        raise DataError(
+            f"{where}: reading workbooks needs openpyxl: pip install 'timeldm_jax[excel]'"
+        ) from error
+    filled = [name for name, frame in book.items() if len(frame)]
+    if sheet and sheet not in book:
+        raise DataError(f"{where} has no sheet {sheet!r}; it has {', '.join(book)}")
+    if not sheet and len(filled) != 1:
+        raise DataError(
+            f"{where} has {len(filled)} sheets with rows ({', '.join(filled)}); name one, as in "
+            f"{where}#{filled[0] if filled else 'Sheet1'}"
         )
-        return spreadsheet.unquote(found.rename(columns=str.strip))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where} is not UTF-8 text: {error}; save it as CSV UTF-8") from error
-    except (ValueError, pd.errors.ParserError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{where} is not a readable CSV file: {error}") from error
-
-
-def _separator(lines: list[str], decimal: str) -> str:
-    """The one of , ; tab | that the header has most of; a decimal comma is none."""
-    candidates = [c for c in ",;\t|" if c != decimal]
-    return max(candidates, key=lambda c: (lines[0].count(c), -candidates.index(c)))
+    return book[sheet or filled[0]].dropna(how="all").reset_index(drop=True)

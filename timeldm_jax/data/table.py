@@ -41,7 +41,7 @@ class Options:
       irregular: what to do where times are out of order or unevenly spaced: `error`; `sort` puts
         rows in order and takes each for one step; `resample` makes rows regular by the median
         step, the mean of several, missing where there is none.
-      decimal: the decimal point of a CSV file.
+      decimal: the decimal point of a CSV file; "" finds out.
       time_format: how the time column is written, such as `%d/%m/%Y %H:%M`; "" finds out. See
         `data.formats`.
       dayfirst: whether 01/02/2024 is the first of February (`true`) or January 2nd (`false`), where
@@ -54,14 +54,14 @@ class Options:
     entity: str = ""
     schema: str = ""
     irregular: str = "error"
-    decimal: str = "."
+    decimal: str = ""
     na_values: str = ""
     time_format: str = ""
     dayfirst: str = ""
 
     def __post_init__(self) -> None:
         """Checks the settings; raises ConfigError."""
-        point = Rule(lambda value: value in (".", ","), "must be '.' or ','")
+        point = Rule(lambda value: value in ("", ".", ","), "must be '.' or ','")
         check_fields(self, irregular=one_of(*orders.IRREGULAR), decimal=point, dayfirst=_DAYFIRST)
 
 
