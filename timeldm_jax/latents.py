@@ -16,6 +16,7 @@ from timeldm_jax.settings import check_fields, one_of
 
 ENCODE_BATCH = 1024
 CALL_BYTES = 2 * 2**30  # of activations, in calls of `windows_per_call` windows
+LATENT_COPIES = 8  # posterior, draw, noises and what the denoiser makes of them
 STATS_BATCH = 16_384
 LAYOUTS = ("raw", "standard", "principal")
 
@@ -92,6 +93,19 @@ def windows_per_call(vae: VAE, most: int, kept: int = 2) -> int:
     return max(1, min(most, int(CALL_BYTES // (4 * kept * numbers))))
 
 
+def windows_per_gradient(vae: VAE, most: int) -> int:
+    """As `windows_per_call`, where a reverse derivative keeps both maps of every attention.
+
+    There is one in each block of the two encoder stacks, and two in each of the decoder.
+    """
+    return windows_per_call(vae, most, kept=4 * (vae.encoder_layers + vae.decoder_layers))
+
+
+def latents_per_call(flat: int, most: int) -> int:
+    """How many latents of `flat` numbers the denoiser takes at once, as `windows_per_call`."""
+    return max(1, min(most, CALL_BYTES // (4 * LATENT_COPIES * flat)))
+
+
 def encode(
     vae: VAE,
     params: Any,
@@ -99,24 +113,22 @@ def encode(
     starts: Int[np.ndarray, " windows"],
 ) -> Posteriors:
     """The posteriors of the windows at `starts`, numpy `(windows, T·m)` each, in large batches."""
-    data = DeviceWindows(jnp.asarray(values), jnp.asarray(starts))
+    params, data = jax.device_put((params, DeviceWindows(values, starts)))
+    count, size = len(starts), windows_per_call(vae, ENCODE_BATCH)
 
     @jax.jit
     def encode_batch(params: Any, data: DeviceWindows, index: Array) -> tuple[Array, Array]:
         x = fill(gather(data, index, vae.window))
         return bind(vae, params, "encode")(x)
 
-    parts = []
-    for first in range(0, len(starts), ENCODE_BATCH):
+    shape = (count, vae.window * vae.latent)
+    found = Posteriors(np.empty(shape, np.float32), np.empty(shape, np.float32))
+    for first in range(0, count, size):
         # The last batch repeats its last window rather than compile for another size.
-        index = np.minimum(np.arange(first, first + ENCODE_BATCH), len(starts) - 1)
-        count = min(ENCODE_BATCH, len(starts) - first)
-        mean, log_variance = encode_batch(params, data, index)
-        parts.append(
-            tuple(np.asarray(a).reshape(ENCODE_BATCH, -1)[:count] for a in (mean, log_variance))
-        )
-    mean, log_variance = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return Posteriors(mean, log_variance)
+        index = np.minimum(np.arange(first, first + size), count - 1)
+        for array, part in zip(found, encode_batch(params, data, index), strict=True):
+            array[first : first + size] = np.asarray(part).reshape(size, -1)[: count - first]
+    return found
 
 
 def latent_stats(posteriors: Posteriors, latents: str, sigma_data: float) -> LatentStats:

@@ -29,6 +29,7 @@ WEIGHT_DECAY = 1e-2
 STEPS, FEW_STEPS, FEW_VALUES = 600, 200, 100_000
 LONGEST_CROP = 3_000  # time steps of a window that a training step reads
 ENCODE_BATCH = 128  # windows a call: activations stay in cache
+LONG = 512  # time steps, beyond which memory decides how much is computed at once
 
 
 def _uniform(fan_in: int) -> Any:
@@ -125,7 +126,7 @@ def fit(
 
     Args:
       windows: real windows in [0, 1], float32.
-      repeats: how many, from different seeds, in one `vmap`.
+      repeats: how many, from different seeds; in one `vmap`, or in turn for long windows.
       seed: of weights, batches, crops and masks.
       steps: of training; default: 600, or 200 where there are at most 100,000 values.
 
@@ -171,7 +172,7 @@ def _fit(keys: PRNGKeyArray, windows: Float[Array, "n time feature"], steps: int
         (_, mean, _), _ = jax.lax.scan(step, carry, jnp.arange(steps))
         return mean
 
-    return jax.vmap(run)(keys)
+    return jax.vmap(run)(keys) if crop <= LONG else jax.lax.map(run, keys)
 
 
 def _loss(
@@ -260,27 +261,33 @@ def _instance_contrast(first: Array, second: Array, length: Array) -> Array:
 def _temporal_contrast(first: Array, second: Array, length: Array) -> Array:
     """In each window, the other view of a time against all other times."""
     batch, time, _ = first.shape
-    z = jnp.concatenate([first, second], axis=1)
     counted = jnp.tile(jnp.arange(time) < length, 2)
-    similar = jnp.einsum("bic,bjc->bij", z, z)
     # Finite, for rows that are all masked: their gradient must be zero, not NaN.
     masked = jnp.eye(2 * time, dtype=bool) | ~counted
-    log_likelihood = jax.nn.log_softmax(jnp.where(masked, -1e30, similar))
     own = jnp.arange(time)
-    both = log_likelihood[:, own, own + time] + log_likelihood[:, own + time, own]
+
+    def pairs(z: Array) -> Array:
+        similar = jnp.einsum("bic,bjc->bij", z, z)
+        log_likelihood = jax.nn.log_softmax(jnp.where(masked, -1e30, similar))
+        return log_likelihood[:, own, own + time] + log_likelihood[:, own + time, own]
+
+    z = jnp.concatenate([first, second], axis=1)
+    if time > LONG:  # a window at a time, whose table of pairs is made again for its gradient
+        both = jax.lax.map(jax.checkpoint(lambda window: pairs(window[None])[0]), z)
+    else:
+        both = pairs(z)
     return -jnp.where(counted[:time], both, 0).sum() / (2 * batch * jnp.maximum(length, 1))
 
 
 def encode(params: Any, windows: Float[np.ndarray, "n time feature"]) -> Float[np.ndarray, "n out"]:
     """Representations of windows, the maximum over time, float32; one repeat's parameters."""
     parts = []
-    span = ENCODE_BATCH * 32  # windows on the device at once
+    size = max(1, min(ENCODE_BATCH, ENCODE_BATCH * LONG // windows.shape[1]))
+    span = size * 32  # windows on the device at once
     for first in range(0, len(windows), span):
         part = np.asarray(windows[first : first + span], np.float32)
-        rows = -(-len(part) // ENCODE_BATCH) * ENCODE_BATCH
-        batches = np.resize(part, (rows, *part.shape[1:])).reshape(
-            -1, ENCODE_BATCH, *part.shape[1:]
-        )
+        rows = -(-len(part) // size) * size
+        batches = np.resize(part, (rows, *part.shape[1:])).reshape(-1, size, *part.shape[1:])
         parts.append(np.asarray(_encode(params, batches)).reshape(rows, -1)[: len(part)])
     return np.concatenate(parts)
 

@@ -20,6 +20,7 @@ LEARNING_RATE = 1e-3
 FEW = 4  # units up to which a sum of products beats a call of the matrix product
 SMALL = 32  # entries of a kernel up to which sums of products beat a call of the matrix product
 CHUNK = 1_000  # windows tested at a time: bounds memory
+CHUNK_STEPS = 256_000  # time steps of them, where windows are long
 T = TypeVar("T")
 Three = tuple[T, T, T]  # of the reset gate, the update gate and the candidate
 
@@ -234,9 +235,9 @@ def mean_over(
     pool: Float[Array, "pool time feature"],
     figure: Callable[[Float[Array, "time feature batch"]], Float[Array, " batch"]],
 ) -> Float[Array, ""]:
-    """The mean of a figure of each window of a subset, `CHUNK` windows at a time."""
+    """The mean of a figure of each window of a subset, `CHUNK` windows or fewer at a time."""
     longest = len(subset.rows)
-    chunk = min(CHUNK, longest)
+    chunk = min(CHUNK, max(CHUNK_STEPS // pool.shape[1], BATCH), longest)
     places = jnp.arange(-(-longest // chunk) * chunk).reshape(-1, chunk)
 
     def add(total: Array, place: Array) -> tuple[Array, None]:

@@ -40,6 +40,7 @@ class StageConfig:
       chunk: steps a call, one host synchronisation each.
       eval_every: steps between validations, each followed by a checkpoint; a multiple of `chunk`.
       microbatch: examples a device holds at once, gradients of parts adding up; 0: all of them.
+        Fewer where long windows need it to fit in memory (`latents.CALL_BYTES`).
     """
 
     steps: int

@@ -110,12 +110,14 @@ def zero_stats(config: ConfigDict, models: Models) -> LatentStats:
 def make_vae_step(config: ConfigDict, models: Models, missing: Missing | None) -> steps.Step:
     """The VAE's step of a configuration."""
     optimizer_config = configuration.optimizer_config(config.vae)
+    batch = make_batch(config, "vae")
+    micro = latents.windows_per_gradient(models.vae, batch.micro or batch.size)
     return steps.vae_step(
         models.vae,
         steps.make_optimizer(optimizer_config, config.vae.steps),
         optimizer_config,
         configuration.beta_config(config),
-        make_batch(config, "vae"),
+        dataclasses.replace(batch, micro=micro),
         missing,
     )
 
@@ -123,12 +125,14 @@ def make_vae_step(config: ConfigDict, models: Models, missing: Missing | None) -
 def make_ldm_step(config: ConfigDict, models: Models) -> steps.Step:
     """The latent diffusion's step of a configuration."""
     optimizer_config = configuration.optimizer_config(config.ldm)
+    batch = make_batch(config, "ldm")
+    micro = latents.latents_per_call(models.flat, batch.micro or batch.size)
     return steps.ldm_step(
         models.denoiser,
         steps.make_optimizer(optimizer_config, config.ldm.steps),
         optimizer_config,
         configuration.noise_config(config),
-        make_batch(config, "ldm"),
+        dataclasses.replace(batch, micro=micro),
     )
 
 
@@ -348,24 +352,43 @@ def _valid_sample(starts: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
     return starts[keep]
 
 
-def _vae_validation(vae: VAE, data: DeviceWindows) -> Any:
-    """Reconstruction loss of the validation windows at a fixed posterior draw.
+def _in_parts(count: int, size: int) -> Int[np.ndarray, "part size"]:
+    """Numbers from 0 in equal parts; those from `count` on fill the last one."""
+    return np.arange(-(-count // size) * size, dtype=np.int32).reshape(-1, size)
 
-    Without the KL, whose weight changes as training goes on.
+
+def _vae_validation(vae: VAE, data: DeviceWindows) -> Any:
+    """Reconstruction loss of the validation windows, each at a fixed posterior draw of its own.
+
+    Without the KL, whose weight changes as training goes on. Windows come in parts that fit in
+    memory, and sums over the parts do not depend on how many there are.
     """
-    x = gather(DeviceWindows(*map(jnp.asarray, data)), jnp.arange(len(data.starts)), vae.window)
-    key = streams.key(streams.seed_key(VALIDATION_SEED), Stream.VAE_VALIDATION)
-    noise = jax.random.normal(key, (len(x), vae.window, vae.latent))
+    count = len(data.starts)
+    parts = _in_parts(count, latents.windows_per_call(vae, count))
+    known = ~np.isnan(data.values)[data.starts[:, None] + np.arange(vae.window)]
+    total = float(max(known.sum(), 1))
 
     @jax.jit
-    def evaluate(params: PyTree, x: Array, noise: Array) -> dict[str, Array]:
-        output = bind(vae, params)(fill(x), noise)
-        terms = losses.reconstruction_terms(x, output.reconstruction, gaps=True)
-        return {"loss": losses.reconstruction_loss(terms, vae.window), "l1": terms.l1}
+    def evaluate(
+        params: PyTree, data: DeviceWindows, parts: Array, key: Array
+    ) -> losses.ReconstructionTerms:
+        def add(sums: losses.ReconstructionTerms, part: Array) -> Any:
+            x = gather(data, jnp.minimum(part, count - 1), vae.window)
+            x = jnp.where((part < count)[:, None, None], x, jnp.nan)  # as if nothing were known
+            noise = state.normal(key, part, (vae.window, vae.latent))
+            output = bind(vae, params)(fill(x), noise)
+            terms = losses.reconstruction_terms(x, output.reconstruction, gaps=True, total=total)
+            return jax.tree.map(jnp.add, sums, terms), None
+
+        nothing = losses.ReconstructionTerms(*jnp.zeros(4))
+        return jax.lax.scan(add, nothing, parts)[0]
+
+    key = streams.key(streams.seed_key(VALIDATION_SEED), Stream.VAE_VALIDATION)
+    fixed = jax.device_put((data, parts, key))
 
     def validate(params: PyTree) -> dict[str, float]:
-        found = jax.device_get(evaluate(params, x, noise))
-        return {name: float(value) for name, value in found.items()}
+        terms = jax.device_get(evaluate(params, *fixed))
+        return {"loss": float(losses.reconstruction_loss(terms, vae.window)), "l1": float(terms.l1)}
 
     return validate
 
@@ -374,9 +397,10 @@ def _ldm_validation(
     denoiser: Denoiser, noise_config: steps.NoiseConfig, stats: LatentStats, data: Posteriors
 ) -> Any:
     """Denoising loss of the validation windows at fixed draws, noise and noise levels."""
-    index = jnp.tile(jnp.arange(len(data.mean)), LDM_VALID_DRAWS)
+    count, flat = data.mean.shape
+    total = LDM_VALID_DRAWS * count
     key = streams.key(streams.seed_key(VALIDATION_SEED), Stream.LDM_VALIDATION)
-    fixed = TrainState(
+    state_at_0 = TrainState(
         step=jnp.int32(0),
         params=(),
         opt_state=(),
@@ -385,14 +409,15 @@ def _ldm_validation(
         latent_stats=stats,
         key=jax.random.key_data(key),
     )
-    posteriors = Posteriors(*map(jnp.asarray, data))
 
     @jax.jit
-    def evaluate(params: PyTree, fixed: TrainState, posteriors: Posteriors) -> Array:
-        positions = jnp.arange(len(index))
-        return steps.latent_losses(denoiser, noise_config, fixed, posteriors, index, positions)(
-            params
-        ).mean()
+    def evaluate(params: PyTree, train: TrainState, data: Posteriors, parts: Array) -> Array:
+        def of_part(part: Array) -> Array:
+            of_all = steps.latent_losses(denoiser, noise_config, train, data, part % count, part)
+            return jnp.sum(jnp.where(part < total, of_all(params), 0))
 
-    fixed = jax.device_put(fixed)
-    return lambda params: {"loss": float(jax.device_get(evaluate(params, fixed, posteriors)))}
+        return jax.lax.map(of_part, parts).sum() / total
+
+    parts = _in_parts(total, latents.latents_per_call(flat, total))
+    fixed = jax.device_put((state_at_0, data, parts))
+    return lambda params: {"loss": float(jax.device_get(evaluate(params, *fixed)))}
