@@ -71,9 +71,9 @@ def convert(frame: pd.DataFrame, decimal: str) -> pd.DataFrame:
         if pd.api.types.is_numeric_dtype(column.dtype):
             continue
         cells = _cells(column)
-        values = {cell: _value(cell, decimal) for cell in cells}
-        if not cells or any(value is None for value in values.values()):
+        if not cells or any(_value(cell, decimal) is None for cell in cells):
             continue
+        values = {cell: _value(cell, decimal) for cell in cells}
         numbers = column.astype("string").str.strip().map(values).astype(np.float64)
         plain = all(re.fullmatch(r"[+-]?\d[\d.,\s]*", cell) for cell in cells)
         point = any(decimal in cell for cell in cells) or not plain

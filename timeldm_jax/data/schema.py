@@ -106,11 +106,13 @@ def infer(
     Raises:
       DataError: columns that cannot be learnt, all of them, or an override that does not fit.
     """
+    problems = Problems()
     for name, fields in overrides.items():
-        _check_override(name, fields, list(frame.columns), where)
+        with problems.collect():
+            _check_override(name, fields, list(frame.columns), where)
+    problems.raise_all()
     own = [] if clock is None else list(clock.names)
     columns = []
-    problems = Problems()
     for name in frame.columns:
         if name in (*own, *entity):
             continue
@@ -214,6 +216,11 @@ def read_overrides(given: str) -> dict[str, Any]:
         raise DataError(f"{where} must be an object with an object `columns`")
     for key in content:
         known(key, ("columns", "time", "entity"), f"{where}: key")
+    for key in ("time", "entity"):
+        named = content.get(key, "")
+        listed = isinstance(named, list) and key == "entity"
+        if not all(isinstance(name, str) for name in (named if listed else [named])):
+            raise DataError(f"{where}: {key}={named!r} must be the name of a column")
     return content
 
 
@@ -243,6 +250,8 @@ def _check_override(name: str, given: Mapping[str, Any], columns: list[str], whe
                 raise DataError(f"{at} categories={value!r} must be a list")
         elif value is not None and not isinstance(value, int | float):
             raise DataError(f"{at} {field}={value!r} must be a number or null")
+        elif field == "decimals" and value is not None and value not in range(16):
+            raise DataError(f"{at} decimals={value!r} must be a whole number from 0 to 15")
     low, high = given.get("low"), given.get("high")
     if low is not None and high is not None and low >= high:
         raise DataError(f"{at} low={low} must be below high={high}")
