@@ -32,7 +32,7 @@ def test_settings_of_a_given_configuration_are_used():
     config = small(entity="who", time="t", irregular="sort")
     model = TimeLDM(config=config).fit(shuffled)
     schema = model._generator.schema
-    assert schema.entity == "who"
+    assert schema.entity == ("who",)
     assert schema.clock.name == "t"
     assert [c.name for c in schema.columns] == ["x"]
     assert model._generator.config.data.irregular == "sort"
