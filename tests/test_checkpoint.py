@@ -14,7 +14,7 @@ from etils import epath
 import timeldm_jax
 from timeldm_jax.errors import CheckpointError
 from timeldm_jax.latents import LatentStats
-from timeldm_jax.training import beta, checkpoint, state, steps
+from timeldm_jax.training import beta, checkpoint, checksums, state, steps
 
 LOGGER = "timeldm_jax.training.checkpoint"
 META = {"columns": ["a", "b"], "fingerprint": "f" * 64, "scaler": {"low": [0.1], "high": [1e300]}}
@@ -283,10 +283,7 @@ def test_the_best_of_an_earlier_version_is_that_of_the_steps_it_left(two):
         (path / "meta" / "metadata").write_text(
             json.dumps({name: value for name, value in meta.items() if name != "best"})
         )
-        sums = checkpoint._checksums(epath.Path(path))
-        (path / "checksums.json").write_text(
-            json.dumps(sums | {"checksums.json": checkpoint._digest_of(sums)})
-        )
+        checksums.write(epath.Path(path))
     assert checkpoint.best_step(two) == 20
     save(two, 30, 9.0)
     assert checkpoint.read_meta(two)["best"] == {"step": 20, "loss": 1.0}
@@ -358,7 +355,7 @@ def test_a_failed_save_leaves_the_one_before(two, monkeypatch):
     def full_disk(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoint, "write_json", full_disk)
+    monkeypatch.setattr(checksums, "write_json", full_disk)
     with pytest.raises(OSError, match="No space"):
         save(two, 30)
     monkeypatch.undo()

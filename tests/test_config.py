@@ -470,7 +470,7 @@ def test_a_key_that_is_gone_from_todays_format_is_not_filled_in():
 
 def test_a_configuration_of_a_later_version_says_so():
     saved = c.to_saved(load("etth")) | {"format": c.FORMAT + 1}
-    with pytest.raises(ConfigError, match=r"later version of timeldm_jax, in format 3; .*up to 2"):
+    with pytest.raises(ConfigError, match=r"later version of timeldm_jax, in format 4; .*up to 3"):
         c.upgrade(saved)
 
 

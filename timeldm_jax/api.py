@@ -1,11 +1,8 @@
 """`TimeLDM`: both stages on tables and arrays, for Python users."""
 
-import json
+import contextlib
+import copy
 import os
-import pathlib
-import shutil
-import tempfile
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,17 +23,9 @@ from timeldm_jax.errors import ConfigError, DataError, whole, whole_seed
 from timeldm_jax.generator import Generator, load_generator
 from timeldm_jax.metrics import evaluation, seams, suite
 from timeldm_jax.training import loop
-from timeldm_jax.workdir import Workdir, write_json
+from timeldm_jax.workdir import TemporaryFolder, Workdir, absolute, write_json
 
 LARGEST_REPORT = 10_000  # windows that a report scores
-
-
-class _TemporaryFolder:
-    """A folder that goes with the last object that holds it: a model, or one of its copies."""
-
-    def __init__(self) -> None:
-        self.path = tempfile.mkdtemp(prefix="timeldm-")
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 class TimeLDM:
@@ -90,7 +79,8 @@ class TimeLDM:
         self._workdir: Workdir | None = None
         self._generator: Generator | None = None
         self._dataset: Dataset | None = None
-        self._temporary: _TemporaryFolder | None = None
+        self._scores: dict[str, Any] | None = None  # of a loaded model
+        self._temporary: TemporaryFolder | None = None
 
     # Wide: keyword settings of the user.
     def fit(
@@ -141,9 +131,9 @@ class TimeLDM:
             schema=schema, na_values=na_values, **more,
         )  # fmt: skip
         if workdir is None:
-            self._temporary = _TemporaryFolder()
+            self._temporary = TemporaryFolder()
             workdir = self._temporary.path
-        path = Workdir(epath.Path(pathlib.Path(workdir).absolute()))
+        path = Workdir(epath.Path(absolute(workdir)))
         started = experiment.start(asked, path, data=data, columns=columns)
         experiment.run(started)
         self._generator = load_generator(path)
@@ -298,7 +288,7 @@ class TimeLDM:
         """
         count, seed = None if count is None else whole("count", count), whole_seed(seed)
         if real is None and self._dataset is None:
-            return json.loads(self._saved("scores.json").read_text())
+            return copy.deepcopy(self._saved_scores())
         return self._score(real, count, seed)[0]
 
     def report(
@@ -312,29 +302,28 @@ class TimeLDM:
         """Scores fresh samples and writes an HTML page that opens offline, and PNGs beside it.
 
         Args:
-          path: of the page; figures go to a folder of its name.
-          real: as for `evaluate`; of a loaded model, the report that it was saved with.
+          path: of the page; its figures go to a folder of its name.
+          real: as for `evaluate`; of a loaded model, the scores that it was saved with, and no
+            figures, which show windows of the data.
           count: as for `evaluate`.
           seed: as for `evaluate`.
 
         Raises:
           DataError: windows that cannot be compared.
-          ValueError: a model that is not trained, or a loaded one that was saved without a report.
+          ValueError: a model that is not trained, or a loaded one that was saved without scores.
         """
         count, seed = None if count is None else whole("count", count), whole_seed(seed)
-        target = epath.Path(pathlib.Path(path).absolute())
-        if real is None and self._dataset is None:
-            saved = self._saved("report.html")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            saved.copy(target, overwrite=True)
-            return
-        from timeldm_jax.report.page import write_report  # plotting takes seconds to import
+        target, generator = epath.Path(absolute(path)), self._trained()
+        from timeldm_jax.report.page import write_report, write_scores  # plotting imports slowly
 
+        if real is None and self._dataset is None:
+            scores = self._saved_scores()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_scores(target, scores, generator.config.to_dict())
+            return
         scores, windows, synthetic, training = self._score(real, count, seed)
-        generator = self._trained()
-        assert self._workdir is not None
         target.parent.mkdir(parents=True, exist_ok=True)
-        if real is None:  # what a saved model takes with it
+        if real is None and self._workdir is not None:  # what a saved model takes with it
             write_json(self._workdir.scores, scores)
         write_report(
             target,
@@ -343,7 +332,7 @@ class TimeLDM:
             synthetic,
             generator.columns,
             training=training,
-            records=loop.Journal(self._workdir).records(),
+            records=loop.Journal(self._workdir).records() if self._workdir else (),
             config=generator.config.to_dict(),
             seed=seed,
         )
@@ -354,37 +343,33 @@ class TimeLDM:
         return self._trained().columns
 
     def save(self, directory: str | os.PathLike[str], *, report: bool = True) -> None:
-        """Saves the model as a directory: JSON and Orbax arrays, no pickle, and a model card.
+        """Saves the model as a directory: JSON and arrays, no pickle, and a model card.
 
         Args:
           directory: new or empty.
-          report: whether scores and a report go with it, which takes a minute or two where it was
-            not scored before. A report shows some of the real data.
+          report: whether scores go with it, from which `report` makes a page: scoring takes a
+            minute or two where it was not done before.
 
         Raises:
           FileExistsError: the directory is not empty, or a file.
+          OSError: it cannot be written; nothing is left there.
           ValueError: the model is not trained.
         """
-        generator = self._trained()
-        assert self._workdir is not None
-        target = pathlib.Path(directory)
+        generator, target = self._trained(), absolute(directory)
         model_folder.check_new(target)
-        if report and self._dataset is not None and not self._workdir.report.exists():
-            self.report(self._workdir.report)
-        model_folder.save(target, self._workdir, generator, report=report)
+        model_folder.save(target, generator, self._known_scores() if report else None)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> "TimeLDM":
         """Opens a saved model, or the work directory of a run. Runs no code that is in it.
 
         Raises:
-          CheckpointError: nothing there, or damaged; the message names the file.
+          CheckpointError: nothing there, damaged, or saved by a newer version; the message names
+            the file.
         """
-        workdir = Workdir(epath.Path(pathlib.Path(directory).absolute()))
-        generator = model_folder.load(workdir)
-        model = cls(config=generator.config)
-        model._workdir = workdir
-        model._generator = generator
+        opened = model_folder.load(absolute(directory))
+        model = cls(config=opened.generator.config)
+        model._generator, model._scores, model._workdir = opened
         return model
 
     def __copy__(self) -> "TimeLDM":
@@ -407,14 +392,22 @@ class TimeLDM:
             raise ValueError("the model is not trained: call fit, or TimeLDM.load")
         return self._generator
 
-    def _saved(self, name: str) -> epath.Path:
+    def _saved_scores(self) -> dict[str, Any]:
         self._trained()
+        if self._scores is None:
+            raise ValueError("the loaded model has no data and was saved without scores: give real")
+        return self._scores
+
+    def _known_scores(self) -> dict[str, Any] | None:
+        """The scores that a saved model takes with it, made where they are not there yet."""
+        if self._dataset is None:
+            return self._scores
         assert self._workdir is not None
-        if not (self._workdir.root / name).exists():
-            raise ValueError(
-                f"the loaded model has no data and was saved without {name}: give `real`"
-            )
-        return self._workdir.root / name
+        with contextlib.suppress(FileNotFoundError, DataError):
+            return evaluation.read(self._workdir.scores)
+        scores = self._score(None, None, 0)[0]
+        write_json(self._workdir.scores, scores)
+        return scores
 
     def _windows(self, count: int, seed: int) -> Float[np.ndarray, "count window feature"]:
         generator, count = self._trained(), whole("count", count)

@@ -288,7 +288,7 @@ def read_none(config: ConfigDict) -> None:
             node[leaf] = None
 
 
-FORMAT = 2  # of saved configurations; those without a number are of format 1
+FORMAT = 3  # of saved configurations; those without a number are of format 1
 
 # Keys that format 1 saved under another name.
 _RENAMED = {
@@ -298,7 +298,7 @@ _RENAMED = {
     "sample.match_margins": "sample.match_marginals",
 }
 
-# Keys that were added since the first version, with the value that does what was done without them.
+# Keys that were added since format 1, with the value that does what was done without them.
 _ADDED: dict[str, Any] = {
     "budget": "",
     "data.path": "",
@@ -350,11 +350,14 @@ def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
         )
     if version == 1:
         flat = {_RENAMED.get(key, key): value for key, value in flat.items()}
-        if "ldm.standardize" in flat:
+        if "ldm.standardize" in flat:  # of the first versions, which had another denoiser
             flat["ldm.latents"] = "standard" if flat.pop("ldm.standardize") else "raw"
+            flat["ldm.model.condition"] = "narrow"
         if flat.get("vae.model.head") == "none":
             flat["vae.model.head"] = None
         flat = _ADDED | flat
+    if version < 3:
+        flat = {"ldm.model.condition": "wide"} | flat
     return _nest(flat)
 
 

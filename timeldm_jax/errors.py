@@ -108,6 +108,11 @@ class Preempted(RuntimeError):
     """SIGTERM or SIGINT arrived; the state is saved and the same command resumes."""
 
 
+# What reading a file that is not what it should be can raise, however it was damaged or altered.
+BAD_CONTENT = (
+    ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError,
+    MemoryError, NotImplementedError,
+)  # fmt: skip
 USER_ERRORS = (ConfigError, DataError, CheckpointError, NonFiniteLossError, NonFiniteSamplesError)
 
 

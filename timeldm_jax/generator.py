@@ -367,17 +367,37 @@ def load_generator(workdir: Workdir) -> Generator:
     def ldm_template() -> TrainState:
         return stages.init_ldm_state(config, models, stages.zero_stats(config, models))
 
-    restored, meta = checkpoint.restore_best(workdir.ldm, jax.eval_shape(ldm_template))
+    restored, meta = checkpoint.restore_averaged(workdir.ldm, jax.eval_shape(ldm_template))
     vae_params, _ = stages.load_vae(config, models, workdir)
+    return assemble(config, models, vae_params, restored, meta)
+
+
+def assemble(
+    config: ConfigDict,
+    models: Models,
+    vae_params: PyTree,
+    diffusion: checkpoint.Averaged,
+    meta: dict[str, Any],
+) -> Generator:
+    """The generator of weights and a description, as any version saved them.
+
+    Args:
+      config: as trained.
+      models: the networks of `config`.
+      vae_params: averaged weights of the VAE.
+      diffusion: averaged weights of the denoiser, and the statistics of its latents.
+      meta: metadata of the diffusion checkpoint.
+    """
+    schema = meta.get("schema")  # the first versions knew no tables
     return Generator(
         config=config,
         models=models,
         vae_params=vae_params,
-        ldm_params=restored.ema,
-        stats=LatentStats(*restored.latent_stats),
+        ldm_params=diffusion.ema,
+        stats=LatentStats(**diffusion.latent_stats),
         scaler=Scaler.from_json(meta["scaler"]),
-        columns=columns,
-        schema=None if meta["schema"] is None else Schema.from_json(meta["schema"]),
+        columns=tuple(meta["columns"]),
+        schema=None if schema is None else Schema.from_json(schema),
         meta=meta,
         marginals=_marginals(meta),
     )

@@ -71,6 +71,34 @@ def check_fields(settings: Any, **rules: Rule) -> None:
             raise ConfigError(f"{field.name}={value!r} {rule.words}")
 
 
+def conforms(value: Any, annotation: Any) -> bool:
+    """Whether a value is of an annotated type, with all that it holds: what was read from JSON.
+
+    Knows dataclasses, tuples, unions, literals, and plain values, which is all that `Any` allows;
+    a whole number may stand for a float, and no float is NaN or infinite.
+    """
+    parts = typing.get_args(annotation)
+    if dataclasses.is_dataclass(annotation):
+        hints = typing.get_type_hints(annotation)
+        return isinstance(value, typing.cast(type, annotation)) and all(
+            conforms(getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(annotation)
+        )
+    if typing.get_origin(annotation) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        each = (parts[0],) * len(value) if parts[-1] is Ellipsis else parts
+        return len(each) == len(value) and all(map(conforms, value, each))
+    if typing.get_origin(annotation) is Literal:
+        return isinstance(value, str) and value in parts
+    if parts:
+        return any(conforms(value, part) for part in parts)
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    if annotation is Any:
+        return isinstance(value, str | int | float | None)
+    return type(value) is annotation or (type(value) is int and annotation is float)
+
+
 def kinds(annotation: Any) -> tuple[tuple[type, ...], tuple[str, ...]]:
     """The plain types that an annotation allows, `()` for any other, and its literal words."""
     if annotation in (bool, int, float, str, types.NoneType):

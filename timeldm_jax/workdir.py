@@ -3,13 +3,17 @@
 import contextlib
 import dataclasses
 import json
+import os
+import pathlib
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator
 from typing import IO, Any
 
 from etils import epath
 
-# Of work directories and saved models; kept in the metadata of each checkpoint and of each model.
-# 1: everything before there was a number.
+# Of saved models, in their manifest. 1: folders of checkpoints, before there was a number.
 FORMAT = 2
 
 
@@ -78,6 +82,20 @@ class Workdir:
         return self.root / name
 
 
+class TemporaryFolder:
+    """A folder that goes with the last object that holds it: a model, or one of its copies."""
+
+    def __init__(self) -> None:
+        """Makes it."""
+        self.path = tempfile.mkdtemp(prefix="timeldm-")
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+def absolute(path: str | os.PathLike[str]) -> pathlib.Path:
+    """A path that a user gave, from the root on; `~` is the home directory."""
+    return pathlib.Path(path).expanduser().absolute()
+
+
 @contextlib.contextmanager
 def open_atomic(path: epath.Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Opens a file for writing that is at `path` whole, once the block has ended well, or not.
@@ -114,4 +132,9 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
 
 def write_json(path: epath.Path, content: Any, *, sort_keys: bool = False) -> None:
     """Writes a file of JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=1, sort_keys=sort_keys) + "\n")
+    write_text(path, to_json(content, sort_keys=sort_keys))
+
+
+def to_json(content: Any, *, sort_keys: bool = False) -> str:
+    """JSON as all files here have it: a line for each value."""
+    return json.dumps(content, indent=1, sort_keys=sort_keys) + "\n"

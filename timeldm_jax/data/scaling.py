@@ -107,7 +107,7 @@ class Scaler:
         """The inverse of `to_json`."""
         curves = tuple(
             (i, Curve(c["kind"], c["unit"], tuple(c["knots"]), tuple(c["levels"])))
-            for i, c in content["curves"]
+            for i, c in content.get("curves", ())  # the first versions had none
         )
         return cls(tuple(content["low"]), tuple(content["high"]), curves)
 

@@ -1,15 +1,55 @@
 """All scores of synthetic windows together: what the commands and `TimeLDM` report."""
 
+import json
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float, Int
 
+from timeldm_jax.errors import BAD_CONTENT, DataError
 from timeldm_jax.metrics import suite
 from timeldm_jax.metrics.memorisation import memorisation
 from timeldm_jax.progress import progress
 
 Windows = Float[np.ndarray, "n time feature"]
+
+# What tables, pages and model cards read of `scores.json`: types of values by key, where None
+# allows there to be none and `...` stands for any key.
+_MEAN = {"mean": float}
+_VALUES = {
+    "mean": float,
+    "half_width": (float, None),
+    "floor": _MEAN,
+    "calibrated": _MEAN,
+    "ceilings": {"shuffled": _MEAN, "gaussian": _MEAN},
+    "within_floor": bool,
+    "verdict": str,
+}
+_FORM: dict[Any, Any] = {
+    "protocol": str,
+    "seed": int,
+    "verdict": str,
+    "evaluators": {"repeats": int},
+    "windows": dict.fromkeys(("real", "synthetic", "calibration", "time", "features"), int),
+    "versions": {...: str},
+    "scores": {...: {"label": str, "meaning": str, "published": bool}},
+    "memorisation": {
+        "verdict": str,
+        "memorised": bool,
+        "caveat": str,
+        "windows": {"synthetic": int, "training": int, "held_out": (int, None)},
+        "share_closer_to_training": (dict.fromkeys(("share", "low", "high"), float), None),
+        "closest_distance": {
+            "synthetic_to_training": float,
+            "held_out_to_training": (float, None),
+            "training_to_training": (float, None),
+        },
+        "neighbour_ratio": dict.fromkeys(("synthetic", "held_out"), (float, None)),
+        "shift_match": {"synthetic": float, "held_out": (float, None), "largest_shift": int},
+        "exact_copies": {"count": int},
+    },
+}
 
 
 # Wide: files, runs and fitted models know different things of their windows.
@@ -87,6 +127,52 @@ def _memorisation(
         None if held_out is None else (held_out - low) / span,
         **options,
     )
+
+
+def read(path: epath.Path) -> dict[str, Any]:
+    """A `scores.json` that has everything that is read of one.
+
+    Raises:
+      DataError: it is damaged; the message names the file.
+    """
+    try:
+        return check(json.loads(path.read_text(encoding="utf-8")))
+    except BAD_CONTENT as error:
+        raise DataError(f"{path} is damaged ({error})") from error
+
+
+def check(scores: Any) -> dict[str, Any]:
+    """Scores, if they have everything that is read of them.
+
+    Raises:
+      DataError: they have not; the message says what.
+    """
+    wrong = _wrong(scores, _FORM, "")
+    for name, entry in {} if wrong else scores["scores"].items():
+        form = {"skipped": str} if "skipped" in entry else _VALUES
+        wrong = wrong or _wrong(entry, form, f"scores.{name}.")
+    if not wrong and not all(isinstance(note, str) for note in scores.get("notes", [None])):
+        wrong = "notes"
+    if not wrong and "reconstruction" in scores:
+        wrong = _wrong(scores["reconstruction"], {"mean_absolute": float}, "reconstruction.")
+    if wrong:
+        raise DataError(f"{wrong} is missing, or not what a score has")
+    return scores
+
+
+def _wrong(found: Any, form: Any, at: str) -> str:
+    """The first key of `found` that is not of its form, or ""."""
+    if isinstance(form, tuple):
+        return "" if found is None else _wrong(found, form[0], at)
+    if form is float:
+        return "" if type(found) is float or (type(found) is int and abs(found) < 2**63) else at
+    if not isinstance(form, dict):
+        return "" if type(found) is form else at
+    if not isinstance(found, dict):
+        return at or "everything"
+    keys = found if ... in form else form
+    wrong = (_wrong(found.get(k), form[... if ... in form else k], f"{at}{k}.") for k in keys)
+    return next((key for key in wrong if key), "")
 
 
 def table(scores: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The denoising network over flattened latents (arXiv 2407.04211, section IV)."""
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -42,11 +42,14 @@ class Denoiser(nn.Module):
       blocks: number of residual blocks, or 0 for the plain MLP.
       precision: "float32", or "bfloat16" for what enters matrix products; weights, sums and all
         else are float32.
+      condition: how the noise level enters the residual network: "wide", by 128 channels of 16
+        times its label; or "narrow", by H of the label itself, as the first versions had it.
     """
 
     hidden: int
     blocks: int
     precision: str = "float32"
+    condition: Literal["wide", "narrow"] = "wide"
 
     def __post_init__(self) -> None:
         """Checks the sizes; raises ConfigError."""
@@ -59,9 +62,11 @@ class Denoiser(nn.Module):
         """Maps scaled latents `(batch, T·m)` and labels `(batch,)` or `(1,)` to `(batch, T·m)`."""
         if self.blocks == 0:
             return self._plain(z, noise_label)
-        condition = noise_sinusoids(LABEL_SCALE * noise_label, CONDITION)
+        wide = self.condition == "wide"
+        channels, factor = (CONDITION, LABEL_SCALE) if wide else (self.hidden, 1.0)
+        condition = noise_sinusoids(factor * noise_label, channels)
         for name in ("embed_in", "embed_out"):
-            condition = nn.silu(self._dense(CONDITION, name=name)(condition))
+            condition = nn.silu(self._dense(channels, name=name)(condition))
         x = self._dense(self.hidden, name="project")(z)
         for i in range(self.blocks):
             x = self._residual_block(x, condition, i)

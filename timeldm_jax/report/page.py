@@ -78,6 +78,17 @@ def write_report(
     return [path, *written]
 
 
+def write_scores(path: epath.Path, scores: dict[str, Any], config: dict[str, Any]) -> None:
+    """Writes the page of scores alone, for a model that has no data to draw windows of.
+
+    Args:
+      path: of the page.
+      scores: `scores.json`, as `metrics.evaluation.check` wants it.
+      config: of the model.
+    """
+    write_text(path, _page(scores, config, []))
+
+
 def _draw(
     pictures: Sequence[Picture], folder: epath.Path
 ) -> tuple[list[epath.Path], list[dict[str, Any]]]:

@@ -11,24 +11,22 @@ another would be drawn from in its place, and give other samples.
 In training only process 0 touches the disk; the others receive its arrays.
 """
 
-import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from timeldm_jax.errors import CheckpointError
-from timeldm_jax.training import parallel
-from timeldm_jax.workdir import write_json
+from timeldm_jax.errors import BAD_CONTENT, CheckpointError
+from timeldm_jax.training import checksums, parallel
+from timeldm_jax.training.checksums import CHECKSUMS
 
 _log = logging.getLogger(__name__)
-
-CHECKSUMS = "checksums.json"
 
 
 def save(
@@ -67,8 +65,7 @@ def save(
                     meta=ocp.args.JsonSave(meta | {"step": step, "loss": loss, "best": best}),
                 ),
             )
-        sums = _checksums(target)
-        write_json(target / CHECKSUMS, sums | {CHECKSUMS: _digest_of(sums)})
+        checksums.write(target)
         for old in steps(folder)[:-keep]:
             if best is None or old != best["step"]:
                 # Without its checksums a half-deleted folder is no checkpoint.
@@ -84,7 +81,7 @@ def steps(folder: epath.Path) -> list[int]:
     return sorted(
         int(child.name)
         for child in folder.iterdir()
-        if child.name.isdigit() and (child / CHECKSUMS).exists()
+        if _names_a_step(child) and (child / CHECKSUMS).exists()
     )
 
 
@@ -132,6 +129,74 @@ def restore_best(
     return restored
 
 
+# Parts of the VAE that the first versions called otherwise.
+_RENAMED = {
+    "mean_norm": "last_norms_0",
+    "log_variance_norm": "last_norms_1",
+    "decoder_norm": "last_norms_2",
+}
+
+
+class Averaged(NamedTuple):
+    """What is drawn with, of a training state.
+
+    Attributes:
+      ema: averaged weights.
+      latent_stats: the fields of the diffusion's `LatentStats` by name, none of a VAE.
+    """
+
+    ema: Any
+    latent_stats: dict[str, Any]
+
+
+def restore_averaged(
+    folder: epath.Path, template: Any, *, share: bool = False
+) -> tuple[Averaged, dict[str, Any]]:
+    """Of `restore_best`, what is drawn with; the rest of the state may be of another version.
+
+    Args:
+      folder: the stage's folder.
+      template: a whole state, as for `restore_latest`.
+      share: as for `restore_best`.
+
+    Raises:
+      CheckpointError: as `restore_best`.
+    """
+    stats = template.latent_stats._asdict() if template.latent_stats else {}
+    wanted = Averaged(template.ema, {k: v for k, v in stats.items() if not isinstance(v, tuple)})
+
+    def read() -> tuple[Any, dict[str, Any]]:
+        return _read_averaged(folder / str(best_step(folder)), wanted)
+
+    restored = _share(read, wanted) if share else read()
+    assert restored is not None
+    return restored
+
+
+def shapes(path: epath.Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays that `restore_averaged` reads of a step's folder, by path in the state.
+
+    Raises:
+      CheckpointError: Orbax cannot say, or they are not float32 in chunks of at most their size.
+    """
+    try:
+        tree = _stored(path)
+        parts = {name: tree[name] for name in Averaged._fields if tree.get(name)}
+        parts["ema"] = {_RENAMED.get(name, name): part for name, part in parts["ema"].items()}
+        found = {}
+        for place, array in jax.tree_util.tree_leaves_with_path(parts):
+            name = jax.tree_util.keystr(place, simple=True, separator="/")
+            chunk = math.prod(array.storage.chunk_shape)
+            if array.dtype != np.float32 or chunk > max(math.prod(array.shape), 1):
+                raise ValueError(f"{name} is of {array.dtype}, in chunks of {chunk}")
+            found[name] = tuple(array.shape)
+    except Exception as error:  # of many kinds
+        raise CheckpointError(
+            f"{path / 'state'} is no checkpoint ({type(error).__name__}: {error})"
+        ) from error
+    return found
+
+
 def best_step(folder: epath.Path) -> int:
     """Step of the lowest validation loss, as the newest undamaged checkpoint recorded it.
 
@@ -145,7 +210,9 @@ def best_step(folder: epath.Path) -> int:
             f"no finished checkpoint in {folder}; run the {folder.name} stage first"
         )
     path = folder / str(best["step"])
-    damage = _damage(path) if (path / CHECKSUMS).exists() else f"{path / CHECKSUMS} is missing"
+    damage = (
+        checksums.damage(path) if (path / CHECKSUMS).exists() else f"{path / CHECKSUMS} is missing"
+    )
     if damage is not None:
         raise CheckpointError(
             f"the best checkpoint of {folder}, of step {best['step']} (validation loss "
@@ -167,7 +234,7 @@ def read_best_meta(folder: epath.Path) -> dict[str, Any]:
 def read_meta(folder: epath.Path) -> dict[str, Any] | None:
     """Metadata of the newest undamaged checkpoint, or None."""
     for step in steps(folder)[::-1]:
-        if _damage(folder / str(step)) is None:
+        if checksums.damage(folder / str(step)) is None:
             return json.loads(_meta_file(folder / str(step)).read_text())
     return None
 
@@ -180,16 +247,20 @@ def share_meta(folder: epath.Path) -> dict[str, Any] | None:
 
 def _checkpointer() -> ocp.Checkpointer:
     """An Orbax checkpointer that waits for no other process, in none of its layers."""
-    process = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=process, active_processes={process}, barrier_sync_key_prefix=str(process)
-    )
+    alone = _alone()
     handler = ocp.CompositeCheckpointHandler(
         composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
         state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
         meta=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
     )
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    process = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=str(process)
+    )
 
 
 def _read_latest(folder: epath.Path, template: Any) -> tuple[Any, dict[str, Any]] | None:
@@ -214,7 +285,11 @@ def _unfinished(folder: epath.Path) -> list[epath.Path]:
     if not folder.exists():
         return []
     finished = {str(step) for step in steps(folder)}
-    return [c for c in folder.iterdir() if c.name.isdigit() and c.name not in finished]
+    return [c for c in folder.iterdir() if _names_a_step(c) and c.name not in finished]
+
+
+def _names_a_step(path: epath.Path) -> bool:
+    return path.name.isascii() and path.name.isdigit()
 
 
 def _best_so_far(folder: epath.Path, step: int, loss: float | None) -> dict[str, Any] | None:
@@ -245,7 +320,7 @@ def _first_sound(folder: epath.Path, candidates: list[int]) -> int | None:
     """
     damaged = []
     for step in candidates:
-        damage = _damage(folder / str(step))
+        damage = checksums.damage(folder / str(step))
         if damage is None:
             return step
         damaged.append(damage)
@@ -269,11 +344,43 @@ def _read(path: epath.Path, template: Any) -> tuple[Any, dict[str, Any]]:
                 ),
             )
     except Exception as error:  # of many kinds: ValueError, KeyError, FileNotFoundError, ...
-        raise CheckpointError(
-            f"{path} is undamaged but cannot be read as this configuration's training state "
-            f"({type(error).__name__}: {error}); was it written by another version?"
-        ) from error
+        raise _unreadable(path, error) from error
     return restored.state, restored.meta
+
+
+def _read_averaged(path: epath.Path, wanted: Averaged) -> tuple[Averaged, dict[str, Any]]:
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
+    try:
+        earlier = {new: old for old, new in _RENAMED.items() if old in _stored(path)["ema"]}
+        item = {name: tree for name, tree in wanted._asdict().items() if tree}
+        item["ema"] = {earlier.get(name, name): part for name, part in wanted.ema.items()}
+        item = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), item)
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        found = handler.restore(
+            path / "state",
+            args=ocp.args.PyTreeRestore(item, restore_args=as_numpy, partial_restore=True),
+        )
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(item), strict=True):
+            if (a.shape, a.dtype) != (b.shape, b.dtype):
+                raise ValueError(f"found {a.dtype}{a.shape}, expected {b.dtype}{b.shape}")
+        meta = json.loads(_meta_file(path).read_text())
+    except Exception as error:  # as in `_read`
+        raise _unreadable(path, error) from error
+    ema = {name: found["ema"][earlier.get(name, name)] for name in wanted.ema}
+    return Averaged(ema, found.get("latent_stats", {})), meta
+
+
+def _stored(path: epath.Path) -> Any:
+    """What Orbax says of the arrays of a step's folder: a pytree like the state."""
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
+    return handler.metadata(path / "state").tree
+
+
+def _unreadable(path: epath.Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is undamaged but cannot be read as this configuration's training state "
+        f"({type(error).__name__}: {error}); was it written by another version?"
+    )
 
 
 def _share(
@@ -301,42 +408,6 @@ def _share(
     return jax.tree.map(np.asarray, parallel.share_from_first(tree)), outcome["meta"]
 
 
-def _files(path: epath.Path) -> Iterator[tuple[str, epath.Path]]:
-    for child in sorted(path.iterdir()):
-        if child.is_dir():
-            for name, file in _files(child):
-                yield f"{child.name}/{name}", file
-        elif child.name != CHECKSUMS:
-            yield child.name, child
-
-
-def _checksums(path: epath.Path) -> dict[str, str]:
-    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in _files(path)}
-
-
-def _digest_of(sums: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
-
-
-def _damage(path: epath.Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
-    try:
-        expected = dict(json.loads((path / CHECKSUMS).read_text()))
-    except (ValueError, TypeError):
-        return f"{path / CHECKSUMS} is not readable JSON"
-    if expected.pop(CHECKSUMS, None) != _digest_of(expected):
-        return f"{path / CHECKSUMS} is damaged (its entries do not match their own checksum)"
-    found = _checksums(path)
-    for name, digest in expected.items():
-        if name not in found:
-            return f"{path / name} is missing"
-        if found[name] != digest:
-            return (
-                f"{path / name} is damaged (SHA-256 {found[name][:12]}…, saved as {digest[:12]}…)"
-            )
-    return None
-
-
 def _meta_file(path: epath.Path) -> epath.Path:
     """Where Orbax's JsonSave puts the item `meta`."""
     return path / "meta" / "metadata"
@@ -346,6 +417,8 @@ def _readable_meta(path: epath.Path) -> dict[str, Any] | None:
     """Metadata whether or not anything is damaged; None where it cannot be read."""
     try:
         meta = json.loads(_meta_file(path).read_text())
-        return meta if "loss" in meta else None
-    except (OSError, ValueError, TypeError):
+        best = meta.get("best")
+        known = best is None or (type(best["step"]) is int and math.isfinite(best["loss"]))
+        return meta if known and math.isfinite(meta["loss"] or 0) else None
+    except (OSError, *BAD_CONTENT):
         return None

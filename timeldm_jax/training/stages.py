@@ -256,17 +256,19 @@ def load_vae(
     ldm_meta = read_meta(workdir.ldm)
     found, problem = None, ""
     try:
-        restored, meta = checkpoint.restore_best(workdir.vae, template, share=share)
+        restored, meta = checkpoint.restore_averaged(workdir.vae, template, share=share)
         found = meta["step"]
     except CheckpointError as error:
         if ldm_meta is None:
             raise
         problem = f" ({error})"
-    if ldm_meta is not None and ldm_meta["vae_step"] != found:
+    # The first versions did not record the step.
+    learnt = found if ldm_meta is None else ldm_meta.get("vae_step", found)
+    if found is None or learnt != found:
         raise CheckpointError(
-            f"the diffusion in {workdir.ldm} was trained on the VAE of step "
-            f"{ldm_meta['vae_step']}, which is damaged or gone{problem}; put it back, or delete "
-            f"both {workdir.vae} and {workdir.ldm} to train them again"
+            f"the diffusion in {workdir.ldm} was trained on the VAE of step {learnt}, which is "
+            f"damaged or gone{problem}; put it back, or delete both {workdir.vae} and "
+            f"{workdir.ldm} to train them again"
         )
     return restored.ema, meta["step"]
 
