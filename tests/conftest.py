@@ -12,18 +12,33 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
+import quick
 from launch_in_fork import ForkServer
 
 from timeldm_jax import config as configuration
 
+# Modules whose numbers are compared with others' to the last digits, or that compute more than they
+# compile.
+OPTIMIZED = {
+    "test_context_fid",
+    "test_diffusion",
+    "test_golden_models",
+    "test_kernels",
+    "test_parity",
+    "test_recurrent_scores",
+}
+
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
-    """Keeps compiled programs for this session and its subprocesses.
+    """Keeps compiled programs for this session, its subprocesses and the other workers.
 
     TIMELDM_TEST_CACHE names a folder to keep them in from one session to the next.
     """
-    folder = os.environ.get("TIMELDM_TEST_CACHE") or tmp_path_factory.mktemp("xla")
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of the session, where each worker has a folder
+    folder = os.environ.get("TIMELDM_TEST_CACHE") or base / "xla"
     for name, value in (
         ("jax_compilation_cache_dir", str(folder)),
         ("jax_persistent_cache_min_compile_time_secs", 0),
@@ -34,13 +49,14 @@ def compilation_cache(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def compiled_quickly():
-    """For modules where compiling is most of the time, and no figure is compared with another's."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+@pytest.fixture(scope="module", autouse=True)
+def quickly(request):
+    """Compiling and Context-FID's large encoder are most of what a tiny run takes: less of both."""
+    if request.module.__name__ in OPTIMIZED:
+        yield
+        return
+    with quick.compilation(), quick.scores():
+        yield
 
 
 # Sizes at which a step takes microseconds; two validations between the ends of each stage at least.

@@ -24,14 +24,14 @@ class ForkServer:
 
     def __enter__(self):
         # Compilation is most of what a tiny run does, and LLVM's optimisation half of that.
-        flags = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+        quickly = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
         self._server = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+            env=os.environ | quickly,
         )
         return self
 
@@ -126,6 +126,11 @@ if __name__ == "__main__":
     # The command, and what it imports on its way.
     for name in (LAUNCH, "timeldm_jax.report.page", "tensorboardX"):
         importlib.import_module(name)
+    import quick
+
+    from timeldm_jax.metrics import context_fid
+
+    context_fid.ENCODER = quick.ENCODER
     assert not xla_bridge.backends_are_initialized(), "a backend does not survive a fork"
     if command := serve():
         become(command)

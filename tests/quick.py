@@ -1,10 +1,34 @@
-"""`TimeLDM` with a recipe of seconds, for pages that would train for minutes."""
+"""What makes tests quick: a small recipe, a small encoder of Context-FID, quick compilation."""
 
+import contextlib
 import dataclasses
+
+import jax
 
 import timeldm_jax
 from timeldm_jax import config as configuration
-from timeldm_jax.metrics import suite
+from timeldm_jax.metrics import context_fid, suite
+
+ENCODER = context_fid.Encoder(blocks=3, hidden=8, out=16)
+
+
+@contextlib.contextmanager
+def compilation():
+    """Compiles without most optimizations."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    jax.config.update(name, True)
+    yield
+    jax.config.update(name, before)
+
+
+@contextlib.contextmanager
+def scores():
+    """Scores with a small encoder, whose Context-FID is nobody else's."""
+    before = context_fid.ENCODER
+    context_fid.ENCODER = ENCODER
+    yield
+    context_fid.ENCODER = before
 
 
 class Quick(timeldm_jax.TimeLDM):
@@ -42,5 +66,6 @@ SMALL = {
 
 
 def install():
-    """Puts it in the place of `timeldm_jax.TimeLDM`, for good."""
+    """Puts it in the place of `timeldm_jax.TimeLDM`, and the small encoder in its, for good."""
     timeldm_jax.TimeLDM = Quick
+    context_fid.ENCODER = ENCODER

@@ -8,12 +8,10 @@ import pathlib
 import pickle
 import shutil
 
-import jax
 import numpy as np
 import pandas as pd
 import pytest
 from etils import epath
-from jax.experimental.compilation_cache import compilation_cache
 from quick import SMALL
 
 from timeldm_jax import TimeLDM, experiment
@@ -52,26 +50,6 @@ def rows(count=120):
     time = np.arange(count)[:, None]
     noise = np.random.default_rng(0).normal(scale=0.05, size=(count, 3))
     return (np.sin(0.3 * time + np.arange(3)) + noise) * SCALE + OFFSET
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Compiling is most of a tiny fit: do it quickly, and once for fits of one shape.
-
-    The cache on disk is in a folder of this module's own.
-    """
-    settings = {
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    for values in (settings, before):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if values is settings:
-            yield
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ def made(layout="principal", window=WINDOW, latent=4, **changes):
 
 
 @pytest.fixture(scope="module")
-def generator(compiled_quickly):
+def generator():
     return made()
 
 
@@ -188,9 +188,7 @@ def test_on_principal_axes_the_covariance_is_what_training_measured(generator):
 
 
 @pytest.mark.parametrize("layout", ["raw", "standard"])
-def test_a_covariance_of_fewer_samples_than_latents_is_not_singular(
-    monkeypatch, compiled_quickly, layout
-):
+def test_a_covariance_of_fewer_samples_than_latents_is_not_singular(monkeypatch, layout):
     generator = made(layout)
     monkeypatch.setattr(generators, "PRIOR_SAMPLES", generator.models.flat // 2)
     values = np.asarray(generator._prior.values, np.float64)
@@ -199,7 +197,7 @@ def test_a_covariance_of_fewer_samples_than_latents_is_not_singular(
     assert np.isfinite(generator.complete(half_known(3), 0)).all()
 
 
-def test_a_covariance_too_large_for_memory_is_diagonal(monkeypatch, compiled_quickly):
+def test_a_covariance_too_large_for_memory_is_diagonal(monkeypatch):
     generator = made("standard")
     monkeypatch.setattr(generators, "PRIOR_SAMPLES", 64)
     monkeypatch.setattr(generators, "MOST_AXES", generator.models.flat - 1)

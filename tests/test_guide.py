@@ -23,8 +23,6 @@ OTHERS = [
 NOTEBOOK = ROOT / "docs" / "table.ipynb"
 ROWS = 6_100  # of the table: the notebook looks as far as row 6,024
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def blocks(language, page=GUIDE):
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)

@@ -18,13 +18,14 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
+import quick
 from etils import epath
 
 from timeldm_jax.data.builders import SEEDS
 from timeldm_jax.data.dataset import load_dataset
 from timeldm_jax.data.simulators import SINES_COLUMNS, simulate_sines
 from timeldm_jax.generator import load_generator
-from timeldm_jax.metrics import evaluation, suite
+from timeldm_jax.metrics import context_fid, evaluation, suite
 from timeldm_jax.training import stages
 from timeldm_jax.workdir import Workdir
 
@@ -69,8 +70,8 @@ def in_child(arguments, folder, cache, out, err):
         os.dup2(opened, number)
     os.chdir(folder)
     os.environ["TIMELDM_CACHE_DIR"] = str(cache)
-    # Compiling is most of the time that a tiny run takes.
     jax.config.update("jax_disable_most_optimizations", True)
+    context_fid.ENCODER = quick.ENCODER
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     sys.argv = ["timeldm", *arguments]
     from timeldm_jax import launch

@@ -1,5 +1,6 @@
 """Scores against closed forms, a second implementation, and the original evaluators' figures."""
 
+import functools
 import importlib
 import json
 import os
@@ -443,33 +444,29 @@ def test_means_lie_within_the_originals_interval(sines, name, monkeypatch):
 # The command.
 
 
-def run_evaluate(folder, real, synthetic, *more):
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "timeldm_jax.evaluate"),
-            *(f"--real={real}", f"--synthetic={synthetic}", *more),
-        ],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def test_the_command_scores_any_generators_files(tmp_path):
+def test_the_command_scores_any_generators_files(tmp_path, monkeypatch, capsys):
+    quickly = functools.partial(evaluation.evaluate, evaluators=suite.Evaluators(2, 20, 20, 2))
+    monkeypatch.setattr(evaluation, "evaluate", quickly)
+    monkeypatch.chdir(tmp_path)
     real, synthetic = windows(40), windows(30, seed=1)
-    np.save(tmp_path / "real.npy", real)
-    np.savez(tmp_path / "fake.npz", anything=synthetic.astype(np.float32))
-    done = run_evaluate(tmp_path, "real.npy", "fake.npz", "--out=out.json")
-    assert done.returncode == 0, done.stderr
-    assert all(line.startswith("evaluate: score") for line in done.stderr.splitlines())
+    np.save("real.npy", real)
+    np.savez("fake.npz", anything=synthetic.astype(np.float32))
+    evaluate.main(["", "--real=real.npy", "--synthetic=fake.npz", "--out=out.json"])
+    done = capsys.readouterr()
+    assert all(line.startswith("evaluate: score") for line in done.err.splitlines())
     found = json.loads((tmp_path / "out.json").read_text())
     names = ("feature_0", "feature_1", "feature_2")
-    expected = evaluation.evaluate(real, synthetic.astype(np.float32).astype(float), names)
+    expected = quickly(real, synthetic.astype(np.float32).astype(float), names)
     assert found == json.loads(json.dumps(expected))
-    assert done.stdout == evaluation.table(expected) + "\n"
+    assert done.out == evaluation.table(expected) + "\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fake.npz", "out.json", "real.npy"]
+
+
+def test_the_command_of_scores_is_a_script():
+    command = [sys.executable, "-m", "timeldm_jax.evaluate", "--real=none.npy", "--synthetic=b.npy"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: none.npy")
 
 
 def evaluate_here(folder, real, synthetic="good.npy", out="scores.json"):

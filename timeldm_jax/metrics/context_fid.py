@@ -19,9 +19,6 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-DEPTH = 10
-HIDDEN = 64
-OUTPUT = 320
 DROPOUT = 0.1
 BATCH = 8
 LEARNING_RATE = 1e-3
@@ -60,11 +57,20 @@ class Dilated(nn.Module):
 
 
 class Encoder(nn.Module):
-    """TS2Vec's encoder, `(batch, time, feature)` to `(batch, time, OUTPUT)`.
+    """TS2Vec's encoder, `(batch, time, feature)` to `(batch, time, out)`.
 
     `inside` is where a window has values, for crops in a longer buffer: zero elsewhere, as the
     padding of a convolution is. `kept` is where inputs are not masked.
+
+    Attributes:
+      blocks: residual blocks, of dilations 1, 2, 4, …; the last one is as wide as the output.
+      hidden: channels of the others.
+      out: size of a representation.
     """
+
+    blocks: int = 11
+    hidden: int = 64
+    out: int = 320
 
     @nn.compact
     def __call__(
@@ -79,18 +85,18 @@ class Encoder(nn.Module):
             return x if inside is None else jnp.where(inside[..., None], x, 0)
 
         start = _uniform(x.shape[2])
-        x = x @ self.param("input", start, (x.shape[2], HIDDEN))
-        x = x + self.param("input_bias", start, (HIDDEN,))
+        x = x @ self.param("input", start, (x.shape[2], self.hidden))
+        x = x + self.param("input_bias", start, (self.hidden,))
         if kept is not None:
             x = jnp.where(kept[..., None], x, 0)
-        for i in range(DEPTH + 1):
-            last = i == DEPTH
-            width = OUTPUT if last else HIDDEN
+        for i in range(self.blocks):
+            last = i == self.blocks - 1
+            width = self.out if last else self.hidden
             skip = x
             if last:
-                start = _uniform(HIDDEN)
-                skip = x @ self.param("projection", start, (HIDDEN, OUTPUT))
-                skip = skip + self.param("projection_bias", start, (OUTPUT,))
+                start = _uniform(self.hidden)
+                skip = x @ self.param("projection", start, (self.hidden, self.out))
+                skip = skip + self.param("projection_bias", start, (self.out,))
             for name in ("a", "b"):
                 x = within(nn.gelu(x, approximate=False))
                 x = Dilated(width, 2**i, name=f"block{i}{name}")(x)
@@ -98,8 +104,11 @@ class Encoder(nn.Module):
         return x
 
 
-def _apply(params: Any, *inputs: Array) -> Array:
-    z: Any = Encoder().apply(params, *inputs)
+ENCODER = Encoder()  # of published scores
+
+
+def _apply(encoder: Encoder, params: Any, *inputs: Array) -> Array:
+    z: Any = encoder.apply(params, *inputs)
     return z
 
 
@@ -107,8 +116,8 @@ class Representations(NamedTuple):
     """Mean and covariance of the representations of a set, float64.
 
     Attributes:
-      mean: `(OUTPUT,)`.
-      covariance: `(OUTPUT, OUTPUT)`.
+      mean: `(out,)`.
+      covariance: `(out, out)`.
     """
 
     mean: Float[np.ndarray, " out"]
@@ -131,20 +140,21 @@ def fit(
       steps: of training; default: 600, or 200 where there are at most 100,000 values.
 
     Returns:
-      Parameters of `Encoder` with a leading axis of repeats.
+      Parameters of `ENCODER` with a leading axis of repeats.
     """
     if steps is None:
         steps = FEW_STEPS if math.prod(windows.shape) <= FEW_VALUES else STEPS
     keys = jax.random.split(jax.random.key(seed), repeats)
-    return _fit(keys, jnp.asarray(windows), steps)
+    return _fit(keys, jnp.asarray(windows), steps, ENCODER)
 
 
-@partial(jax.jit, static_argnames="steps")
-def _fit(keys: PRNGKeyArray, windows: Float[Array, "n time feature"], steps: int) -> Any:
+@partial(jax.jit, static_argnames=("steps", "encoder"))
+def _fit(
+    keys: PRNGKeyArray, windows: Float[Array, "n time feature"], steps: int, encoder: Encoder
+) -> Any:
     count, time, _ = windows.shape
     batch = min(BATCH, count)
     crop = min(time, LONGEST_CROP)
-    encoder = Encoder()
     optimizer = optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
 
     def run(key: PRNGKeyArray) -> Any:
@@ -162,7 +172,7 @@ def _fit(keys: PRNGKeyArray, windows: Float[Array, "n time feature"], steps: int
         def step(carry: tuple, i: Array) -> tuple[tuple, None]:
             params, mean, state = carry
             key_i = jax.random.fold_in(key, i)
-            gradient = jax.grad(_loss)(params, windows[order[i]], key_i, crop)
+            gradient = jax.grad(_loss)(params, encoder, windows[order[i]], key_i, crop)
             updates, state = optimizer.update(gradient, state, params)
             params = optax.apply_updates(params, updates)
             mean = jax.tree.map(lambda m, p: m + (p - m) / (i + 2), mean, params)
@@ -176,7 +186,11 @@ def _fit(keys: PRNGKeyArray, windows: Float[Array, "n time feature"], steps: int
 
 
 def _loss(
-    params: Any, windows: Float[Array, "batch time feature"], key: PRNGKeyArray, crop: int
+    params: Any,
+    encoder: Encoder,
+    windows: Float[Array, "batch time feature"],
+    key: PRNGKeyArray,
+    crop: int,
 ) -> Float[Array, ""]:
     """Contrast of two overlapping random crops of each window, on their overlap."""
     batch, time, _ = windows.shape
@@ -207,7 +221,7 @@ def _loss(
     x = jnp.concatenate([first, second])
     inside = jnp.concatenate([first_inside, second_inside])
     kept = jax.random.bernoulli(keys[5], 0.5, inside.shape)
-    z = _apply(params, x, inside, kept)
+    z = _apply(encoder, params, x, inside, kept)
     z = jnp.where(jax.random.bernoulli(keys[7], 1 - DROPOUT, z.shape), z / (1 - DROPOUT), 0)
     # The overlap: the end of the first crop, the start of the second.
     overlap = jnp.clip(place + left - outer_left, 0, crop - 1)
@@ -288,13 +302,13 @@ def encode(params: Any, windows: Float[np.ndarray, "n time feature"]) -> Float[n
         part = np.asarray(windows[first : first + span], np.float32)
         rows = -(-len(part) // size) * size
         batches = np.resize(part, (rows, *part.shape[1:])).reshape(-1, size, *part.shape[1:])
-        parts.append(np.asarray(_encode(params, batches)).reshape(rows, -1)[: len(part)])
+        parts.append(np.asarray(_encode(params, batches, ENCODER)).reshape(rows, -1)[: len(part)])
     return np.concatenate(parts)
 
 
-@jax.jit
-def _encode(params: Any, batches: Float[Array, "k batch time feature"]) -> Array:
-    return jax.lax.map(lambda x: _apply(params, x).max(axis=1), batches)
+@partial(jax.jit, static_argnames="encoder")
+def _encode(params: Any, batches: Float[Array, "k batch time feature"], encoder: Encoder) -> Array:
+    return jax.lax.map(lambda x: _apply(encoder, params, x).max(axis=1), batches)
 
 
 def describe(representations: Float[np.ndarray, "n out"]) -> Representations:
