@@ -141,7 +141,7 @@ def test_a_long_windows_contrast_is_a_short_ones(monkeypatch, time):
 
 def test_representations_of_long_windows_are_encoded_in_smaller_batches(monkeypatch):
     windows = np.random.default_rng(0).random((9, 40, 2), np.float32)
-    params = context_fid.Encoder().init(jax.random.key(0), windows[:1])
+    params = context_fid.ENCODER.init(jax.random.key(0), windows[:1])
     whole = context_fid.encode(params, windows)
     sizes = []
     real = context_fid._encode
@@ -149,7 +149,7 @@ def test_representations_of_long_windows_are_encoded_in_smaller_batches(monkeypa
     monkeypatch.setattr(
         context_fid,
         "_encode",
-        lambda p, batches: sizes.append(batches.shape[1]) or real(p, batches),
+        lambda p, batches, encoder: sizes.append(batches.shape[1]) or real(p, batches, encoder),
     )
     np.testing.assert_allclose(context_fid.encode(params, windows), whole, rtol=1e-4, atol=1e-5)
     assert set(sizes) == {3}  # 128 windows of one step each
