@@ -42,6 +42,7 @@ READ = {
     "monthly_day_first.csv": ({}, (("when",), "2019-01-01T00:00:00", "MS"), {}),
     "none_and_codes.csv": ({}, (("when",), "2024-01-01T00:00:00", HOUR), {}),
     "offsets_at_a_switch.csv": ({}, (("when",), "2024-03-31T00:00:00+01:00", HOUR), {}),
+    "one_column_of_commas.csv": ({}, None, {"level": {0: 0.5, 1: 12.25, 2: None, 3: -3}}),
     "percent_and_currency.csv": ({}, (("when",), "2024-01-01T00:00:00", HOUR), {}),
     "quarters.csv": ({}, (("when",), "2010-01-01T00:00:00", "3MS"), {}),
     "sentinel.csv": ({"na_values": "-200"}, (("when",), "2024-01-01T00:00:00", HOUR),

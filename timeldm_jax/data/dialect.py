@@ -145,8 +145,11 @@ def _layout(lines: list[str], where: str, decimal: str) -> _Layout:
 
 def _separator(lines: list[str], decimal: str) -> str:
     """What cuts most lines into as many cells; a decimal comma does not."""
-    best, most = ",", 0.0
     used = [line for line in lines if line.strip()]
+    if not decimal and _is_one_column(used):
+        decimal = ","
+    # Of one column, a separator that is in none of its lines.
+    best, most = ";" if decimal == "," else ",", 0.0
     for candidate in _SEPARATORS:
         if candidate == decimal:
             continue
@@ -165,6 +168,19 @@ def _separator(lines: list[str], decimal: str) -> str:
         if width > 1 and count == len(used) and len(used) > 2:
             return _SPACES
     return best
+
+
+def _is_one_column(lines: list[str]) -> bool:
+    """Whether a name without a comma stands above numbers of one comma at most, as in 0,5."""
+    name, *rest = (line.strip().strip('"') for line in lines)
+    numbers = [cell for cell in rest if cell not in NOTHING]
+    whole = [cell.split(",")[0] for cell in numbers if "," in cell]
+    return (
+        not re.search(r"[,;\t|]|^[\s\d.+-]*$", name)
+        and all(re.fullmatch(r"[+-]?\d+(,\d+)?", cell) for cell in numbers)
+        and bool(whole)
+        and not (len(whole) > 2 and _counts([cell.lstrip("+") for cell in whole]))  # row numbers
+    )
 
 
 def _cells(line: str, separator: str) -> list[str]:
