@@ -17,7 +17,7 @@ SETUP := $(VENV)/.installed $(EXTRAS:%=$(VENV)/.extra-%)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format bench docs lock clean
+.PHONY: help setup demo check test lint format bench docs lock clean
 
 help: ## show this list
 	@echo "usage: make <target>"
@@ -27,6 +27,10 @@ setup: $(SETUP) ## make the virtual environment (the other targets do it themsel
 
 demo: $(SETUP) ## train, sample and score a small model: minutes on a CPU, result in runs/demo
 	@$(PY) -m timeldm_jax.launch --config=configs/mujoco.py:quick --workdir=runs/demo
+
+check: lint ## lint, types and the tests that train nothing: two minutes, for everyday use
+	@echo "pytest, without the tests that train"
+	@$(PY) -m pytest $(PYTEST_ARGS) -m "not slow and not training"
 
 test: lint ## lint, formatting, types and tests
 	@echo "pytest"

@@ -20,7 +20,6 @@ from timeldm_jax import config as configuration
 # Modules whose numbers are compared with others' to the last digits, or that compute more than they
 # compile.
 OPTIMIZED = {
-    "test_context_fid",
     "test_diffusion",
     "test_golden_models",
     "test_kernels",

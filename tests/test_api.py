@@ -24,6 +24,8 @@ from timeldm_jax.metrics import suite
 from timeldm_jax.training import stages
 from timeldm_jax.workdir import Workdir
 
+pytestmark = pytest.mark.training
+
 WINDOW = 8
 NAMES = ("<script>", "a$b", "plain name")
 # One column of large numbers, one with an offset, one small.

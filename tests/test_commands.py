@@ -9,6 +9,8 @@ import pytest
 from timeldm_jax import TimeLDM, __main__, command, forecast, impute, sample
 from timeldm_jax.samples import read_windows
 
+pytestmark = pytest.mark.training
+
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 TABLE = GOLDEN / "model_8ed8097" / "model"
 RUN = GOLDEN / "workdir_8ed8097"

@@ -4,10 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 import scipy.linalg
 
 from timeldm_jax.metrics import context_fid
 from timeldm_jax.metrics.context_fid import Dilated, Encoder, Representations
+
+pytestmark = pytest.mark.training
+
+# With every part of the published one: several blocks, the last with a projection.
+ENCODER = quick.ENCODER
 
 
 @pytest.mark.parametrize("dilation", [1, 2, 3, 8, 1024])
@@ -31,23 +37,28 @@ def test_convolution_is_its_definition(dilation):
 def test_a_crop_in_a_longer_buffer_encodes_as_the_crop_alone():
     """Against the network on the crop itself, whose own padding is what the mask must imitate."""
     x = np.random.default_rng(0).normal(size=(2, 16, 3)).astype(np.float32)
-    params = Encoder().init(jax.random.key(0), x)
+    params = ENCODER.init(jax.random.key(0), x)
     inside = jnp.broadcast_to(jnp.arange(16) < 11, (2, 16))
-    padded = Encoder().apply(params, x, inside)[:, :11]
+    padded = ENCODER.apply(params, x, inside)[:, :11]
     # Dilations are powers of 2: 8 is the largest that reaches, in 11 steps as in 16.
-    alone = Encoder().apply(params, x[:, :11])
+    alone = ENCODER.apply(params, x[:, :11])
     np.testing.assert_allclose(padded, alone, atol=2e-5)
+
+
+def test_published_scores_are_of_ts2vecs_own_sizes():
+    """Its repository's defaults: 10 blocks and a last one of 320 channels."""
+    assert Encoder() == Encoder(blocks=11, hidden=64, out=320)
 
 
 def test_masked_inputs_do_not_matter():
     x = np.random.default_rng(0).normal(size=(1, 6, 2)).astype(np.float32)
-    params = Encoder().init(jax.random.key(0), x)
+    params = ENCODER.init(jax.random.key(0), x)
     inside = jnp.ones((1, 6), bool)
     kept = jnp.array([[True, False, True, True, False, True]])
     changed = x.copy()
     changed[0, [1, 4]] = 100
     np.testing.assert_array_equal(
-        Encoder().apply(params, x, inside, kept), Encoder().apply(params, changed, inside, kept)
+        ENCODER.apply(params, x, inside, kept), ENCODER.apply(params, changed, inside, kept)
     )
 
 
@@ -82,21 +93,23 @@ def contrast_oracle(first, second):
     return np.mean(terms)
 
 
+contrast = jax.jit(context_fid.hierarchical_contrast)
+
+
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 7, 8, 9])
 def test_contrast_is_its_definition_on_the_steps_that_count(length):
     random = np.random.default_rng(length)
     first, second = random.normal(size=(2, 3, 9, 4)).astype(np.float32)
-    found = context_fid.hierarchical_contrast(first, second, jnp.asarray(length))
+    found = contrast(first, second, jnp.asarray(length))
     expected = contrast_oracle(first[:, :length], second[:, :length])
     np.testing.assert_allclose(float(found), expected, rtol=1e-5)
 
 
 def test_contrast_has_finite_gradients_at_every_length():
     views = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 9, 4)), jnp.float32)
+    gradient_of = jax.jit(jax.grad(lambda v, length: contrast(v[0], v[1], length)))
     for length in range(1, 10):
-        gradient = jax.grad(
-            lambda v, n=length: context_fid.hierarchical_contrast(v[0], v[1], jnp.asarray(n))
-        )(views)
+        gradient = gradient_of(views, jnp.asarray(length))
         assert bool(jnp.isfinite(gradient).all())
         assert float(jnp.abs(gradient[:, :, length:]).max(initial=0)) == 0
 
@@ -126,7 +139,7 @@ def test_repeats_differ_and_the_seed_repeats_them():
     params = context_fid.fit(windows, repeats=2, steps=3)
     again = context_fid.fit(windows, repeats=2, steps=3)
     leaf = params["params"]["input"]
-    assert leaf.shape == (2, 2, 64)
+    assert leaf.shape == (2, 2, ENCODER.hidden)
     np.testing.assert_array_equal(leaf, again["params"]["input"])
     assert not np.allclose(leaf[0], leaf[1])
 
@@ -142,7 +155,7 @@ def test_weights_are_the_mean_of_all_steps_the_first_included():
     # mean of start and first step lies half as far from the start; three such means are in line.
     one, two = mean(1), mean(2)
     key = jax.random.split(jax.random.split(jax.random.key(0), 1)[0], 3)[0]
-    start = np.asarray(Encoder().init(key, windows[:1])["params"]["input"])
+    start = np.asarray(ENCODER.init(key, windows[:1])["params"]["input"])
     np.testing.assert_allclose(np.abs(one - start), 0.5e-3, rtol=0.02)
     assert np.abs(two - start).max() < 1.05e-3
     assert np.abs(3 * two - 2 * one - start).max() < 2.1e-3  # the second step's own weights
@@ -152,10 +165,10 @@ def test_encoding_does_not_depend_on_the_batch():
     windows = np.random.default_rng(0).uniform(size=(300, 6, 2))
     params = jax.tree.map(lambda p: p[0], context_fid.fit(windows[:50], repeats=1, steps=2))
     encoded = context_fid.encode(params, windows)
-    assert encoded.shape == (300, 320)
+    assert encoded.shape == (300, ENCODER.out)
     some = context_fid.encode(params, windows[[250, 3]])
     np.testing.assert_allclose(some, encoded[[250, 3]], atol=1e-5)
-    direct = np.asarray(Encoder().apply(params, windows[:5].astype(np.float32))).max(axis=1)
+    direct = np.asarray(ENCODER.apply(params, windows[:5].astype(np.float32))).max(axis=1)
     np.testing.assert_allclose(encoded[:5], direct, atol=1e-5)
 
 

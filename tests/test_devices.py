@@ -18,6 +18,8 @@ from timeldm_jax import latents
 from timeldm_jax.training import checkpoint, parallel, stages
 from timeldm_jax.workdir import Workdir
 
+pytestmark = pytest.mark.training
+
 WORKER = "device_worker"
 STAGES = ("vae", "ldm")
 
@@ -297,7 +299,7 @@ SMALL_TABLE = (
     "--config=configs/table.py",
     "--config.budget=10m",
     *(f"--config.data.{key}" for key in ("window=8", "stride=4")),
-    *(f"--config.vae.{key}" for key in ("batch=16", "chunk=10", "model.width=8")),
+    *(f"--config.vae.{key}" for key in ("steps=20", "batch=16", "chunk=10", "model.width=8")),
     *(f"--config.vae.model.{key}" for key in ("encoder_layers=1", "decoder_layers=1")),
     *(f"--config.ldm.{key}" for key in ("batch=16", "chunk=10", "model.hidden=16")),
     "--config.ldm.model.blocks=1",
@@ -333,8 +335,8 @@ def test_two_processes_train_a_table_within_a_budget(server, tmp_path):
     chosen = stages.read_config(Workdir(epath.Path(workdir)))
     for stage in STAGES:
         assert chosen[stage].steps == checkpoint.steps(epath.Path(workdir) / stage)[-1]
-    # Process 0's stopwatch says 0.2 s a step. By process 1's the VAE would get too few of them.
-    assert 2_000 <= chosen.vae.steps + chosen.ldm.steps <= 3_000
+    # Process 0's stopwatch says a second a step. By process 1's there would be too few of them.
+    assert 400 <= chosen.ldm.steps <= 600
     assert {path.name for path in workdir.iterdir()} >= {
         "samples.npz", "samples.csv", "scores.json", "report.html"
     }  # fmt: skip

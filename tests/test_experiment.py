@@ -27,6 +27,7 @@ def panel():
     return pd.DataFrame({"who": np.repeat(["a", "b"], 400), "t": hours % 400, "x": value.round(3)})
 
 
+@pytest.mark.training
 def test_settings_of_a_given_configuration_are_used():
     shuffled = panel().sample(frac=1, random_state=0, ignore_index=True)
     config = small(entity="who", time="t", irregular="sort")
@@ -38,6 +39,7 @@ def test_settings_of_a_given_configuration_are_used():
     assert model._generator.config.data.irregular == "sort"
 
 
+@pytest.mark.training
 def test_the_decimal_point_of_a_fitted_file_is_that_of_later_files(tmp_path):
     path = tmp_path / "comma.csv"
     panel()[["x"]].to_csv(path, sep=";", decimal=",", index=False)

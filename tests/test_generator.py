@@ -21,6 +21,8 @@ from timeldm_jax.models.vae import VAE
 from timeldm_jax.training import stages
 from timeldm_jax.workdir import Workdir
 
+pytestmark = pytest.mark.training
+
 WINDOW, NAMES = 8, ("a", "b", "c")
 
 

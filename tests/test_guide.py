@@ -14,6 +14,8 @@ import quick
 import timeldm_jax
 from timeldm_jax import describe
 
+pytestmark = pytest.mark.training
+
 ROOT = pathlib.Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "table.md"
 # The guide first: other pages go on with the model that it saves.

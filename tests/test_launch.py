@@ -29,6 +29,8 @@ from timeldm_jax.metrics import context_fid, evaluation, suite
 from timeldm_jax.training import stages
 from timeldm_jax.workdir import Workdir
 
+pytestmark = pytest.mark.training
+
 WINDOW, COUNT = 8, 40
 TINY = {
     "data.window": WINDOW,

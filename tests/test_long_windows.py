@@ -23,6 +23,8 @@ from timeldm_jax.models.vae import VAE
 from timeldm_jax.streams import Stream
 from timeldm_jax.training import losses, stages, state
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture(scope="module")
 def problem():

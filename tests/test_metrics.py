@@ -25,6 +25,8 @@ from timeldm_jax.metrics.correlational import (
 )
 from timeldm_jax.samples import read_windows, write_npz
 
+pytestmark = pytest.mark.training
+
 TESTS = pathlib.Path(__file__).resolve().parent
 # The originals' figures are in the repository; the 4 MB they were computed on lie with the data.
 FIGURES = json.loads((TESTS / "golden" / "sines_original.json").read_text())

@@ -17,6 +17,8 @@ from timeldm_jax import TimeLDM, model_folder
 from timeldm_jax.errors import CheckpointError
 from timeldm_jax.workdir import FORMAT
 
+pytestmark = pytest.mark.training
+
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "model_8ed8097" / "model"
 JSON = ["config.json", "manifest.json", "model.json", "scores.json"]
 FILES = ["MODEL_CARD.md", *JSON, "weights.npz"]

@@ -1,6 +1,8 @@
 """Sizes and steps that follow from a table and a budget, and the command on a table."""
 
 import json
+import re
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,10 @@ from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import table
 from timeldm_jax.errors import ConfigError
 from timeldm_jax.training import stages
+
+pytestmark = pytest.mark.training
+
+WORKER = "device_worker"
 
 
 def asked(**data):
@@ -134,9 +140,11 @@ def test_the_command_on_a_table(own, server, tmp_path):
     small += [f"--config.evaluate.{name}_steps=5" for name in ("discriminative", "predictive")]
     small += ["--stages=vae,ldm,sample"]
     flags = ["--config=configs/table.py", f"--config.data.path={own}", f"--workdir={workdir}"]
-    run = server.run(*flags, *small, "--config.budget=105s", log=tmp_path / "log")
+    # A stopwatch that says a second a step: some 500 steps, which take seconds.
+    timed = partial(server.run, "launch-timed", *flags, *small, module=WORKER)
+    run = timed("--config.budget=10m", log=tmp_path / "log")
     assert run.code == 0, run.output[-2000:]
-    assert "estimate: " in run.output
+    assert re.search(r"estimate: (9\.\d|10\.0) min in all", run.output), run.output[:2000]
     assert "load" in run.output
 
     read = pd.read_csv(own)
@@ -150,10 +158,10 @@ def test_the_command_on_a_table(own, server, tmp_path):
 
     # The same command finds it finished, whatever the clock says now; another budget is refused.
     before = (workdir / "config.json").read_text()
-    again = server.run(*flags, *small, "--config.budget=105s", log=tmp_path / "log2")
+    again = timed("--config.budget=10m", log=tmp_path / "log2")
     assert again.code == 0, again.output[-2000:]
     assert (workdir / "config.json").read_text() == before
-    other = server.run(*flags, *small, "--config.budget=3m", log=tmp_path / "log3")
+    other = timed("--config.budget=20m", log=tmp_path / "log3")
     assert other.code != 0
     assert "budget" in other.output
 

@@ -11,6 +11,8 @@ from timeldm_jax.metrics import recurrent
 from timeldm_jax.metrics.discriminative import discriminative_runs
 from timeldm_jax.metrics.predictive import predictive_runs
 
+pytestmark = pytest.mark.training
+
 
 def cell_by_definition(p, window, xp):
     """TensorFlow 1's GRUCell from its documentation, one window, one step at a time."""

@@ -14,6 +14,8 @@ from timeldm_jax.report import page as page_module
 from timeldm_jax.report.page import write_report
 from timeldm_jax.workdir import write_bytes
 
+pytestmark = pytest.mark.training
+
 
 def windows(count, features, time=6, seed=0):
     return np.random.default_rng(seed).normal(size=(count, time, features))

@@ -15,10 +15,13 @@ from timeldm_jax.report.page import write_report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = pytest.mark.skipif(
-    BROWSER is None,
-    reason=f"none of {', '.join(NAMES)} is installed: the report is NOT checked in a browser",
-)
+pytestmark = [
+    pytest.mark.training,
+    pytest.mark.skipif(
+        BROWSER is None,
+        reason=f"none of {', '.join(NAMES)} is installed: the report is NOT checked in a browser",
+    ),
+]
 FLAGS = [
     "--headless",
     "--no-sandbox",

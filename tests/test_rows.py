@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from quick import Quick
 
-from timeldm_jax.data import clock, table
+from timeldm_jax.data import clock, order, table
 from timeldm_jax.data.table import Options
 from timeldm_jax.errors import DataError
 
@@ -68,7 +68,7 @@ def test_a_named_level_can_be_the_time_or_the_entity():
     steps = pd.Index(np.arange(ROWS), name="step")
     assert learnt(wave(steps), time="step").clock.step == 1
     who = pd.Index(np.repeat(["a", "b"], ROWS // 2), name="who")
-    assert learnt(wave(who), entity="who").entity == "who"
+    assert learnt(wave(who), entity="who").entity == ("who",)
     with pytest.raises(DataError, match="time: column 'stpe' is not known"):
         learnt(wave(steps), time="stpe")
 
@@ -86,11 +86,12 @@ def test_two_levels_are_entity_and_time(names):
     frame = wave(index)
     for given in (frame, frame.swaplevel(), frame.sort_index(level=1)):
         schema = learnt(given)
-        assert schema.entity == (names[0] or "entity")
+        (entity,) = schema.entity
+        assert entity == (names[0] or "entity")
         assert schema.clock.name == (names[1] or "time")
         assert [c.name for c in schema.columns] == ["x", "n"]
         later = table.arrange(given, "it", schema).frame
-        assert list(later[schema.entity]) == ["a"] * (ROWS // 2) + ["b"] * (ROWS // 2)
+        assert list(later[entity]) == ["a"] * (ROWS // 2) + ["b"] * (ROWS // 2)
 
 
 def test_levels_that_nobody_named():
@@ -98,7 +99,7 @@ def test_levels_that_nobody_named():
     with pytest.raises(DataError, match=r"several levels.*\(time, entity\).*reset_index\(\)"):
         learnt(wave(index))
     schema = learnt(wave(index), time="step")
-    assert (schema.entity, schema.clock.name) == ("who", "step")
+    assert (schema.entity, schema.clock.name) == (("who",), "step")
 
 
 def test_an_index_called_as_a_column():
@@ -187,7 +188,7 @@ def test_errors_count_rows_as_they_were_given():
 def test_entities_of_numbers_and_words():
     frame = panel()
     frame["who"] = frame["who"].map({"a": 7, "b": "b", "c": 1})
-    ordered = clock.order(frame, "it", "step", "who", "error")
+    ordered = order.order(frame, "it", ("step",), ("who",), clock.Reading(irregular="error"))
     assert ordered.frame["who"].nunique() == 3
     assert (np.diff(pd.factorize(ordered.frame["who"])[0]) >= 0).all()
 
@@ -240,6 +241,7 @@ def clocked():
     return Quick(window=8).fit(wave(MANY, 400)["x"])
 
 
+@pytest.mark.training
 def test_impute_gives_the_table_back(clocked):
     holes = wave(MANY, 400).assign(note="kept")[["note", "n", "x"]]
     holes.loc[MANY[::5], "x"] = None
@@ -253,6 +255,7 @@ def test_impute_gives_the_table_back(clocked):
     assert forecast.samples["time"].iloc[0] == MANY[-1] + pd.Timedelta("1h")
 
 
+@pytest.mark.training
 def test_a_series_gives_a_series(clocked):
     series = wave(MANY, 400)["x"]
     filled = clocked.impute(series.where(np.arange(400) % 9 > 0))

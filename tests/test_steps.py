@@ -18,6 +18,8 @@ from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.training import beta, parallel, stages, state, steps
 
+pytestmark = pytest.mark.training
+
 BETA = beta.BetaConfig(maximum=1e-2, minimum=1e-5, decay=0.7, patience=3, restart=True)
 OPTIMIZER = steps.OptimizerConfig(1e-3, 0.999, "cosine", 0.9, 2, 3, ema=0.9)
 SMALL_VAE = VAE(
