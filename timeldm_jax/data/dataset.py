@@ -26,6 +26,7 @@ from timeldm_jax.data.series import (
     Series,
     join_trajectories,
     split_series,
+    split_windows,
 )
 from timeldm_jax.errors import ConfigError, DataError, Setting, option
 from timeldm_jax.settings import COUNT, at_least, check_fields, one_of
@@ -352,7 +353,7 @@ def from_windows(
 ) -> Dataset:
     """The data set of a user's own windows.
 
-    A tenth of them validates, and under `heldout` a fifth tests.
+    A tenth of them validates, and under `heldout` a fifth tests; see `split_windows`.
 
     Args:
       windows: from `check_array`.
@@ -362,12 +363,11 @@ def from_windows(
     Raises:
       DataError: a constant column, or too few windows.
     """
-    order = np.random.default_rng(0).permutation(len(windows))
-    test, valid = len(windows) // 5, len(windows) // 10
     if protocol == "heldout":
-        test_part, valid_part, train_part = np.split(order, [test, test + valid])
+        train_part, test_part, valid_part = split_windows(windows)
     else:
-        test_part, valid_part, train_part = order[:0], order[:valid], order
+        train_part = np.random.default_rng(0).permutation(len(windows))
+        test_part, valid_part = train_part[:0], train_part[: len(windows) // 10]
     if min(len(valid_part), len(train_part)) == 0:
         raise DataError(f"{len(windows)} windows are too few; at least 10 are needed")
     return make_dataset(

@@ -304,6 +304,31 @@ def join_trajectories(
     )
 
 
+def split_windows(
+    windows: Float[np.ndarray, "n window feature"],
+) -> list[Int[np.ndarray, " part"]]:
+    """Numbers of the training, test and validation windows: a fifth tests, a tenth validates.
+
+    Independent windows are drawn at random. Where neighbours share rows, as those cut from one
+    series at a stride below their length do, parts are blocks of rows as `heldout` has them, and
+    windows that would share rows with another part are left out.
+
+    Args:
+      windows: in order; where two neighbours share no rows, another series begins.
+    """
+    count, time, _ = windows.shape
+    for stride in range(1, time if count > 1 else 1):
+        same = (windows[1:, : time - stride] == windows[:-1, stride:]).all(axis=(1, 2))
+        if same.mean() >= 0.5:
+            starts = np.cumsum(np.r_[0, np.where(same, stride, time)])
+            part = _hold_out_times(int(starts[-1]) + time, time, "heldout")
+            parts = _whole_windows(starts, part, time)
+            return [np.searchsorted(starts, found) for found in parts]
+    order = np.random.default_rng(0).permutation(count)
+    test, valid = count // 5, count // 10
+    return [order[test + valid :], order[:test], order[test : test + valid]]
+
+
 def check_protocol(protocol: str) -> None:
     """Raises DataError unless `protocol` is a known one."""
     if protocol not in PROTOCOLS:
