@@ -215,16 +215,23 @@ def _scores(context: _Context, show: Show) -> dict[str, Any]:
     }
 
 
-def _discriminative(context: _Context) -> dict[str, Any]:
-    pool, at = context.pool()
+def _comparisons(
+    context: _Context, at: dict[str, Int[np.ndarray, " n"]]
+) -> list[tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]]:
+    """What is told apart, by rows of the pool, in the order of `_parts`."""
     repeats = context.evaluators.repeats
     splits = context.splits[:repeats]
     published = [(at["real"], at["synthetic"])] * repeats
     calibrated = [(at["real"][s.real], at["synthetic"][s.synthetic]) for s in splits]
     floor = [(at["real"][s.real], at["other"][s.other]) for s in splits]
     ceilings = [(at["real"][splits[0].real], at[name]) for name in context.ceilings]
-    comparisons = published + calibrated + floor + ceilings
+    return published + calibrated + floor + ceilings
+
+
+def _discriminative(context: _Context) -> dict[str, Any]:
+    pool, at = context.pool()
     steps = context.evaluators.discriminative_steps
+    comparisons = _comparisons(context, at)
     runs = discriminative_runs(pool, comparisons, seed=context.seed, steps=steps)
     return _parts(runs, context)
 
