@@ -245,6 +245,9 @@ def test_scores_are_those_of_the_public_functions(finished, cache, monkeypatch):
     assert scores["windows"] == expected["windows"]
     assert scores["windows"]["reference"] == COUNT  # a simulator's floor is fresh draws
     for name, score in scores["scores"].items():
+        if name in suite.JUDGES:
+            assert score["skipped"] == expected["scores"][name]["skipped"]  # 40 windows are few
+            continue
         for part in (score, score["floor"], score["calibrated"]):
             other = expected["scores"][name]
             other = (
@@ -304,7 +307,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(finished):
         "vae: step 20/20, loss ",
         "ldm: step 20/20, loss ",
         "sample: window 40/40",
-        "evaluate: score 6/6, done, ",
+        "evaluate: score 7/7, done, ",
     ):
         assert any(line.startswith(start) for line in lines), start
     # Nothing else: no warnings of the libraries underneath.

@@ -231,7 +231,7 @@ HOSTILE = ("<script>document.title='run'</script>", "$\\frac{", "a\"b'c", "😀"
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    real, synthetic = windows(40, 5), windows(40, 5, seed=1)
+    real, synthetic = windows(80, 5), windows(80, 5, seed=1)  # enough for the judges
     scores = scores_of(real, synthetic, HOSTILE)
     path = epath.Path(tmp_path_factory.mktemp("page")) / "report.html"
     config = {"data": {"name": "<b>mine</b>", "window": 6}, "seed": 0}
@@ -282,6 +282,10 @@ def test_the_page_shows_the_scores_and_names(page):
     for entry in scores["scores"].values():
         assert entry["label"] in words
         assert entry["verdict"] in words
+    detected = scores["scores"]["detection"]
+    assert detected["given_away"] in words
+    for view in detected["by_view"].values():
+        assert f"± {page_module._number(view['half_width'])} (floor" in words
     assert words.index(scores["verdict"]) < words.index("Discriminative") < words.index("Maps")
     assert "<b>mine</b>" in words
     assert "window = 6" in words

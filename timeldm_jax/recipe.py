@@ -26,7 +26,7 @@ from timeldm_jax import config as configuration
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.diffusion import samplers
 from timeldm_jax.errors import ConfigError
-from timeldm_jax.metrics import context_fid
+from timeldm_jax.metrics import context_fid, detection
 from timeldm_jax.metrics.discriminative import discriminative_runs
 from timeldm_jax.training import stages
 
@@ -205,7 +205,10 @@ def _scores_seconds(config: ConfigDict, dataset: Dataset) -> float:
     contrast = evaluators.repeats / 5 * length * (fitting + 0.66e-3 * (real + synthetic)) / speed
     others = 1e-4 * (real + synthetic) * length * len(series.columns) / 5
     steps = evaluators.discriminative_steps + 0.55 * evaluators.predictive_steps
-    return 5 + steps * gru + contrast + others
+    columns = min(2 * series.window * len(series.columns), detection.COLUMNS)
+    fits = 3 * evaluators.repeats + 14
+    judges = fits * columns / 235 * min(real, synthetic, 2 * detection.CAP) / 4_000 / speed
+    return 5 + steps * gru + contrast + others + judges
 
 
 def _product_rate() -> float:

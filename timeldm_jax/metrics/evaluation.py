@@ -26,6 +26,10 @@ _VALUES = {
     "within_floor": bool,
     "verdict": str,
 }
+_JUDGED = {
+    "given_away": str,
+    "by_view": {...: {"mean": float, "half_width": float, "floor": _MEAN}},
+}
 _FORM: dict[Any, Any] = {
     "protocol": str,
     "seed": int,
@@ -88,7 +92,7 @@ def evaluate(
     Raises:
       DataError: as `suite.score`.
     """
-    with progress("evaluate", 6, unit="score") as show:
+    with progress("evaluate", 7, unit="score") as show:
         scores = {"protocol": protocol} | suite.score(
             real,
             synthetic,
@@ -111,7 +115,7 @@ def evaluate(
                 "Scored against the last fifth of the series: floors, training windows against it, "
                 "show what drift costs, and drift moves the memorisation share too."
             )
-        show(6, {"now": "done"})
+        show(7, {"now": "done"})
     return scores
 
 
@@ -151,6 +155,8 @@ def check(scores: Any) -> dict[str, Any]:
     for name, entry in {} if wrong else scores["scores"].items():
         form = {"skipped": str} if "skipped" in entry else _VALUES
         wrong = wrong or _wrong(entry, form, f"scores.{name}.")
+        if "by_view" in entry:
+            wrong = wrong or _wrong(entry, _JUDGED, f"scores.{name}.")
     if not wrong and not all(isinstance(note, str) for note in scores.get("notes", [None])):
         wrong = "notes"
     if not wrong and "reconstruction" in scores:
@@ -204,6 +210,7 @@ def table(scores: dict[str, Any]) -> str:
     lines += [
         "",
         scores["verdict"],
+        *(entry["given_away"] for entry in scores["scores"].values() if "given_away" in entry),
         scores["memorisation"]["verdict"],
         f"Floors, ceilings and verdicts: {windows['calibration']:,} windows a set. Values: "
         f"{windows['real']:,} real and {windows['synthetic']:,} synthetic windows.",

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from timeldm_jax.metrics import context_fid, distribution
+from timeldm_jax.metrics import context_fid, detection, distribution
 from timeldm_jax.metrics.comparison import (
     Split,
     Windows,
@@ -36,7 +36,7 @@ from timeldm_jax.metrics.verdicts import judge, overall, summaries
 from timeldm_jax.settings import COUNT, Rule, at_least, check_fields
 from timeldm_jax.versions import package_versions
 
-SCHEMA = 2
+SCHEMA = 3
 PUBLISHED = {
     "discriminative": (
         "Discriminative",
@@ -52,7 +52,18 @@ PUBLISHED = {
         "difference of the features' correlations, summed over pairs",
     ),
 }
-SCORES = PUBLISHED | distribution.MEANINGS
+JUDGES = {
+    "detection": (
+        "Detection, trees",
+        "accuracy of boosted trees told to tell the two apart by values and changes; ½ is chance",
+    ),
+    "detection_kernels": (
+        "Detection, kernels",
+        "the same of a ridge classifier on random convolution kernels",
+    ),
+}
+SCORES = PUBLISHED | distribution.MEANINGS | JUDGES
+VIEW_RUNS = 2  # of the judge on each view alone
 Show = Callable[[int, int, str], None]
 
 
@@ -109,7 +120,7 @@ def score(
       show: called with scores done, scores in all, and the one that comes.
 
     Returns:
-      A dictionary that JSON can hold: schema 2 of "scores.json" (docs/scores.md).
+      A dictionary that JSON can hold: schema 3 of "scores.json" (docs/scores.md).
 
     Raises:
       DataError: shapes that do not match, too few windows, non-finite values, only constant
@@ -201,12 +212,13 @@ def _scores(context: _Context, show: Show) -> dict[str, Any]:
         ("context_fid", _context_fid),
         ("correlational", _correlational),
         ("others", _others),
+        ("judges", _judges),
     )
     found: dict[str, Any] = {}
     for done, (name, function) in enumerate(steps):
         show(done, len(steps), name)
         result = function(context)
-        found |= result if name == "others" else {name: result}
+        found |= result if name in ("others", "judges") else {name: result}
     show(len(steps), len(steps), "done")
     return {
         name: {"label": label, "published": name in PUBLISHED, "meaning": meaning}
@@ -344,6 +356,27 @@ def _others(context: _Context) -> dict[str, Any]:
                 dict(zip(context.columns, numbers, strict=True)) if named else numbers
             )
     return result
+
+
+def _judges(context: _Context) -> dict[str, Any]:
+    """Judges of two kinds, what each view says alone, and what gives synthetic windows away."""
+    pool, at = context.pool()
+    blocks = detection.pool_blocks(pool, {id(rows): rows for rows in at.values()}.values())
+    comparisons = _comparisons(context, at)
+    if not detection.large_enough(comparisons, blocks):
+        return {name: {"skipped": "needs more windows that share no rows"} for name in JUDGES}
+    found, seed, repeats = {}, context.seed, context.evaluators.repeats
+    orders = (0, 1) if pool.shape[1] > 1 else (0,)
+    judges = detection.trees(pool, orders), detection.kernels(pool, seed)
+    for name, fit in zip(JUDGES, judges, strict=True):
+        runs = detection.detection_runs(fit, comparisons, blocks, seed=seed)
+        entry = _parts(detection.accuracies(runs), context)
+        found[name] = entry | {"half_width": detection.half_width(runs[:repeats])}
+    published, floor = (comparisons[first * repeats :][:VIEW_RUNS] for first in (0, 2))
+    views = detection.by_view(pool, published, floor, blocks, seed=seed)
+    words = detection.given_away(pool, context.columns, published[0], blocks, views, seed=seed)
+    found["detection"] |= {"by_view": views} | words
+    return found
 
 
 def _why_skipped(shape: tuple[int, ...]) -> str:
