@@ -109,8 +109,8 @@ def run_command(cache, folder, arguments, *, err=None):
 
 
 def made(folder):
-    """What a command made in its folder."""
-    return sorted(p.name for p in folder.iterdir() if p.name not in {".out", ".err"})
+    """What a command made in its folder, the lock of a run aside."""
+    return sorted(p.name for p in folder.iterdir() if p.name not in {".out", ".err", ".lock"})
 
 
 def files(folder):

@@ -9,7 +9,6 @@ import pathlib
 import random
 import shutil
 import signal
-import threading
 import time
 
 import jax
@@ -102,7 +101,7 @@ class Chunks:
 
     def __init__(self):
         self.before = lambda number, state: state
-        self.stop = threading.Event()
+        self.stop = loop.StopRequest()
         self.number = 0
         self._compiled = {}
 
@@ -145,7 +144,7 @@ def chunks(compiled_chunks, monkeypatch):
 
     @contextlib.contextmanager
     def stop_signal():
-        compiled_chunks.stop = threading.Event()
+        compiled_chunks.stop = loop.StopRequest()
         yield compiled_chunks.stop
 
     monkeypatch.setattr(loop, "_stop_signal", stop_signal)
@@ -555,7 +554,7 @@ def test_another_configuration_is_an_error_that_shows_the_difference(launch, fin
     assert "config.vae.batch: 16 -> 32" in child.output
     assert "config.seed: 0 -> 5" in child.output
     assert "config.data.protocol: 'paper' -> 'heldout'" in child.output
-    assert "use another --workdir" in child.output
+    assert "use another work directory" in child.output
     assert "Traceback" not in child.output
     assert final_states(finished_run) == before
 

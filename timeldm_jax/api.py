@@ -23,7 +23,7 @@ from timeldm_jax.errors import ConfigError, DataError, whole, whole_seed
 from timeldm_jax.generator import Generator, load_generator
 from timeldm_jax.metrics import evaluation, seams, suite
 from timeldm_jax.training import loop
-from timeldm_jax.workdir import TemporaryFolder, Workdir, absolute, write_json
+from timeldm_jax.workdir import TemporaryFolder, Workdir, absolute, told_where, write_json
 
 LARGEST_REPORT = 10_000  # windows that a report scores
 
@@ -123,7 +123,9 @@ class TimeLDM:
 
         Raises:
           DataError: data that cannot be used; the message says what and where.
-          ConfigError: `workdir` was made with another configuration, or too short a budget.
+          ConfigError: `workdir` was made with another configuration, or is in use, or too short a
+            budget.
+          KeyboardInterrupt: Ctrl-C; what was done is kept, and the message says where.
         """
         data = reader.accept(data)
         asked = convert.settings(
@@ -134,8 +136,9 @@ class TimeLDM:
             self._temporary = TemporaryFolder()
             workdir = self._temporary.path
         path = Workdir(epath.Path(absolute(workdir)))
-        started = experiment.start(asked, path, data=data, columns=columns)
-        experiment.run(started)
+        with told_where(path, self._temporary):
+            started = experiment.start(asked, path, data=data, columns=columns)
+            experiment.run(started)
         self._generator = load_generator(path)
         self._workdir = path
         self._dataset = started.dataset

@@ -5,8 +5,10 @@ ones: a program that imports this package keeps every flag name for itself.
 """
 
 import contextlib
+import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -15,13 +17,15 @@ import pandas as pd
 from absl import flags
 from etils import epath
 
-from timeldm_jax.errors import USER_ERRORS, DataError, in_flags
+from timeldm_jax.errors import USER_ERRORS, DataError, Preempted, in_flags
 from timeldm_jax.workdir import open_atomic
 
 if TYPE_CHECKING:
     from timeldm_jax.api import TimeLDM
 
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_PREEMPTED = 128 + signal.SIGTERM
 IRREGULAR_HELP = "Uneven times: error, sort or resample; by default as in training."
 TABLE_FILES = (".csv", ".parquet")
 _HELP = {"-h", "-help", "--help", "--helpfull"}
@@ -73,12 +77,51 @@ def model_flags(**meanings: str) -> flags.FlagValues:
 
 
 @contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Ends the command with one line where a user, or the system, made an error."""
+def one_line_errors(*also: type[Exception], then: str = "") -> Iterator[None]:
+    """Ends the command with one line where a user or the system made an error, or it was stopped.
+
+    Args:
+      *also: further errors that a user can do something about.
+      then: how to go on after a fault of the system or a stop, added to the line.
+    """
+    try:
+        with stopped_by_signals():
+            yield
+    except Preempted as stopped:
+        print(f"stopped: {stopped}{then}", file=sys.stderr)
+        sys.exit(EXIT_PREEMPTED)
+    except KeyboardInterrupt as stopped:
+        print(f"stopped: {str(stopped) or 'by Ctrl-C'}{then}", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        fail(OSError(f"{error.strerror or error}{where}{then}"))
+    except Exception as error:
+        if not isinstance(error, (*USER_ERRORS, *also)):
+            raise
+        fail(error)
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM raises Preempted, and SIGINT KeyboardInterrupt; the next one ends the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals can only be handled in the main thread
+        return
+
+    def stop(number: int, _: object) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+        raise KeyboardInterrupt if number == signal.SIGINT else Preempted("by a signal")
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    for each in before:
+        signal.signal(each, stop)
     try:
         yield
-    except (*USER_ERRORS, OSError, ValueError) as error:
-        fail(error)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def check_whole(name: str, value: int, least: int) -> None:

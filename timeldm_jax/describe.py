@@ -239,11 +239,9 @@ def main(argv: list[str]) -> None:
     for field in dataclasses.fields(tables.Options):
         config.data[field.name] = own[field.name].value
     config.data.window = own.window
-    try:
+    with command.one_line_errors():
         configuration.validate(config)
         found = describe(config, own.data)
-    except USER_ERRORS as error:
-        command.fail(error)
     print(found.text(flags_of_command=True))
     if found.problems:
         sys.exit(EXIT_PROBLEMS)

@@ -105,7 +105,7 @@ class NonFiniteSamplesError(RuntimeError):
 
 
 class Preempted(RuntimeError):
-    """SIGTERM or SIGINT arrived; the state is saved and the same command resumes."""
+    """SIGTERM arrived; what was done is saved, and the same command resumes."""
 
 
 # What reading a file that is not what it should be can raise, however it was damaged or altered.

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     """Scores files; flags as in `--help`."""
     own = define_flags()
     command.parse(own, argv, __doc__)
-    try:
+    with command.one_line_errors():
         window = own.window
         for target in (own.out, own.report):  # before minutes of work
             if target is not None and not epath.Path(target).absolute().parent.is_dir():
@@ -65,8 +65,6 @@ def main(argv: list[str]) -> None:
 
             known = real if training is None else training
             write_report(epath.Path(own.report), scores, real, synthetic, names, training=known)
-    except (DataError, OSError) as error:
-        command.fail(error)
     print(evaluation.table(scores))
 
 

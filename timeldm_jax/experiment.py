@@ -4,6 +4,7 @@ Prepare the data, choose what was left open, claim the work directory, and run t
 order, each skipped where it is finished.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -32,7 +33,7 @@ from timeldm_jax.models.vae import VAE
 from timeldm_jax.progress import progress
 from timeldm_jax.samples import read_windows, write_npz
 from timeldm_jax.training import checkpoint, loop, parallel, stages
-from timeldm_jax.workdir import Workdir, open_atomic, write_json
+from timeldm_jax.workdir import Workdir, only_run, open_atomic, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +108,38 @@ def start(
 
 
 def run(experiment: Experiment, names: tuple[str, ...] = ("vae", "ldm")) -> None:
-    """Runs the named stages in order; each is skipped where it is finished."""
+    """Runs the named stages in order; each is skipped where it is finished.
+
+    Raises:
+      ConfigError: another run is going on in the work directory.
+    """
+    workdir = experiment.workdir
+    with contextlib.ExitStack() as stack:
+        others = ""
+        if jax.process_index() == 0:
+            others = stack.enter_context(only_run(workdir))
+        if others:
+            others = (
+                f"{workdir.root} is in use by another run ({others}); wait for it, stop it, or use "
+                "another work directory"
+            )
+        refuse_if(lambda: others)
+        refuse_if(lambda: _claimed_meanwhile(experiment))
+        _run_stages(experiment, names)
+
+
+def _claimed_meanwhile(experiment: Experiment) -> str:
+    """Why this is no longer the run of the work directory, where two started at the same moment."""
+    saved = json.loads(experiment.workdir.config.read_text())
+    if not configuration.difference(configuration.upgrade(saved), experiment.config.to_dict()):
+        return ""
+    return (
+        f"{experiment.workdir.root} was taken by another run a moment ago; run the same again to "
+        "join it"
+    )
+
+
+def _run_stages(experiment: Experiment, names: tuple[str, ...]) -> None:
     config, dataset, workdir = experiment.config, experiment.dataset, experiment.workdir
     if "vae" in names:
         stages.train_vae(config, dataset, workdir)
@@ -227,13 +259,13 @@ def conflict(config: ConfigDict, workdir: Workdir) -> str:
     except ConfigError as error:
         return f"{path} cannot be read: {error}"
     except (ValueError, TypeError, AttributeError) as error:
-        return f"{path} is not a configuration in JSON ({error}); use a new --workdir"
+        return f"{path} is not a configuration in JSON ({error}); use another work directory"
     if not changed:
         return ""
     lines = "\n  ".join(changed)
     return (
         f"{workdir.root} was made with another configuration:\n  {lines}\n"
-        "use another --workdir, or run with the saved values"
+        "use another work directory, or run with the saved values"
     )
 
 

@@ -256,7 +256,7 @@ def main(argv: list[str]) -> None:
     """Forecasts a series into files; flags as in `--help`."""
     own = define_flags()
     command.parse(own, argv, HELP)
-    with command.one_line_errors():
+    with command.one_line_errors(ValueError):
         target = command.output(own.out, command.TABLE_FILES)
         samples = command.output(own.samples, command.TABLE_FILES) if own.samples else None
         picture = command.output(own.plot, (".png",)) if own.plot else None

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     """Fills a table's gaps; flags as in `--help`."""
     own = define_flags()
     command.parse(own, argv, __doc__)
-    with command.one_line_errors():
+    with command.one_line_errors(ValueError):
         target = command.output(own.out, command.TABLE_FILES)
         command.check_whole("draws", own.draws, 1)
         model = command.open_model(own.model)

@@ -9,7 +9,6 @@ import functools
 import logging
 import os
 import pathlib
-import signal
 import sys
 import traceback
 
@@ -21,10 +20,10 @@ from ml_collections import config_flags
 
 from timeldm_jax import command, experiment
 from timeldm_jax import config as configuration
-from timeldm_jax.errors import USER_ERRORS, ConfigError, Preempted
+from timeldm_jax.errors import ConfigError
 from timeldm_jax.workdir import Workdir
 
-EXIT_PREEMPTED = 128 + signal.SIGTERM
+THEN = "; the same command resumes there"
 
 
 def define_flags(argv: list[str]) -> flags.FlagValues:
@@ -70,7 +69,7 @@ def main(argv: list[str]) -> None:
     own = define_flags(found)
     command.parse(own, found, __doc__, functools.partial(_explain, found))
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax says what it does at every save
-    try:
+    with command.one_line_errors(then=THEN):
         configuration.read_none(own.config)
         configuration.validate(own.config)
         stages = _check_stages(own.stages)
@@ -82,17 +81,13 @@ def main(argv: list[str]) -> None:
                 num_processes=own.num_processes,
                 process_id=own.process_id,
             )
-        experiment.run_stages(own.config, Workdir(workdir_path(own.workdir)), stages)
-    except Preempted as stopped:
-        print(f"stopped: {stopped}", file=sys.stderr)
-        sys.exit(EXIT_PREEMPTED)
-    except USER_ERRORS as error:
-        command.fail(error)
+        with command.stopped_by_signals():  # again, as JAX has a handler of its own by now
+            experiment.run_stages(own.config, Workdir(workdir_path(own.workdir)), stages)
 
 
 def workdir_path(given: str) -> epath.Path:
     """The work directory as an absolute path; an address such as gs://bucket/run is one."""
-    return epath.Path(given if "://" in given else os.path.abspath(given))
+    return epath.Path(given if "://" in given else os.path.abspath(os.path.expanduser(given)))
 
 
 def _check_stages(stages: list[str]) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     """Draws samples into a file; flags as in `--help`."""
     own = define_flags()
     command.parse(own, argv, __doc__)
-    with command.one_line_errors():
+    with command.one_line_errors(ValueError):
         target = command.output(own.out, (*command.TABLE_FILES, ".npz"))
         command.check_whole("count", own.count, 1)
         command.check_whole("length", own.length, 0)

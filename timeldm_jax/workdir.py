@@ -2,16 +2,20 @@
 
 import contextlib
 import dataclasses
+import datetime
+import errno
 import json
 import os
 import pathlib
 import shutil
+import socket
 import tempfile
 import weakref
 from collections.abc import Iterator
 from typing import IO, Any
 
 from etils import epath
+from filelock import FileLock, Timeout
 
 # Of saved models, in their manifest. 1: folders of checkpoints, before there was a number.
 FORMAT = 2
@@ -77,6 +81,16 @@ class Workdir:
         """The page; its figures are in a folder `report` beside it."""
         return self.root / "report.html"
 
+    @property
+    def lock(self) -> epath.Path:
+        """Locked by the run that is going on here."""
+        return self.root / ".lock"
+
+    @property
+    def holder(self) -> epath.Path:
+        """Which run that is; there while it lasts, and after it was killed."""
+        return self.root / ".holder.json"
+
     def stage(self, name: str) -> epath.Path:
         """Checkpoints of the stage `vae` or `ldm`."""
         return self.root / name
@@ -88,12 +102,86 @@ class TemporaryFolder:
     def __init__(self) -> None:
         """Makes it."""
         self.path = tempfile.mkdtemp(prefix="timeldm-")
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        self._removal = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+    def keep(self) -> None:
+        """Leaves it to the user, who was told where it is."""
+        self._removal.detach()
+
+
+@contextlib.contextmanager
+def told_where(workdir: Workdir, temporary: TemporaryFolder | None) -> Iterator[None]:
+    """On Ctrl-C, keeps what was done, and says where it is and how to go on.
+
+    Raises:
+      KeyboardInterrupt: as in the block, with a message.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        if not workdir.config.exists():
+            raise
+        if temporary is not None:
+            temporary.keep()
+        raise KeyboardInterrupt(
+            f"{str(stopped) or 'stopped by Ctrl-C'}; the same call with "
+            f"workdir={str(workdir.root)!r} goes on from there"
+        ) from None
 
 
 def absolute(path: str | os.PathLike[str]) -> pathlib.Path:
     """A path that a user gave, from the root on; `~` is the home directory."""
     return pathlib.Path(path).expanduser().absolute()
+
+
+@contextlib.contextmanager
+def only_run(workdir: Workdir) -> Iterator[str]:
+    """Keeps a work directory to one run at a time while the block lasts.
+
+    The system frees the lock of a process that was killed. Where nothing can be written there is
+    nothing to spoil, and where there are no locks (at an address such as `gs://bucket/run`, on some
+    network drives) none is taken.
+
+    Yields:
+      Who has the directory instead, or "" where it is this run's.
+    """
+    if "://" in os.fspath(workdir.root):
+        yield ""
+        return
+    workdir.root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(workdir.lock, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield _holder(workdir)
+        return
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        yield ""
+        return
+    try:
+        since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+        write_json(
+            workdir.holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        )
+        yield ""
+    finally:
+        with contextlib.suppress(OSError):
+            workdir.holder.unlink(missing_ok=True)
+        lock.release()
+
+
+# No permission, a drive that is read only, or one without locks.
+_NO_LOCKS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+
+
+def _holder(workdir: Workdir) -> str:
+    try:
+        held = json.loads(workdir.holder.read_text())
+        return f"process {held['pid']} on {held['host']}, since {held['since']}"
+    except (OSError, ValueError, LookupError, TypeError):
+        return "another process"
 
 
 @contextlib.contextmanager
@@ -109,13 +197,25 @@ def open_atomic(path: epath.Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     partial = path.parent / f".{path.name}.partial"
     try:
-        with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
-        partial.replace(path)
+        with naming(path):
+            with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+                yield file
+            partial.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def naming(path: epath.Path) -> Iterator[None]:
+    """Names the file in an error of the system, which a full disk does not by itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 def write_text(path: epath.Path, text: str) -> None:

@@ -11,9 +11,12 @@ another would be drawn from in its place, and give other samples.
 In training only process 0 touches the disk; the others receive its arrays.
 """
 
+import errno
 import json
 import logging
 import math
+import os
+import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,6 +30,8 @@ from timeldm_jax.training import checksums, parallel
 from timeldm_jax.training.checksums import CHECKSUMS
 
 _log = logging.getLogger(__name__)
+
+BESIDE_ARRAYS = 500_000  # bytes of a checkpoint's other files, and the blocks that they fill
 
 
 def save(
@@ -50,8 +55,12 @@ def save(
       loss: validation loss, by which the best checkpoint is known; None where there was no
         validation, which is never the best.
       keep: how many of the newest to keep.
+
+    Raises:
+      OSError: the disk is too full, or fails.
     """
     if jax.process_index() == 0:
+        _check_space(folder, tree)
         target = folder / str(step)
         if target.exists():
             # A kill between Orbax's commit and our checksums: the content was never vouched for.
@@ -72,6 +81,23 @@ def save(
                 (folder / str(old) / CHECKSUMS).unlink()
                 (folder / str(old)).rmtree()
     parallel.barrier(f"saved {folder.name} {step}")
+
+
+def _check_space(folder: epath.Path, tree: Any) -> None:
+    """Raises OSError where the disk is too full for a checkpoint.
+
+    Asked beforehand, because Orbax's threads answer a full disk with hundreds of lines.
+    """
+    if "://" in os.fspath(folder):
+        return
+    needed = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree)) + BESIDE_ARRAYS
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if shutil.disk_usage(there).free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"no space left for a checkpoint of {needed / 1e6:.1f} MB",
+            os.fspath(folder),
+        )
 
 
 def steps(folder: epath.Path) -> list[int]:

@@ -25,7 +25,7 @@ from timeldm_jax.settings import COUNT, at_least, check_fields
 from timeldm_jax.training import checkpoint, parallel
 from timeldm_jax.training.parallel import Chunk
 from timeldm_jax.training.state import TrainState
-from timeldm_jax.workdir import Workdir, write_text
+from timeldm_jax.workdir import Workdir, naming, write_text
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class Journal:
         """Appends records, each with its `step`, and adds them to the TensorBoard writer."""
         if jax.process_index() != 0:
             return
-        with self.path.open("a") as file:
+        with naming(self.path), self.path.open("a") as file:
             for record in records:
                 file.write(json.dumps({"stage": stage, **record}) + "\n")
         for record in records:
@@ -176,7 +176,8 @@ def train(stage: Stage, state: TrainState) -> TrainState:
 
     Raises:
       NonFiniteLossError: a step's loss was not finite.
-      Preempted: SIGTERM or SIGINT; the state was saved first.
+      Preempted: SIGTERM, or a signal to another process of the run; the state was saved first.
+      KeyboardInterrupt: SIGINT; the state was saved first.
       CheckpointError: checkpoints exist and none can be used.
     """
     state, step = _resumed(stage, state)
@@ -202,10 +203,8 @@ def train(stage: Stage, state: TrainState) -> TrainState:
                 break
         # Asked once more: a signal that came during the last save has no later chunk to see it.
         if parallel.any_process(stop_requested.is_set()):
-            raise Preempted(
-                f"stopped by a signal in stage {stage.name}; step {step} is saved, and the same "
-                "command resumes there"
-            )
+            kind = KeyboardInterrupt if stop_requested.is_interrupt else Preempted
+            raise kind(f"stopped by a signal in stage {stage.name}; step {step} is saved")
     return state
 
 
@@ -250,7 +249,7 @@ def check_fingerprint(folder: epath.Path, saved: dict[str, Any], meta: dict[str,
         raise CheckpointError(
             f"the data changed since {folder} was trained (fingerprint "
             f"{saved['fingerprint'][:12]}…, now {meta['fingerprint'][:12]}…); use another "
-            "--workdir, or put the data back"
+            "work directory, or put the data back"
         )
 
 
@@ -290,21 +289,37 @@ def _non_finite(stage: Stage, what: str, step: int, terms: dict[str, float]) -> 
     )
 
 
+class StopRequest(threading.Event):
+    """That a signal came, and whether it was Ctrl-C."""
+
+    is_interrupt = False
+
+
 @contextlib.contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
+def _stop_signal() -> Iterator[StopRequest]:
     """Turns SIGTERM and SIGINT into an event that the loop reads at the end of a chunk.
 
     A handler of our own, because JAX's preemption notifier swallows SIGTERM once
-    `jax.distributed` is on.
+    `jax.distributed` is on. A second signal is not waited for: it ends a command at once, and is a
+    KeyboardInterrupt in a program that left Ctrl-C as Python has it.
     """
-    event = threading.Event()
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield event  # signals can only be handled in the main thread
+        yield request  # signals can only be handled in the main thread
         return
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, lambda *_: event.set()) for number in numbers]
+    before: dict[int, Any] = {}
+
+    def handle(number: int, _: Any) -> None:
+        request.is_interrupt = number == signal.SIGINT
+        request.set()
+        for again, handler in before.items():
+            kept = handler is signal.default_int_handler
+            signal.signal(again, handler if kept else signal.SIG_DFL)
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        before[each] = signal.signal(each, handle)
     try:
-        yield event
+        yield request
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
