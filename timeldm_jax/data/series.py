@@ -132,6 +132,7 @@ def hide(
     return fill(read), target
 
 
+# Wide: each keyword is one setting of the split.
 def split_series(
     values: Float[np.ndarray, "rows feature"],
     columns: tuple[str, ...],
@@ -169,37 +170,17 @@ def split_series(
       DataError: too few rows for a window, or for the blocks of the protocol.
     """
     check_protocol(protocol)
-    rows = len(values)
     if by not in SPLITS:
         raise DataError(f"{option('split', by)} is not one of {', '.join(SPLITS)}")
-    if rows < window:
-        raise DataError(
-            f"the series has {rows} rows, fewer than one window of {window}; "
-            f"use a shorter {option('window')} or more rows"
-        )
+    rows = len(values)
     group = np.zeros(rows, np.int64) if groups is None else np.asarray(groups)
-    starts = np.arange(rows - window + 1, dtype=np.int32)
-    starts = starts[group[starts] == group[starts + window - 1]]
-    if not len(starts):
-        raise DataError(
-            f"no series has {window} rows; use a shorter {option('window')} (the longest has "
-            f"{np.bincount(group).max()})"
-        )
+    starts = _window_starts(group, window)
     if protocol == "paper":
         keep = np.linspace(0, len(starts) - 1, min(PAPER_VALID_WINDOWS, len(starts)))
-        return Series(
-            values, columns, window, starts[::stride], starts[keep.astype(int)], starts[::stride]
-        )
+        train = starts[::stride]
+        return Series(values, columns, window, train, starts[keep.astype(int)], train)
     when = np.arange(rows) if clock is None else np.unique(clock, return_inverse=True)[1]
-    by_entity = by == "entity" and protocol == "heldout"
-    if not by_entity:
-        part = _hold_out_times(int(when.max()) + 1, window, protocol)[when]
-        parts = _whole_windows(starts, part, window)
-        # Many series over the same short time: whole ones can be held out where no block of it can.
-        by_entity = by == "auto" and protocol == "heldout" and not min(map(len, parts))
-        by_entity = by_entity and group.max() >= FEWEST_GROUPS - 1
-    if by_entity:
-        parts = _whole_windows(starts, _hold_out_groups(group), window)
+    parts = _hold_out(starts, group, when, window, protocol, by)
     train, test, valid = parts
     if min(map(len, parts)) == 0:
         raise DataError(
@@ -209,6 +190,42 @@ def split_series(
             f"{option('protocol', 'paper')}"
         )
     return Series(values, columns, window, train[::stride], valid, test[::stride])
+
+
+def _window_starts(group: Int[np.ndarray, " rows"], window: int) -> Int[np.ndarray, " starts"]:
+    """The rows at which a window can start that lies in one series."""
+    if len(group) < window:
+        raise DataError(
+            f"the series has {len(group)} rows, fewer than one window of {window}; "
+            f"use a shorter {option('window')} or more rows"
+        )
+    starts = np.arange(len(group) - window + 1, dtype=np.int32)
+    starts = starts[group[starts] == group[starts + window - 1]]
+    if not len(starts):
+        raise DataError(
+            f"no series has {window} rows; use a shorter {option('window')} (the longest has "
+            f"{np.bincount(group).max()})"
+        )
+    return starts
+
+
+def _hold_out(
+    starts: Int[np.ndarray, " starts"],
+    group: Int[np.ndarray, " rows"],
+    when: Int[np.ndarray, " rows"],
+    window: int,
+    protocol: str,
+    by: str,
+) -> list[Int[np.ndarray, " part"]]:
+    """Starts of the training, test and validation windows, by blocks of time or whole series."""
+    if protocol == "future" or by != "entity":
+        part = _hold_out_times(int(when.max()) + 1, window, protocol)[when]
+        parts = _whole_windows(starts, part, window)
+        # Many series over the same short time: whole ones can be held out where no block of it can.
+        whole = by == "auto" and protocol == "heldout" and group.max() >= FEWEST_GROUPS - 1
+        if min(map(len, parts)) or not whole:
+            return parts
+    return _whole_windows(starts, _hold_out_groups(group), window)
 
 
 def _whole_windows(

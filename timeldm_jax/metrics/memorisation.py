@@ -77,11 +77,94 @@ def memorisation(
       `memorisation` of `scores.json`.
     """
     random = np.random.default_rng(seed)
-    time = training.shape[1]
     picked = np.sort(random.permutation(len(synthetic))[:QUERIES])
     queries = synthetic[picked]
     known = random.permutation(len(training))[:QUERIES]
     others = None if held_out is None else held_out[random.permutation(len(held_out))[:QUERIES]]
+    found = _distances(queries, training, known, others, training_starts)
+    share = None
+    if held_out is not None:
+        share = _share(queries, training, held_out, training_starts, held_out_starts)
+    copies = _count_copies(synthetic, training)
+    reasons = _reasons(found, share, copies / len(synthetic))
+    return {
+        "verdict": _verdict(reasons, share),
+        "memorised": bool(reasons),
+        "caveat": CAVEAT,
+        "windows": {
+            "synthetic": len(queries),
+            "training": len(training),
+            "held_out": 0 if held_out is None else len(held_out),
+        },
+        "share_closer_to_training": share,
+        **found.said(held_out is not None),
+        "exact_copies": {"count": copies, "rate": copies / len(synthetic)},
+        "pairs": _closest_pairs(picked, found.own),
+    }
+
+
+def _closest_pairs(picked: Int[np.ndarray, " query"], own: Nearest) -> list[dict[str, Any]]:
+    order = np.argsort(own.distance, kind="stable")[:PAIRS]
+    return [
+        {
+            "synthetic": int(picked[i]),
+            "training": int(own.row[i]),
+            "distance": float(own.distance[i]),
+        }
+        for i in order
+    ]
+
+
+class _Distances(NamedTuple):
+    """How far windows lie from the training windows.
+
+    Attributes:
+      own: of synthetic windows.
+      second: of synthetic windows, to the closest that shares no row with the first.
+      usual: of training windows, to others that share no row with them.
+      baseline: of other real windows: held-out ones, or else `usual`.
+      ratio: of nearest to second-nearest distance, of held-out windows; None without them.
+      shift: largest move in time, in steps.
+      moved: median distance of synthetic windows that may be moved.
+      moved_usual: the same of other real windows.
+    """
+
+    own: Nearest
+    second: Nearest
+    usual: Nearest
+    baseline: Nearest
+    ratio: float | None
+    shift: int
+    moved: float
+    moved_usual: float
+
+    def said(self, held_out: bool) -> dict[str, Any]:
+        """What `scores.json` has of it."""
+        baseline = float(np.median(self.baseline.distance))
+        return {
+            "closest_distance": {
+                "synthetic_to_training": float(np.median(self.own.distance)),
+                "held_out_to_training": baseline if held_out else None,
+                "training_to_training": _median(self.usual.distance),
+            },
+            "neighbour_ratio": {"synthetic": _ratio(self.own, self.second), "held_out": self.ratio},
+            "shift_match": {
+                "synthetic": self.moved,
+                "held_out": self.moved_usual if held_out else None,
+                "largest_shift": self.shift,
+            },
+        }
+
+
+def _distances(
+    queries: Float[np.ndarray, "query time feature"],
+    training: Windows,
+    known: Int[np.ndarray, " known"],
+    others: Windows | None,
+    training_starts: Starts | None,
+) -> _Distances:
+    time = training.shape[1]
+    shift = time // 4
 
     def overlapping(rows: Int[np.ndarray, " query"], reach: int) -> Any:
         """Which training windows not to compare with, for queries that are training windows."""
@@ -93,32 +176,35 @@ def memorisation(
 
         return left_out
 
-    to_training = nearest(queries, training)
-    second = nearest(queries, training, overlapping(to_training.row, time))
+    own = nearest(queries, training)
+    second = nearest(queries, training, overlapping(own.row, time))
     usual = nearest(training[known], training, overlapping(known, time))
-    usual_ratio, usual_copies, baseline = None, _copies(usual), usual
+    ratio, baseline = None, usual
     if others is not None:
         baseline = nearest(others, training)
-        usual_copies = _copies(baseline)
-        other_second = nearest(others, training, overlapping(baseline.row, time))
-        usual_ratio = _ratio(baseline, other_second)
-    share = None
-    if held_out is not None:
-        share = _share(queries, training, held_out, training_starts, held_out_starts)
-
-    shift = time // 4
-    shifted = _shifted(queries[:SHIFT_QUERIES], training, shift)
-    if others is not None:
-        shifted_usual = _shifted(others[:SHIFT_QUERIES], training, shift)
+        ratio = _ratio(baseline, nearest(others, training, overlapping(baseline.row, time)))
+        moved_usual = _shifted(others[:SHIFT_QUERIES], training, shift)
     else:
         rows = known[:SHIFT_QUERIES]
-        shifted_usual = _shifted(training[rows], training, shift, overlapping(rows, time + shift))
+        moved_usual = _shifted(training[rows], training, shift, overlapping(rows, time + shift))
+    moved = _shifted(queries[:SHIFT_QUERIES], training, shift)
+    return _Distances(
+        own, second, usual, baseline, ratio, shift,
+        float(np.median(moved)), float(np.median(moved_usual)),
+    )  # fmt: skip
 
-    copies = _count_copies(synthetic, training)
-    rate = copies / len(synthetic)
+
+def _reasons(found: _Distances, share: dict[str, Any] | None, rate: float) -> list[str]:
+    """What says that training windows were memorised, in words.
+
+    Args:
+      found: distances.
+      share: of synthetic windows closer to training; None without held-out windows.
+      rate: of copies among the synthetic windows.
+    """
     closer = share is None or share["low"] > 0.5
     reasons = []
-    if rate > 0.01 and rate > 2 * usual_copies:
+    if rate > 0.01 and rate > 2 * _copies(found.baseline):
         reasons.append(f"{rate:.0%} of the synthetic windows are copies of training windows")
     if share is not None and share["low"] > 0.5 + MARGIN:
         reasons.append(
@@ -126,51 +212,19 @@ def memorisation(
             "to any held-out one, where half would be fair"
         )
     for percentile, who in ((50, "half"), (10, "a tenth")):
-        one, two = (np.percentile(n.distance, percentile) for n in (to_training, baseline))
+        one, two = (np.percentile(n.distance, percentile) for n in (found.own, found.baseline))
         if closer and one < FAR_BELOW * two:
             reasons.append(
                 f"{who} of the synthetic windows lie within {one:.3g} of a training window, which "
                 f"other real windows do within {two:.3g}"
             )
             break
-    moved, moved_usual = float(np.median(shifted)), float(np.median(shifted_usual))
-    if closer and moved < FAR_BELOW * moved_usual:
+    if closer and found.moved < FAR_BELOW * found.moved_usual:
         reasons.append(
-            f"moved by up to {shift} steps, synthetic windows come within {moved:.3g} of training "
-            f"windows, other real ones within {moved_usual:.3g}"
+            f"moved by up to {found.shift} steps, synthetic windows come within {found.moved:.3g} "
+            f"of training windows, other real ones within {found.moved_usual:.3g}"
         )
-    order = np.argsort(to_training.distance, kind="stable")[:PAIRS]
-    return {
-        "verdict": _verdict(reasons, share),
-        "memorised": bool(reasons),
-        "caveat": CAVEAT,
-        "windows": {
-            "synthetic": len(queries),
-            "training": len(training),
-            "held_out": 0 if held_out is None else len(held_out),
-        },
-        "share_closer_to_training": share,
-        "closest_distance": {
-            "synthetic_to_training": float(np.median(to_training.distance)),
-            "held_out_to_training": None if others is None else float(np.median(baseline.distance)),
-            "training_to_training": _median(usual.distance),
-        },
-        "neighbour_ratio": {"synthetic": _ratio(to_training, second), "held_out": usual_ratio},
-        "exact_copies": {"count": copies, "rate": rate},
-        "shift_match": {
-            "synthetic": moved,
-            "held_out": None if others is None else moved_usual,
-            "largest_shift": shift,
-        },
-        "pairs": [
-            {
-                "synthetic": int(picked[i]),
-                "training": int(to_training.row[i]),
-                "distance": float(to_training.distance[i]),
-            }
-            for i in order
-        ],
-    }
+    return reasons
 
 
 def _verdict(reasons: list[str], share: dict[str, Any] | None) -> str:
