@@ -24,7 +24,7 @@ from scipy import stats
 from scores import RESULTS, ROOT, machine
 
 from timeldm_jax import config as configuration
-from timeldm_jax import experiment
+from timeldm_jax import experiment, results
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.generator import load_generator
 from timeldm_jax.versions import package_versions
@@ -99,7 +99,7 @@ def fresh_scores(config: Any) -> dict[str, list[float]] | None:
     config = config.copy_and_resolve_references()
     config.evaluate.repeats = 10
     windows = dataset.series.windows(dataset.series.fresh)
-    scores = experiment.evaluate_samples(config, dataset, windows, 0)["scores"]
+    scores = results.evaluate_samples(config, dataset, windows, 0)["scores"]
     return {score: scores[score]["runs"] for score in SCORES}
 
 

@@ -12,7 +12,7 @@ import pytest
 from etils import epath
 
 from timeldm_jax import config as configuration
-from timeldm_jax import experiment, forecast, latents
+from timeldm_jax import forecast, latents, results
 from timeldm_jax import generator as generators
 from timeldm_jax.data.scaling import Curve, Scaler
 from timeldm_jax.errors import USER_ERRORS, NonFiniteSamplesError
@@ -289,7 +289,7 @@ def test_values_that_overflow_in_the_datas_units_are_not_given_out(generator):
 def test_the_sample_stage_writes_nothing_that_is_no_number(generator, tmp_path, monkeypatch):
     assert NonFiniteSamplesError in USER_ERRORS
     broken = poisoned(generator, "vae_params", np.nan)
-    monkeypatch.setattr(experiment, "load_generator", lambda workdir: broken)
+    monkeypatch.setattr(results, "load_generator", lambda workdir: broken)
     with pytest.raises(NonFiniteSamplesError):
-        experiment.sample(generator.config, Workdir(epath.Path(tmp_path)))
+        results.sample(generator.config, Workdir(epath.Path(tmp_path)))
     assert not (tmp_path / "samples.npz").exists()

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from timeldm_jax import config as configuration
-from timeldm_jax import experiment
+from timeldm_jax import results
 from timeldm_jax.data import reader, spreadsheet, table
 from timeldm_jax.data.table import Options
 from timeldm_jax.samples import write_npz
@@ -27,7 +27,7 @@ def written(frame, tmp_path):
     write_npz(workdir.samples, [windows], windows.shape, ("f",) * windows.shape[2])
     config = configuration.base()
     configuration.apply_table(config)
-    experiment.write_table(config, schema, workdir)
+    results.write_table(config, schema, workdir)
     return workdir.table
 
 

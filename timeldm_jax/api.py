@@ -12,7 +12,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
-from timeldm_jax import convert, experiment, model_folder
+from timeldm_jax import convert, experiment, model_folder, results
 from timeldm_jax import forecast as forecasts
 from timeldm_jax.data import reader
 from timeldm_jax.data import table as tables
@@ -440,6 +440,6 @@ class TimeLDM:
         assert self._dataset is not None
         series = self._dataset.series
         synthetic = self._windows(count or min(len(series.test), LARGEST_REPORT), seed)
-        scores = experiment.evaluate_samples(config, self._dataset, synthetic, seed)
-        windows, training, synthetic = experiment.comparable(config, self._dataset, synthetic, seed)
+        scores = results.evaluate_samples(config, self._dataset, synthetic, seed)
+        windows, training, synthetic = results.comparable(config, self._dataset, synthetic, seed)
         return scores, windows, synthetic, training

@@ -15,7 +15,7 @@ from etils import epath
 from study import Row, chosen_set, folder, short, summary, write
 
 from timeldm_jax import config as configuration
-from timeldm_jax import experiment, latents
+from timeldm_jax import experiment, latents, results
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.generator import Generator
 from timeldm_jax.models import bind
@@ -53,7 +53,7 @@ def diffusion(config: Any, label: str, *, in_data: bool) -> Row:
         windows = np.load(workdir / "samples.npz")["samples"]
     seconds = round(time.monotonic() - start, 1)
     return {"label": label, "seconds": seconds} | summary(
-        experiment.evaluate_samples(config, dataset, windows, 0)
+        results.evaluate_samples(config, dataset, windows, 0)
     )
 
 
@@ -106,7 +106,7 @@ def prior(config: Any, label: str) -> Row:
     shape = (config.sample.count, models.vae.window, models.vae.latent)
     z = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     windows = np.asarray(jax.jit(lambda p, z: bind(models.vae, p, "decode")(z))(params, z))
-    scores = experiment.evaluate_samples(config, dataset, dataset.scaler.unscale(windows), 0)
+    scores = results.evaluate_samples(config, dataset, dataset.scaler.unscale(windows), 0)
     return {"label": label} | summary(scores)
 
 

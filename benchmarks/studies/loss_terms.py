@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from study import Row, chosen_set, folder, short, summary, write
 
-from timeldm_jax import experiment, latents
+from timeldm_jax import experiment, latents, results
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.models import bind
 from timeldm_jax.training import losses, stages
@@ -55,7 +55,7 @@ def reconstructions(name: str, label: str, skip: bool, removed: str | None) -> R
     z = (posteriors.mean + np.exp(posteriors.log_variance / 2) * noise).astype(np.float32)
     z = z.reshape(-1, models.vae.window, models.vae.latent)
     windows = np.asarray(jax.jit(lambda p, z: bind(models.vae, p, "decode")(z))(params, z))
-    scores = experiment.evaluate_samples(config, dataset, dataset.scaler.unscale(windows), 0)
+    scores = results.evaluate_samples(config, dataset, dataset.scaler.unscale(windows), 0)
     return {"label": label} | summary(scores)
 
 

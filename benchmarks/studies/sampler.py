@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 from study import ROOT, Row, curves, summary, write
 
-from timeldm_jax import experiment
+from timeldm_jax import results
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.diffusion import samplers
 from timeldm_jax.generator import Generator, load_generator
@@ -65,7 +65,7 @@ def drawn(
         "churn": churn,
         "evaluations": samplers.evaluations(solver, steps),
         "ms a 1,000 windows": round(1e6 * seconds / len(windows)),
-    } | summary(experiment.evaluate_samples(config, dataset, windows, 0))
+    } | summary(results.evaluate_samples(config, dataset, windows, 0))
 
 
 def draw(axes: Any, rows: list[Row]) -> None:

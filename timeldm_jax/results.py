@@ -1,0 +1,173 @@
+"""What a run makes of a trained model: samples, as a table too, scores, and the report.
+
+Each is written whole or not at all, and left where it stands.
+"""
+
+import json
+import logging
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from timeldm_jax import latents
+from timeldm_jax.data import spreadsheet
+from timeldm_jax.data import table as tables
+from timeldm_jax.data.dataset import Dataset
+from timeldm_jax.data.schema import Schema
+from timeldm_jax.generator import load_generator
+from timeldm_jax.metrics import evaluation, suite
+from timeldm_jax.models import bind
+from timeldm_jax.models.vae import VAE
+from timeldm_jax.progress import progress
+from timeldm_jax.samples import read_windows, write_npz
+from timeldm_jax.training import loop, stages
+from timeldm_jax.workdir import Workdir, open_atomic, write_json
+
+_log = logging.getLogger(__name__)
+
+TABLE_BATCH = 10_000  # windows turned into rows at a time
+
+
+def sample(config: ConfigDict, workdir: Workdir) -> None:
+    """Writes `samples.npz`, or leaves the one that is there."""
+    path = workdir.samples
+    if path.exists():
+        _log.info("sample: finished before, skipped")
+        return
+    stages.check_finished(config, workdir, "ldm")
+    generator = load_generator(workdir)
+    count = config.sample.count
+    shape = (count, generator.models.vae.window, len(generator.columns))
+    with progress("sample", count, unit="window") as show:
+
+        def batches() -> Any:
+            done = 0
+            for batch in generator.sample(count, config.sample.seed):
+                yield batch
+                done += len(batch)
+                show(done, {})
+
+        # Float32 would change whole numbers of a table beyond 16 million.
+        dtype = np.float32 if generator.schema is None else np.float64
+        write_npz(path, batches(), shape, generator.columns, dtype)
+
+
+def write_table(config: ConfigDict, schema: Schema, workdir: Workdir) -> None:
+    """Writes `samples.csv`, the windows of `samples.npz` as rows of the table; whole or absent."""
+    path = workdir.table
+    if path.exists():
+        return
+    windows, _ = read_windows(workdir.samples)
+    with open_atomic(path) as file:
+        for first in range(0, len(windows), TABLE_BATCH):
+            frame = tables.decode(
+                windows[first : first + TABLE_BATCH],
+                schema,
+                missing=config.data.missing,
+                first_series=first,
+            )
+            spreadsheet.quote(frame).to_csv(file, index=False, header=first == 0)
+    _log.info("samples: %s", path)
+
+
+def evaluate_run(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
+    """Writes `scores.json`: the samples against the test windows, and the VAE on its own."""
+    path = workdir.scores
+    if path.exists():
+        _log.info("evaluate: finished before, skipped")
+        print(evaluation.table(json.loads(path.read_text())))
+        return
+    synthetic, _ = read_windows(workdir.samples)
+    scores = evaluate_samples(config, dataset, synthetic, config.seed)
+    models = stages.build_models(config, len(dataset.series.columns))
+    vae_params, _ = stages.load_vae(config, models, workdir)
+    scaled, test = dataset.scaled(), dataset.series.test
+    scores["reconstruction"] = suite.reconstruction_error(
+        scaled[test[:, None] + np.arange(dataset.series.window)],
+        reconstruct(models.vae, vae_params, scaled, test),
+        dataset.series.columns,
+    )
+    write_json(path, scores)
+    print(evaluation.table(scores))
+
+
+def evaluate_samples(
+    config: ConfigDict,
+    dataset: Dataset,
+    synthetic: Float[np.ndarray, "n window feature"],
+    seed: int,
+) -> dict[str, Any]:
+    """Scores of samples against the test windows, with the floor that the split allows."""
+    series = dataset.series
+    real, training, synthetic = comparable(config, dataset, synthetic, seed)
+    if config.data.protocol == "paper":  # the test windows are the training windows
+        fresh = series.windows(series.fresh) if len(series.fresh) else None
+        parts: dict[str, Any] = {"fresh": fresh}
+    else:
+        parts = {"training": training}
+    if not series.simulated():
+        parts |= {"training_starts": series.train, "real_starts": series.test}
+    scores = evaluation.evaluate(
+        real,
+        synthetic,
+        series.columns,
+        protocol=config.data.protocol,
+        seed=seed,
+        evaluators=suite.Evaluators(**config.evaluate),
+        **parts,
+    )
+    scores["fingerprint"] = series.fingerprint()
+    return scores
+
+
+def comparable(
+    config: ConfigDict,
+    dataset: Dataset,
+    synthetic: Float[np.ndarray, "n window feature"],
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Test, training and synthetic windows without gaps; see `table.close_gaps`."""
+    series = dataset.series
+    real, training = series.windows(series.test), series.windows(series.train)
+    if dataset.schema is None:
+        return real, training, synthetic
+    synthetic, (real, training) = tables.close_gaps(
+        synthetic, [real, training], dataset.schema, config.data.missing, seed
+    )
+    return real, training, synthetic
+
+
+def reconstruct(vae: VAE, params: Any, scaled: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The VAE's reconstruction of windows from their posterior means, `(n, time, feature)`."""
+    means = latents.encode(vae, params, scaled, starts).mean
+    decode = jax.jit(lambda p, z: bind(vae, p, "decode")(z))
+    parts = []
+    batch = latents.windows_per_call(vae, latents.ENCODE_BATCH)
+    for first in range(0, len(means), batch):
+        z = means[first : first + batch]
+        padded = np.resize(z, (batch, vae.window, vae.latent))
+        parts.append(np.asarray(decode(params, padded))[: len(z)])
+    return np.concatenate(parts)
+
+
+def report(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
+    """Writes `report.html`, and its figures as `report/*.png`."""
+    from timeldm_jax.report.page import write_report  # plotting takes seconds to import
+
+    synthetic, columns = read_windows(workdir.samples)
+    real, training, synthetic = comparable(config, dataset, synthetic, config.seed)
+    written = write_report(
+        workdir.report,
+        json.loads(workdir.scores.read_text()),
+        real,
+        synthetic,
+        columns or dataset.series.columns,
+        training=training,
+        records=loop.Journal(workdir).records(),
+        config=config.to_dict(),
+        seed=config.seed,
+    )
+    print(f"report: {written[0]}")
