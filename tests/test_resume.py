@@ -570,6 +570,62 @@ def test_damage_is_an_error_not_a_traceback(launch, finished_run):
         assert "Traceback" not in child.output
 
 
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def spoil(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] = 0xFF  # no UTF-8
+    path.write_bytes(bytes(content))
+
+
+def become_a_folder(path):
+    if path.is_file():
+        path.unlink()
+        path.mkdir()
+
+
+def lose(path):
+    path.unlink()
+
+
+# Of the files beside the checkpoints, those that a run makes again from what is left of it.
+MADE_AGAIN = ("samples.npz", "scores.json", "report.html", "metrics.jsonl")
+QUICKLY = [("scores.json", cut), ("samples.npz", spoil)]
+SIDE_FILES = [
+    pytest.param(name, harm, marks=[] if (name, harm) in QUICKLY else pytest.mark.slow)
+    for name in (*MADE_AGAIN, "config.json")
+    for harm in (cut, empty, spoil, lose, become_a_folder)
+]
+
+
+@pytest.mark.parametrize(("name", "harm"), SIDE_FILES)
+def test_a_damaged_side_file_is_made_again_or_named(
+    launch, finished_run, reference_run, name, harm
+):
+    with np.load(finished_run / "samples.npz") as before:
+        samples = before["samples"]
+    scores = json.loads((finished_run / "scores.json").read_text())
+    harm(finished_run / name)
+    child = launch()
+    code = child.wait()
+    assert "Traceback" not in child.output
+    if code == 0:
+        with np.load(finished_run / "samples.npz") as after:
+            np.testing.assert_array_equal(after["samples"], samples)
+        assert json.loads((finished_run / "scores.json").read_text()) == scores
+    else:
+        # A folder in a file's place is the user's; without its configuration it is no run.
+        assert code == 2
+        assert harm is become_a_folder or name == "config.json"
+        assert str(finished_run / name) in child.output.splitlines()[-1]
+
+
 def test_samples_need_the_vae_that_the_diffusion_was_trained_on(launch, finished_run):
     best = checkpoint.best_step(epath.Path(finished_run) / "vae")
     (finished_run / "vae" / str(best) / "state" / "_METADATA").write_text("")

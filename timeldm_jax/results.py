@@ -1,14 +1,16 @@
 """What a run makes of a trained model: samples, as a table too, scores, and the report.
 
-Each is written whole or not at all, and left where it stands.
+Each is written whole or not at all, and left where it stands, unless it is damaged: then it is made
+again from what the run still has.
 """
 
-import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
@@ -17,6 +19,7 @@ from timeldm_jax.data import spreadsheet
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.schema import Schema
+from timeldm_jax.errors import DataError
 from timeldm_jax.generator import load_generator
 from timeldm_jax.metrics import evaluation, suite
 from timeldm_jax.models import bind
@@ -32,9 +35,9 @@ TABLE_BATCH = 10_000  # windows turned into rows at a time
 
 
 def sample(config: ConfigDict, workdir: Workdir) -> None:
-    """Writes `samples.npz`, or leaves the one that is there."""
+    """Writes `samples.npz`, or leaves the one that is there and sound."""
     path = workdir.samples
-    if path.exists():
+    if path.exists() and _sound(lambda: read_windows(path)):
         _log.info("sample: finished before, skipped")
         return
     stages.check_finished(config, workdir, "ldm")
@@ -55,12 +58,23 @@ def sample(config: ConfigDict, workdir: Workdir) -> None:
         write_npz(path, batches(), shape, generator.columns, dtype)
 
 
+def _sound(read: Callable[[], Any]) -> bool:
+    """Whether a result can be read; says so where not, and that it is made again."""
+    try:
+        read()
+    except DataError as error:
+        _log.warning("%s; it is made again", error)
+        return False
+    return True
+
+
 def write_table(config: ConfigDict, schema: Schema, workdir: Workdir) -> None:
     """Writes `samples.csv`, the windows of `samples.npz` as rows of the table; whole or absent."""
     path = workdir.table
-    if path.exists():
-        return
     windows, _ = read_windows(workdir.samples)
+    rows = windows.shape[0] * windows.shape[1]
+    if path.exists() and _sound(lambda: _check_lines(path, rows + 1)):
+        return
     with open_atomic(path) as file:
         for first in range(0, len(windows), TABLE_BATCH):
             frame = tables.decode(
@@ -73,12 +87,19 @@ def write_table(config: ConfigDict, schema: Schema, workdir: Workdir) -> None:
     _log.info("samples: %s", path)
 
 
+def _check_lines(path: epath.Path, fewest: int) -> None:
+    """Raises DataError for a file that was cut; a cell may have lines of its own."""
+    lines = path.read_bytes().count(b"\n") if path.is_file() else 0
+    if lines < fewest:
+        raise DataError(f"{path} has {lines} lines, and the samples fill {fewest}")
+
+
 def evaluate_run(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     """Writes `scores.json`: the samples against the test windows, and the VAE on its own."""
     path = workdir.scores
-    if path.exists():
+    if path.exists() and _sound(lambda: evaluation.read(path)):
         _log.info("evaluate: finished before, skipped")
-        print(evaluation.table(json.loads(path.read_text())))
+        print(evaluation.table(evaluation.read(path)))
         return
     synthetic, _ = read_windows(workdir.samples)
     scores = evaluate_samples(config, dataset, synthetic, config.seed)
@@ -161,7 +182,7 @@ def report(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     real, training, synthetic = comparable(config, dataset, synthetic, config.seed)
     written = write_report(
         workdir.report,
-        json.loads(workdir.scores.read_text()),
+        evaluation.read(workdir.scores),
         real,
         synthetic,
         columns or dataset.series.columns,

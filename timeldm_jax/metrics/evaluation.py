@@ -141,7 +141,7 @@ def read(path: epath.Path) -> dict[str, Any]:
     """
     try:
         return check(json.loads(path.read_text(encoding="utf-8")))
-    except BAD_CONTENT as error:
+    except (OSError, *BAD_CONTENT) as error:
         raise DataError(f"{path} is damaged ({error})") from error
 
 
