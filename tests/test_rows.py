@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from quick import Quick
 
+from timeldm_jax import convert
 from timeldm_jax.data import clock, order, table
 from timeldm_jax.data.table import Options
 from timeldm_jax.errors import DataError
@@ -132,7 +133,7 @@ def put_back(frame, schema, irregular="error"):
     filled = pd.DataFrame(
         {c.name: pd.Series(np.arange(rows)).astype(c.dtype) for c in schema.columns}
     )
-    return table.put_back(frame, filled, ordered.place, schema)
+    return convert.put_back(frame, filled, ordered.place, schema)
 
 
 def panel():
@@ -218,7 +219,7 @@ def test_narrow_dtypes_hold_what_fits():
     schema = learnt(wave(rows=3).assign(x=[0.1, 0.2, 0.3]))
     filled = pd.DataFrame({"x": [0.1, 0.7, 0.3], "n": [1, 130, 3]})
     holes = pd.DataFrame({"x": np.float32([0.1, np.nan, 0.3]), "n": pd.array([1, None, 3], "Int8")})
-    found = table.put_back(holes, filled, np.arange(3), schema)
+    found = convert.put_back(holes, filled, np.arange(3), schema)
     assert found["x"].dtype == np.float32
     np.testing.assert_allclose(found["x"], filled["x"], rtol=1e-6)
     assert list(found["n"]) == [1, 130, 3]
@@ -229,7 +230,7 @@ def test_words_outside_a_given_category_are_kept():
     schema = learnt(frame)
     holes = frame.assign(word=pd.Categorical(["a", None] * 20))
     filled = pd.DataFrame({"x": frame["x"], "n": frame["n"], "word": ["b"] * 40})
-    found = table.put_back(holes, filled, np.arange(40), schema)
+    found = convert.put_back(holes, filled, np.arange(40), schema)
     assert list(found["word"]) == ["a", "b"] * 20
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timeldm_jax.data.dataset import check_array, from_windows, make_dataset
+from timeldm_jax.data.dataset import from_windows, make_dataset
+from timeldm_jax.data.reader import check_array
 from timeldm_jax.data.scaling import MARGINAL_LEVELS, Scaler, fit_scaler, marginals
 from timeldm_jax.data.series import (
     DeviceWindows,

@@ -241,7 +241,7 @@ class TimeLDM:
         generator, draws, seed = self._trained(), whole("draws", draws), whole_seed(seed)
         ordered, encoded, given = convert.encode(generator, table, irregular)
         filled = forecasts.impute(generator, encoded, seed, draws)
-        back = tables.put_back(given, filled, ordered.place, convert.schema_of(generator))
+        back = convert.put_back(given, filled, ordered.place, convert.schema_of(generator))
         return convert.like(table, back)
 
     def forecast(

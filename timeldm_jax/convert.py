@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import reader
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
@@ -119,13 +118,59 @@ def encode(
     if isinstance(data, np.ndarray):
         if data.ndim != 2 or data.shape[1] != len(schema.order):
             raise DataError(f"data has shape {data.shape}; expected (rows, {len(schema.order)})")
-        data = pd.DataFrame(datasets.check_array(data, schema.order)[0], columns=schema.order)
+        data = pd.DataFrame(reader.check_array(data, schema.order)[0], columns=schema.order)
     frame, where = reader.read(data, config.decimal)
     if config.na_values:
         data = frame = tables.mark_missing(frame, where, config.na_values)
     ordered = tables.arrange(frame, where, schema, irregular or config.irregular)
     encoded = tables.encode(ordered.frame, schema, where)
     return ordered, encoded, data if isinstance(data, pd.DataFrame) else frame
+
+
+def put_back(
+    given: pd.DataFrame, filled: pd.DataFrame, place: Int[np.ndarray, " given"], schema: Schema
+) -> pd.DataFrame:
+    """The table as the user gave it, only that what it lacked is there.
+
+    Rows, index, and columns that are not learnt stay as they are, and so do dtypes that can hold
+    what was lacking; numbers and objects, which pandas makes of other dtypes with gaps, become what
+    the model learnt.
+
+    Args:
+      given: as the user gave it.
+      filled: from `tables.decode`, of the rows that `tables.arrange` gave.
+      place: the row of `filled` of each given row.
+      schema: of the model.
+    """
+    found = given.copy()
+    labels = {str(label): label for label in given.columns}
+    for column in schema.columns:
+        label = labels[column.name]
+        lacks = given[label].isna().to_numpy()
+        if lacks.any():
+            cells = given[label].astype(object).to_numpy(copy=True)
+            cells[lacks] = filled[column.name].astype(object).to_numpy()[place][lacks]
+            found[label] = _with_dtype(cells, given[label], filled[column.name].dtype)
+    return found
+
+
+def _with_dtype(cells: np.ndarray, given: pd.Series, learnt: Any) -> pd.Series:
+    """Cells as the first dtype, of that given and that learnt, that holds all; else objects."""
+    whole = pd.Series(cells, index=given.index, dtype=object)
+    stopgap = given.dtype in (np.float64, object)
+    for dtype in (learnt, given.dtype) if stopgap else (given.dtype, learnt):
+        if isinstance(dtype, pd.CategoricalDtype) and not whole.isin(dtype.categories).all():
+            continue
+        try:
+            cast = whole.astype(dtype)
+        except (ValueError, TypeError, OverflowError):
+            continue
+        same = (cast == whole).fillna(False).to_numpy(bool)
+        if pd.api.types.is_float_dtype(dtype):  # a narrow one rounds what was filled in
+            same = same | np.isclose(cast.astype(np.float64), whole.astype(np.float64), 1e-6)
+        if same.all():
+            return cast
+    return whole
 
 
 def like(given: Source, frame: pd.DataFrame) -> Any:

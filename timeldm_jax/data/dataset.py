@@ -180,7 +180,7 @@ def take(
             given = config.data.path
     elif isinstance(data, np.ndarray):
         config.data.name, kind = "array", "a table in memory"
-        values, names = check_array(data, columns)
+        values, names = reader.check_array(data, columns)
         given = pd.DataFrame(values, columns=list(names)) if values.ndim == 2 else None
         if values.ndim == 3:
             kind, given = "windows", Windows(values, names)
@@ -356,7 +356,7 @@ def from_windows(
     A tenth of them validates, and under `heldout` a fifth tests; see `split_windows`.
 
     Args:
-      windows: from `check_array`.
+      windows: from `reader.check_array`.
       names: of the features.
       protocol: `paper` or `heldout`.
 
@@ -375,46 +375,6 @@ def from_windows(
             windows[train_part], windows[valid_part], windows[test_part], names, protocol
         )
     )
-
-
-def check_array(
-    array: Float[np.ndarray, "..."], columns: Sequence[str] | None
-) -> tuple[Float[np.ndarray, "..."], tuple[str, ...]]:
-    """A user's array as float64, and the names of its features.
-
-    Args:
-      array: `(rows, features)`, one series in time order, NaN where a value is missing; or
-        `(windows, time, features)`.
-      columns: names of the features, or None for `feature_0`, ….
-
-    Raises:
-      DataError: wrong shape or dtype, infinite values, NaN in windows, or names that do not match
-        the features.
-    """
-    values = np.asarray(array)
-    if values.ndim not in (2, 3) or 0 in values.shape:
-        raise DataError(
-            f"data has shape {values.shape}; expected (rows, features) or (windows, time, features)"
-        )
-    values = reader.real_numbers(values)
-    features = values.shape[-1]
-    if columns is None:
-        names = tuple(f"feature_{i}" for i in range(features))
-    else:
-        names = tuple(str(name) for name in columns)
-    if len(names) != features:
-        raise DataError(f"{len(names)} column names for {features} features")
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise DataError(f"two columns are called {twice[0]!r}; names must differ")
-    bad = np.argwhere(np.isinf(values) if values.ndim == 2 else ~np.isfinite(values))
-    if bad.size:
-        *where, feature = bad[0]
-        raise DataError(
-            f"column {names[feature]!r} has {values[tuple(bad[0])]} at index "
-            f"{[int(i) for i in where]} ({len(bad)} such values in all); fill or drop them first"
-        )
-    return values, names
 
 
 def make_dataset(
