@@ -388,8 +388,10 @@ def test_marginals_are_quantiles_of_what_is_known():
     values[::2, 1] = np.linspace(0, 1, 5_001) ** 2
     found = marginals(values)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found[0], 4 * MARGINAL_LEVELS - 1, atol=1e-6)
-    np.testing.assert_allclose(found[1], MARGINAL_LEVELS**2, atol=1e-6)
+    # Middles of neighbours are at most a step of the data away.
+    np.testing.assert_allclose(found[0], 4 * MARGINAL_LEVELS - 1, atol=4e-4)
+    np.testing.assert_allclose(found[1], MARGINAL_LEVELS**2, atol=4e-4)
+    assert not np.isin(values, found.astype(np.float64)).any()
     assert (np.diff(MARGINAL_LEVELS) > 0).all()
     np.testing.assert_allclose(MARGINAL_LEVELS, 1 - MARGINAL_LEVELS[::-1], atol=1e-12)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -408,7 +409,11 @@ class TimeLDM:
         assert self._workdir is not None
         with contextlib.suppress(FileNotFoundError, DataError):
             return evaluation.read(self._workdir.scores)
-        scores = self._score(None, None, 0)[0]
+        try:
+            scores = self._score(None, None, 0)[0]
+        except DataError as error:  # too few windows to say anything
+            logging.getLogger(__name__).warning("saved without scores: %s", error)
+            return None
         write_json(self._workdir.scores, scores)
         return scores
 

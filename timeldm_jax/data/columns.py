@@ -4,6 +4,7 @@ Everything that depends on a column's kind is here: `infer`, `encode`, `snap`, `
 """
 
 import dataclasses
+import logging
 import math
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
@@ -14,7 +15,10 @@ from jaxtyping import Float
 from pandas.api.types import pandas_dtype
 
 from timeldm_jax.data.formats import looks_like_time, parse_times, row_of
+from timeldm_jax.data.scaling import outward
 from timeldm_jax.errors import DataError, option
+
+_log = logging.getLogger(__name__)
 
 Kind = Literal["float", "integer", "boolean", "category", "datetime", "drop"]
 Scaling = Literal["minmax", "standard", "quantile", "log", "constant"]
@@ -22,9 +26,13 @@ KINDS: tuple[str, ...] = get_args(Kind)
 SCALINGS: tuple[str, ...] = get_args(Scaling)
 
 MOST_CATEGORIES = 20
+FEWEST_ROWS = 2  # a word of fewer is not listed, unless the user lists it
 MOST_DECIMALS = 6
 LARGEST_INTEGER = 2**53  # beyond, float64 does not tell neighbours apart
 SKEWED, HEAVY = 2.0, 8.0  # skewness and excess kurtosis from which a column is transformed
+MOST_CODES = 50  # numbers of no more different values are codes or counts
+LUMP = 0.05  # share of rows with one value, or on either side of a gap, that is no chance
+GAP = 0.1  # of the range
 PERCENT_NAMES = ("%", "percent", "pct", "humidity")
 
 
@@ -40,11 +48,12 @@ class Column:
       decimals: digits after the point that floats are rounded to, or None.
       low: bound that samples keep, in the column's unit, or None.
       high: the same above.
-      smallest: least value that samples of windows take: the data's, or the user's `low`.
+      smallest: least value that samples of windows take: the data's, rounded outward, or the user's
+        `low`.
       largest: the same above.
-      categories: of a category.
+      categories: of a category: words of at least `FEWEST_ROWS` rows, or those that the user lists.
       value: of a constant column; a datetime as ISO text.
-      origin: first time of a datetime column, ISO text; the feature is seconds since.
+      origin: start of a datetime column's first year, ISO text; the feature is seconds since.
       unit: seconds that datetimes are whole multiples of.
       missing: whether training rows lack values here.
     """
@@ -107,6 +116,8 @@ def infer(column: pd.Series, given: dict[str, Any], where: str) -> Column:
 def encode(series: pd.Series, column: Column, place: int, where: str) -> Float[np.ndarray, " rows"]:
     """The numbers of one feature of a column, float64 in its own unit.
 
+    A word that the schema does not list is none of its categories; the log says so.
+
     Args:
       series: the column.
       column: what it is.
@@ -120,10 +131,14 @@ def encode(series: pd.Series, column: Column, place: int, where: str) -> Float[n
     if column.kind == "category":
         strange = series.dropna()
         strange = strange[~strange.isin(column.categories)]
-        if len(strange):
-            raise DataError(
-                f"{at}, row {row_of(strange)} holds {strange.iloc[0]!r}; the model knows "
-                f"{', '.join(map(repr, column.categories))}"
+        if place == 0 and len(strange):
+            _log.warning(
+                "%s: %d rows hold words that are not learnt, such as %r in row %s; known: %s",
+                at,
+                len(strange),
+                strange.iloc[0],
+                row_of(strange),
+                ", ".join(map(repr, column.categories)),
             )
         return (series == column.categories[place]).fillna(False).to_numpy(np.float64)
     if column.kind == "datetime":
@@ -262,7 +277,13 @@ def _category(present: pd.Series, given: dict[str, Any], at: str) -> dict[str, A
             f"it as the entity ({option('entity')}) if it says which series a row belongs to, or "
             "group rare values"
         )
-    values = sorted(counts.index.tolist(), key=str)
+    common = counts[counts >= FEWEST_ROWS]
+    if common.empty:
+        raise DataError(
+            f"{at} holds another word in each row, such as {counts.index[0]!r}; leave it out (kind "
+            "'drop' in the schema), or list its categories there"
+        )
+    values = sorted(common.index.tolist(), key=str)
     return {"scaling": "minmax", "categories": tuple(map(_plain, values))}
 
 
@@ -274,7 +295,9 @@ def _plain(value: Any) -> Any:
 
 
 def _datetime(times: pd.Series) -> dict[str, Any]:
-    origin = times.min()
+    origin = times.min().replace(
+        month=1, day=1, hour=0, minute=0, second=0, microsecond=0, nanosecond=0
+    )
     seconds = (times - origin).dt.total_seconds().to_numpy()
     units = (86_400.0, 3_600.0, 60.0, 1.0, 1e-3)
     unit = next((u for u in units if np.allclose(seconds / u, np.round(seconds / u))), 1e-6)
@@ -305,12 +328,13 @@ def _number(
         )
     low, high = _bounds(name, numbers)
     scaling = choose_scaling(numbers)
+    smallest, largest = outward(numbers, whole=kind == "integer")
     found: dict[str, Any] = {
         "scaling": scaling,
         "low": low,
         "high": high,
-        "smallest": float(numbers.min() if given.get("low") is None else given["low"]),
-        "largest": float(numbers.max() if given.get("high") is None else given["high"]),
+        "smallest": float(smallest if given.get("low") is None else given["low"]),
+        "largest": float(largest if given.get("high") is None else given["high"]),
     }
     if kind == "float":
         found["decimals"] = _decimals(numbers)
@@ -351,12 +375,15 @@ def _decimals(numbers: np.ndarray) -> int | None:
 
 
 def choose_scaling(numbers: np.ndarray) -> Scaling:
-    """Logarithm for positive skew, quantiles for heavy tails, min-max for the rest.
+    """Quantiles for lumps, gaps and heavy tails, logarithm for positive skew, min-max for the rest.
 
-    A column takes logarithms where it is not negative and its skewness above `SKEWED` is at least
-    halved by them, quantiles where its excess kurtosis is above `HEAVY` then, and the mean and
-    deviation instead of the extremes where these lie beyond 5 deviations.
+    A column takes quantiles where it has few values, where one stands for many rows, or where none
+    lies between its modes; logarithms where it is not negative and its skewness above `SKEWED` is
+    at least halved by them; quantiles where its excess kurtosis is above `HEAVY` then; and the mean
+    and deviation instead of the extremes where these lie beyond 5 deviations.
     """
+    if _lumpy(numbers):
+        return "quantile"
     with np.errstate(all="ignore"):
         skewness, kurtosis = _moments(numbers)
         if numbers.min() >= 0 and skewness > SKEWED:
@@ -368,6 +395,18 @@ def choose_scaling(numbers: np.ndarray) -> Scaling:
         deviation = numbers.std()
         reach = np.abs(numbers - numbers.mean()).max()
     return "standard" if deviation > 0 and reach > 5 * deviation else "minmax"
+
+
+def _lumpy(numbers: np.ndarray) -> bool:
+    values, counts = np.unique(numbers, return_counts=True)
+    rows = len(numbers)
+    if len(values) <= 2:
+        return False
+    if counts.max() >= max(LUMP * rows, 3) or len(values) <= min(MOST_CODES, rows // 10):
+        return True
+    below = np.cumsum(counts)[:-1]
+    inner = (below >= LUMP * rows) & (below <= (1 - LUMP) * rows)
+    return bool((np.diff(values)[inner] > GAP * np.ptp(numbers)).any())
 
 
 def _log_unit(numbers: np.ndarray) -> float:

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax.data import reader
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
-from timeldm_jax.data.clock import groups_of
+from timeldm_jax.data.clock import groups_of, positions
 from timeldm_jax.data.scaling import Scaler, fit_scaler
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.series import (
@@ -246,10 +246,7 @@ def prepare(given: Given, config: ConfigDict) -> Prepared:
     options = table_options(config)
     frame, where = reader.read(given, options.decimal)
     frame = tables.mark_missing(frame, where, options.na_values)
-    table = Table(*tables.prepare(frame, where, options))
-    for line in table.schema.describe():
-        _log.info("  %s", line)
-    return table
+    return Table(*tables.prepare(frame, where, options))
 
 
 def cut(prepared: Prepared, config: ConfigDict) -> Dataset:
@@ -312,40 +309,54 @@ def from_table(frame: pd.DataFrame, schema: Schema, config: ConfigDict) -> Datas
       DataError: too few rows, or a column that is constant where it is trained on.
     """
     data = config.data
-    encoded = tables.encode(frame, schema)
-    lengths = np.bincount(encoded.groups)
-    if schema.entity and lengths.min() < data.window:
-        schema = dataclasses.replace(schema, padded=True)
-        encoded = _pad(tables.encode(frame, schema), data.window)
-    layout = schemas.features(schema)
+    groups = groups_of(frame, schema.entity)
+    place, there = _pad(groups, data.window if schema.entity else 0)
+    schema = dataclasses.replace(schema, padded=not there.all())
+    # Split before anything is learnt of the values: all that is needed are the rows' numbers.
+    numbers = np.where(there, place, np.nan)[:, None]
+    clock = positions(frame, schema.clock, schema.entity, "the table")
     series = split_series(
-        encoded.values,
-        tuple(feature.name for feature in layout),
+        numbers,
+        ("row",),
         data.window,
         data.protocol,
-        groups=encoded.groups,
-        clock=encoded.clock if schema.entity else None,
+        groups=groups[place],
+        clock=clock[place] if schema.entity else None,
         by=data.split,
         stride=data.stride,
     )
+    seen = series.training_rows()[:, 0]
+    overrides = schemas.read_overrides(data.schema).get("columns", {}) if data.schema else {}
+    schema = tables.relearn(frame.iloc[seen[np.isfinite(seen)].astype(int)], schema, overrides)
+    for line in schema.describe():
+        _log.info("  %s", line)
+    values = tables.encode(frame, schema).values[place]
+    if schema.padded:
+        values[~there, :-1], values[~there, -1] = np.nan, 0.0
+    layout = schemas.features(schema)
+    names = tuple(feature.name for feature in layout)
+    series = dataclasses.replace(series, values=values, columns=names)
     # Samples of a table stay float64; those of an array are given out as float32.
     kept = np.float32 if data.name == "array" else np.float64
-    return make_dataset(series, tuple(feature.scaling for feature in layout), schema, kept)
+    return make_dataset(
+        series, tuple(feature.scaling for feature in layout), schema, kept, rounded=True
+    )
 
 
-def _pad(encoded: tables.Encoded, window: int) -> tables.Encoded:
-    """Rows of NaN, absent by the last feature, after series shorter than the window."""
-    lengths = np.bincount(encoded.groups)
+def _pad(
+    groups: Int[np.ndarray, " rows"], window: int
+) -> tuple[Int[np.ndarray, " padded"], Bool[np.ndarray, " padded"]]:
+    """Rows with as many more after a short series that it fills a window.
+
+    Returns:
+      The number of each row, that of the last one for what was added; and which were there.
+    """
+    lengths = np.bincount(groups)
     padded = np.maximum(lengths, window)
-    first = np.repeat(np.cumsum(padded) - padded, lengths)
-    within = np.arange(len(encoded.groups)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    values = np.full((padded.sum(), encoded.values.shape[1]), np.nan)
-    values[:, -1] = 0.0
-    values[first + within] = encoded.values
-    last = np.cumsum(lengths) - 1  # padding has the time of the last row
-    clock = np.repeat(encoded.clock[last], padded)
-    clock[first + within] = encoded.clock
-    return tables.Encoded(values, np.repeat(np.arange(len(lengths)), padded), clock)
+    first = np.cumsum(lengths) - lengths
+    within = np.arange(padded.sum()) - np.repeat(np.cumsum(padded) - padded, padded)
+    there = within < np.repeat(lengths, padded)
+    return np.repeat(first, padded) + np.minimum(within, np.repeat(lengths - 1, padded)), there
 
 
 def from_windows(
@@ -373,7 +384,8 @@ def from_windows(
     return make_dataset(
         join_trajectories(
             windows[train_part], windows[valid_part], windows[test_part], names, protocol
-        )
+        ),
+        rounded=True,
     )
 
 
@@ -382,6 +394,8 @@ def make_dataset(
     scalings: tuple[str, ...] = (),
     schema: Schema | None = None,
     kept: type = np.float32,
+    *,
+    rounded: bool = False,
 ) -> Dataset:
     """Adds the scaler, fitted on the training part only.
 
@@ -390,16 +404,17 @@ def make_dataset(
       scalings: of the features; default: from the smallest to the largest.
       schema: of a table.
       kept: dtype of samples.
+      rounded: as of `fit_scaler`, for data that is somebody's own.
 
     Raises:
       DataError: a column that is constant there, or too fine for the dtype of samples.
     """
     rows = series.training_rows()
-    scaler = fit_scaler(rows, series.columns, scalings)
+    scaler = fit_scaler(rows, series.columns, scalings, rounded=rounded)
     low, high = np.nanmin(rows, axis=0), np.nanmax(rows, axis=0)
     with np.errstate(over="ignore", invalid="ignore"):  # beyond float32: NaN, which is not fine
         grain = np.spacing(np.maximum(abs(low), abs(high)).astype(kept))
-    coarse = np.flatnonzero(~(grain < (high - low) / FEWEST_LEVELS))
+    coarse = np.flatnonzero((high != low) & ~(grain < (high - low) / FEWEST_LEVELS))
     if coarse.size:
         i = int(coarse[0])
         raise DataError(

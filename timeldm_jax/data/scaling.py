@@ -5,17 +5,20 @@ then mapped linearly so that training values lie in, or around, [0, 1].
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
+from scipy import special
 
 from timeldm_jax.errors import DataError
 
 LEVELS = 1_000  # quantiles that a curve keeps at most
 TAIL = (0.0, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)
 MARGINAL_LEVELS = np.array([*TAIL, *np.linspace(0.01, 0.99, 99), *(1 - np.array(TAIL[::-1]))])
+FEW_WHOLE = 100  # whole numbers of a smaller range are codes and counts
 REACH = 3.0  # deviations either side of the mean that `standard` maps to [0, 1]
 
 
@@ -24,42 +27,60 @@ class Curve:
     """An increasing function with an inverse, of one feature.
 
     Attributes:
-      kind: `log` is `sign(x)·ln(1 + |x|/unit)`; `quantile` is the share of training values below,
-        linear between knots, and beyond them at most a
-        range of values a level.
+      kind: `log` is `sign(x)·ln(1 + |x|/unit)`; `normal` is the normal deviate of the share of
+        training values below (normal scores); `quantile`, in models saved before, that share.
       unit: of `log`.
-      knots: of `quantile`: training values, increasing.
-      levels: the share below each knot.
+      knots: of the others, increasing. None is the value of a single row: they are middles of
+        neighbouring training values, and at the ends bounds rounded `outward`. A value that many
+        rows have stands twice, at both ends of its interval of shares.
+      levels: the share of training values below each knot.
     """
 
-    kind: Literal["log", "quantile"]
+    kind: Literal["log", "quantile", "normal"]
     unit: float = 1.0
     knots: tuple[float, ...] = ()
     levels: tuple[float, ...] = ()
 
     def straighten(self, values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        """The function, element by element."""
+        """The function, element by element; of a value that stands twice, its middle share."""
         if self.kind == "log":
             return np.sign(values) * np.log1p(np.abs(values) / self.unit)
         knots, levels = np.array(self.knots), np.array(self.levels)
-        return _interpolate(values, knots, levels, 1 / self._steps())
+        known = np.clip(values, knots[0], knots[-1])
+        first, after = (np.searchsorted(knots, known, side) for side in ("left", "right"))
+        segment = np.clip(after - 1, 0, len(knots) - 2)
+        width = np.diff(knots)[segment]
+        share = (known - knots[segment]) / np.where(width > 0, width, 1)
+        inside = levels[segment] + share * np.diff(levels)[segment]
+        last = np.clip(after - 1, 0, len(knots) - 1)
+        middle = (levels[np.minimum(first, last)] + levels[last]) / 2
+        inside = self._spread(np.where(after - first > 1, middle, inside))
+        return inside + (values - known) / np.where(values < knots[0], *self._steps())
 
     def bend(self, values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        """The inverse of `straighten`."""
+        """The inverse of `straighten`; a value that stands twice takes all shares between."""
         if self.kind == "log":
             return np.sign(values) * np.expm1(np.abs(values)) * self.unit
         knots, levels = np.array(self.knots), np.array(self.levels)
-        return _interpolate(values, levels, knots, self._steps())
+        ends = self._spread(levels[[0, -1]])
+        known = np.clip(values, *ends)
+        inside = np.interp(special.ndtr(known) if self.kind == "normal" else known, levels, knots)
+        return inside + (values - known) * np.where(values < ends[0], *self._steps())
+
+    def _spread(self, levels: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        return special.ndtri(levels) if self.kind == "normal" else levels
 
     def _steps(self) -> Float[np.ndarray, " 2"]:
-        """Values a level, beyond the first and the last knot.
+        """Values a unit of the straightened feature, before the first knot and after the last.
 
         A heavy tail's last two knots may lie farther apart than all others: continued at their
-        slope, a level of 1.05 would be many times the largest value. The slope is at most the
-        whole range a level, so that 1.05 lies at most a twentieth of the range beyond.
+        slope, a little beyond the last would be many times the largest value. The slope is at most
+        the mean one, so that a twentieth beyond the end is a twentieth of the range.
         """
-        knots, levels = np.array(self.knots), np.array(self.levels)
-        return np.minimum((np.diff(knots) / np.diff(levels))[[0, -1]], knots[-1] - knots[0])
+        knots, places = np.array(self.knots), self._spread(np.array(self.levels))
+        slopes = (np.diff(knots) / np.diff(places))[[0, -1]]
+        mean = (knots[-1] - knots[0]) / (places[-1] - places[0])
+        return np.minimum(np.where(slopes > 0, slopes, mean), mean)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,16 +137,23 @@ def fit_scaler(
     values: Float[np.ndarray, "rows feature"],
     columns: tuple[str, ...],
     scalings: Sequence[str] = (),
+    *,
+    rounded: bool = False,
 ) -> Scaler:
     """The scaler of the training rows `(rows, features)`; NaN is left out.
 
     Args:
       values: in their own units.
       columns: names of the features.
-      scalings: `minmax`, `standard`, `log` or `quantile` of each; default: `minmax` for all.
+      scalings: `minmax`, `standard`, `log`, `quantile` or `unit` (as it is) of each; default:
+        `minmax` for all.
+      rounded: whether bounds are rounded `outward`, so that the scaler holds no row's value. Where
+        there are scalings, as a table has them, a feature that is constant in these rows is not so
+        in others, and gets a width of one.
 
     Raises:
-      DataError: a feature is constant or missing throughout, so it has no range to scale by.
+      DataError: a feature is missing throughout, or constant and not `rounded`, so it has no range
+        to scale by.
     """
     curves = []
     straight = values
@@ -141,6 +169,14 @@ def fit_scaler(
         empty = ~np.isfinite(straight).any(axis=0)
         low = np.where(empty, 0, np.nanmin(np.where(empty, 0, straight), axis=0))
         high = np.where(empty, 0, np.nanmax(np.where(empty, 0, straight), axis=0))
+    if rounded:
+        for i in np.flatnonzero(~empty).tolist():
+            low[i], high[i] = outward(straight[np.isfinite(straight[:, i]), i])
+    for i, scaling in enumerate(scalings):
+        if scaling == "unit":
+            empty[i], low[i], high[i] = False, 0, 1
+        elif rounded and low[i] == high[i] and not empty[i]:
+            high[i] = low[i] + 1
     constant = np.flatnonzero(high == low)
     if constant.size:
         i = int(constant[0])
@@ -157,33 +193,69 @@ def fit_scaler(
 
 
 def marginals(values: Float[np.ndarray, "rows feature"]) -> Float[np.ndarray, "feature level"]:
-    """Quantiles of each feature at `MARGINAL_LEVELS`, float32; NaN is left out."""
-    return np.nanquantile(values, MARGINAL_LEVELS, axis=0).T.astype(np.float32)
+    """Quantiles of each feature at `MARGINAL_LEVELS`, float32; NaN is left out.
+
+    Each is the middle of two neighbouring values, so that none is the value of a single row.
+    """
+    found = np.full((values.shape[1], len(MARGINAL_LEVELS)), np.nan, np.float32)
+    for i, column in enumerate(values.T):
+        known = np.sort(column[np.isfinite(column)])
+        if known.size:
+            first = np.floor(np.clip(MARGINAL_LEVELS * (known.size - 1), 0, max(known.size - 2, 0)))
+            place = first.astype(int)
+            found[i] = known[place] / 2 + known[np.minimum(place + 1, known.size - 1)] / 2
+    return found
+
+
+def outward(known: Float[np.ndarray, " n"], *, whole: bool = False) -> tuple[float, float]:
+    """Bounds around values, rounded outward to at most a hundredth of their range.
+
+    A bound that a single row has is moved by a step more, so that a saved model does not tell it;
+    0 and whole numbers of a small range, which are codes and counts, stay.
+
+    Args:
+      known: finite, at least one.
+      whole: whether they are whole numbers, and bounds are to be.
+    """
+    low, high = float(known.min()), float(known.max())
+    size = high - low or abs(low) or 1.0
+    exponent = math.floor(math.log10(size)) - 2
+    if whole:
+        exponent = max(exponent, 0)
+    step = 10.0**exponent
+    if step <= 2 * np.spacing(max(abs(low), abs(high))):
+        return low, high  # as fine as the numbers themselves
+    told = whole and size < FEW_WHOLE
+    bounds = []
+    for bound, up in ((low, -1), (high, 1)):
+        steps = up * math.ceil(up * bound / step - 1e-9)
+        found = round(steps * step, max(-exponent, 0))
+        if up * found < up * bound:  # a rounding error of the division
+            found = round((steps + up) * step, max(-exponent, 0))
+        if found == bound and bound != 0 and not told and (known == bound).sum() == 1:
+            found = round((steps + up) * step, max(-exponent, 0))
+        bounds.append(found)
+    return bounds[0], bounds[1]
 
 
 def _fit_curve(scaling: str, known: Float[np.ndarray, " n"]) -> Curve:
     if scaling == "log":
         positive = np.abs(known[known != 0])
-        return Curve("log", unit=float(np.median(positive)))
+        return Curve("log", unit=float(f"{np.median(positive):.0e}"))
     ordered = np.sort(known)
-    place = np.linspace(0, len(ordered) - 1, min(LEVELS, len(ordered))).round().astype(int)
-    levels = (place + 0.5) / len(ordered)
-    knots, first = np.unique(ordered[place], return_index=True)
-    # A value that stands for many levels stands at their middle.
-    shares = np.add.reduceat(levels, first) / np.diff([*first, len(levels)])
-    return Curve("quantile", knots=tuple(knots.tolist()), levels=tuple(shares.tolist()))
-
-
-def _interpolate(
-    x: Float[np.ndarray, "..."],
-    knots: Float[np.ndarray, " k"],
-    levels: Float[np.ndarray, " k"],
-    slopes: Float[np.ndarray, " 2"],
-) -> Float[np.ndarray, "..."]:
-    """Linear between knots; before the first and after the last with `slopes`."""
-    known = np.clip(x, knots[0], knots[-1])
-    segment = np.clip(np.searchsorted(knots, known) - 1, 0, len(knots) - 2)
-    width = knots[segment + 1] - knots[segment]
-    share = (known - knots[segment]) / width
-    inside = levels[segment] + share * (levels[segment + 1] - levels[segment])
-    return inside + (x - known) * np.where(x < knots[0], slopes[0], slopes[1])
+    place = np.linspace(0, len(ordered) - 2, min(LEVELS, len(ordered) - 1)).round().astype(int)
+    # Of a value that many rows have, the first and the last place too: its interval is exact.
+    _, first, count = np.unique(ordered, return_index=True, return_counts=True)
+    often = count >= max(2, 2 * len(ordered) / LEVELS)
+    first, last = first[often], (first + count - 1)[often]
+    place = np.unique(
+        np.clip([*place, *(first - 1), *first, *(last - 1), *last], 0, len(ordered) - 2)
+    )
+    middles = ordered[place] / 2 + ordered[place + 1] / 2
+    ends = outward(known)
+    knots = np.array([ends[0], *middles, ends[1]])
+    levels = np.array([0.25, *(place + 1), len(ordered) - 0.25]) / len(ordered)
+    # Of equal knots in a row the first and the last are enough.
+    inner = (knots[1:-1] == knots[:-2]) & (knots[1:-1] == knots[2:])
+    kept = np.r_[True, ~inner, True]
+    return Curve("normal", knots=tuple(knots[kept].tolist()), levels=tuple(levels[kept].tolist()))

@@ -153,14 +153,14 @@ class Feature:
       role: `value`, `category` (one of several, the largest counts), `missing` (1 where the column
         has no value) or `present`.
       place: which category.
-      scaling: as of the column; roles other than `value` are 0 or 1 and scaled by `minmax`.
+      scaling: as of the column; features that are 0 or 1 are `unit`, left as they are.
     """
 
     name: str
     column: int
     role: Literal["value", "category", "missing", "present"]
     place: int
-    scaling: Scaling
+    scaling: Scaling | Literal["unit"]
 
 
 def features(schema: Schema) -> tuple[Feature, ...]:
@@ -171,19 +171,19 @@ def features(schema: Schema) -> tuple[Feature, ...]:
             continue
         if column.kind == "category":
             found += [
-                Feature(f"{column.name}={value}", i, "category", place, "minmax")
+                Feature(f"{column.name}={value}", i, "category", place, "unit")
                 for place, value in enumerate(column.categories)
             ]
         else:
-            scaling = "minmax" if column.kind == "boolean" else column.scaling
+            scaling = "unit" if column.kind == "boolean" else column.scaling
             found.append(Feature(column.name, i, "value", 0, scaling))
     found += [
-        Feature(f"{column.name} is missing", i, "missing", 0, "minmax")
+        Feature(f"{column.name} is missing", i, "missing", 0, "unit")
         for i, column in enumerate(schema.columns)
         if column.missing
     ]
     if schema.padded:
-        found.append(Feature(PRESENT, -1, "present", 0, "minmax"))
+        found.append(Feature(PRESENT, -1, "present", 0, "unit"))
     return tuple(found)
 
 

@@ -6,7 +6,7 @@ and the time of each row. Rows of one series are in order, side by side.
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,6 +115,36 @@ def prepare(frame: pd.DataFrame, where: str, options: Options) -> tuple[pd.DataF
     return frame.reset_index(drop=True), inferred
 
 
+def relearn(
+    frame: pd.DataFrame, whole: Schema, overrides: Mapping[str, Mapping[str, Any]]
+) -> Schema:
+    """The schema of a table, with scalings, bounds and words learnt from its training rows.
+
+    What a table is made of stays that of the whole: kinds, which columns lack values, and which
+    are constant; a column that varies only elsewhere is still learnt.
+
+    Args:
+      frame: the training rows.
+      whole: from `prepare`.
+      overrides: by column, what the user has set.
+
+    Raises:
+      DataError: a column has no value in these rows.
+    """
+    own = () if whole.clock is None else whole.clock.names
+    given = {c.name: {"kind": c.kind, **overrides.get(c.name, {})} for c in whole.columns}
+    frame = frame[[name for name in frame.columns if name in (*given, *own, *whole.entity)]]
+    found = schemas.infer(
+        frame, "the training rows", clock=whole.clock, entity=whole.entity, overrides=given
+    )
+    columns = []
+    for before, column in zip(whole.columns, found.columns, strict=True):
+        if column.scaling == "constant" and before.scaling != "constant":
+            column = dataclasses.replace(column, scaling="minmax", value=None)
+        columns.append(dataclasses.replace(column, missing=before.missing))
+    return dataclasses.replace(whole, columns=tuple(columns))
+
+
 def _own_columns(
     frame: pd.DataFrame, where: str, options: Options, declared: dict[str, Any]
 ) -> tuple[pd.DataFrame, tuple[str, ...], tuple[str, ...]]:
@@ -217,7 +247,7 @@ def encode(frame: pd.DataFrame, schema: Schema, where: str = "the table") -> Enc
 
     Args:
       frame: a table with the schema's columns, rows in order.
-      schema: from `prepare`; a later table may lack values but not bring new categories.
+      schema: from `prepare`; a later table may lack values.
       where: what to call the table in errors.
 
     Raises:

@@ -215,6 +215,7 @@ def _resumed(stage: Stage, state: TrainState) -> tuple[TrainState, int]:
         return state, 0
     state, saved_meta = restored
     check_fingerprint(stage.folder, saved_meta, stage.meta)
+    check_scaler(stage.folder, saved_meta, stage.meta)
     _log.info("%s: resuming at step %d", stage.name, int(state.step))
     return state, int(state.step)
 
@@ -250,6 +251,20 @@ def check_fingerprint(folder: epath.Path, saved: dict[str, Any], meta: dict[str,
             f"the data changed since {folder} was trained (fingerprint "
             f"{saved['fingerprint'][:12]}…, now {meta['fingerprint'][:12]}…); use another "
             "work directory, or put the data back"
+        )
+
+
+def check_scaler(folder: epath.Path, saved: dict[str, Any], meta: dict[str, Any]) -> None:
+    """Raises CheckpointError unless training can go on with the scaler in `meta`.
+
+    A version may scale columns in another way than the one before did. What is finished still
+    samples by the scaler that it was saved with.
+    """
+    if saved["scaler"] != json.loads(json.dumps(meta["scaler"])):
+        raise CheckpointError(
+            f"{folder} was trained on columns scaled in another way, by an earlier version of "
+            "timeldm_jax: training cannot go on from it; use another work directory, or the "
+            "version that began it"
         )
 
 

@@ -194,7 +194,7 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     if _finished(workdir.ldm, config.ldm.steps, meta):
         _log.info("ldm: finished before, skipped")
         return
-    if not _finished(workdir.vae, config.vae.steps, meta):
+    if not _finished(workdir.vae, config.vae.steps, meta, goes_on=True):
         # Latents of a VAE that changes afterwards would train a diffusion that fits no decoder.
         raise CheckpointError(
             f"the VAE in {workdir.vae} is not trained to step {config.vae.steps}; "
@@ -306,16 +306,26 @@ def write_config(config: ConfigDict, path: epath.Path) -> None:
     parallel.barrier("config written")
 
 
-def _finished(folder: epath.Path, total: int, meta: dict[str, Any]) -> bool:
+def _finished(
+    folder: epath.Path, total: int, meta: dict[str, Any], *, goes_on: bool = False
+) -> bool:
     """Whether a sound checkpoint of the last step stands in `folder`, the same on all processes.
 
+    Args:
+      folder: of the stage.
+      total: its steps.
+      meta: of the data at hand.
+      goes_on: whether something is trained on what it gives.
+
     Raises:
-      CheckpointError: it was trained on other data.
+      CheckpointError: it was trained on other data, or cannot be gone on from.
     """
     saved = checkpoint.share_meta(folder)
     if saved is None:
         return False
     loop.check_fingerprint(folder, saved, meta)
+    if goes_on:
+        loop.check_scaler(folder, saved, meta)
     return saved["step"] == total
 
 
