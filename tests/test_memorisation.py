@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from timeldm_jax.data.dataset import from_windows
+from timeldm_jax.data.series import split_series
 from timeldm_jax.metrics.memorisation import memorisation
 
 TIME, BLOCK, BLOCKS = 12, 120, 11
@@ -18,7 +20,7 @@ def _parts(stride: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _blocks(training: np.ndarray, held_out: np.ndarray) -> int:
     random = np.random.default_rng(0)
-    series = random.uniform(size=((2 * BLOCKS + 1) * BLOCK, 1))
+    series = random.uniform(size=(max(training.max(), held_out.max()) + TIME, 1))
     one, two = (series[starts[:, None] + np.arange(TIME)] for starts in (training, held_out))
     synthetic = random.uniform(size=(1_000, TIME, 1))
     found = memorisation(synthetic, one, two, training_starts=training, held_out_starts=held_out)
@@ -40,3 +42,35 @@ def test_few_blocks_are_counted_in_parts_of_four_windows_of_rows(stride):
     training, held_out = _parts(stride)
     first = held_out[held_out < 2 * BLOCK]
     assert _blocks(training, first) == -(-(BLOCK - TIME + 1) // (4 * TIME))
+
+
+def _position(series, starts):
+    assert series.position is not None
+    return series.position[starts]
+
+
+@pytest.mark.parametrize("stride", [1, 7, TIME, 2 * TIME, 3 * TIME])
+def test_blocks_of_a_panel_do_not_run_from_one_series_into_the_next(stride):
+    rows, count = 400, 8
+    groups, clock = np.repeat(np.arange(count), rows), np.tile(np.arange(rows), count)
+    values = np.zeros((rows * count, 1))
+    series = split_series(
+        values, ("x",), TIME, "future", groups=groups, clock=clock.astype(float), stride=stride
+    )
+    # The last fifth of each series is held out: a stretch each, whatever the stride.
+    assert len(series.test) >= 2 * count
+    assert _blocks(*(_position(series, starts) for starts in (series.train, series.test))) == count
+
+
+@pytest.mark.parametrize("stride", [1, 5])
+def test_blocks_of_overlapping_windows_given_as_an_array_are_of_time(stride):
+    rows = np.random.default_rng(0).normal(size=(6_000, 1))
+    starts = np.arange(0, len(rows) - TIME, stride)
+    series = from_windows(rows[starts[:, None] + np.arange(TIME)], ("x",), "heldout").series
+    # Ten held-out blocks, as of a series; each window on its own would be hundreds.
+    assert _blocks(*(_position(series, starts) for starts in (series.train, series.test))) == 10
+
+
+def test_windows_that_share_no_row_have_no_position():
+    windows = np.random.default_rng(0).normal(size=(100, TIME, 2))
+    assert from_windows(windows, ("x", "y"), "heldout").series.position is None

@@ -129,8 +129,9 @@ def evaluate_samples(
         parts: dict[str, Any] = {"fresh": fresh}
     else:
         parts = {"training": training}
-    if not series.simulated():
-        parts |= {"training_starts": series.train, "real_starts": series.test}
+    if series.position is not None:
+        train, test = series.position[series.train], series.position[series.test]
+        parts |= {"training_starts": train, "real_starts": test}
     scores = evaluation.evaluate(
         real,
         synthetic,

@@ -25,6 +25,7 @@ from timeldm_jax.data.series import (
     Missing,
     Series,
     join_trajectories,
+    overlaps,
     split_series,
     split_windows,
 )
@@ -374,19 +375,19 @@ def from_windows(
     Raises:
       DataError: a constant column, or too few windows.
     """
+    places = overlaps(windows)
     if protocol == "heldout":
-        train_part, test_part, valid_part = split_windows(windows)
+        train_part, test_part, valid_part = split_windows(len(windows), windows.shape[1], places)
     else:
         train_part = np.random.default_rng(0).permutation(len(windows))
         test_part, valid_part = train_part[:0], train_part[: len(windows) // 10]
     if min(len(valid_part), len(train_part)) == 0:
         raise DataError(f"{len(windows)} windows are too few; at least 10 are needed")
-    return make_dataset(
-        join_trajectories(
-            windows[train_part], windows[valid_part], windows[test_part], names, protocol
-        ),
-        rounded=True,
-    )
+    if places is not None:
+        places = places[np.concatenate([train_part, valid_part, test_part])]
+    train, valid, test = (windows[part] for part in (train_part, valid_part, test_part))
+    series = join_trajectories(train, valid, test, names, protocol, places)
+    return make_dataset(series, rounded=True)
 
 
 def make_dataset(

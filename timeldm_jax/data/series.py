@@ -37,6 +37,8 @@ class Series:
       valid: starts of the windows that choose the best weights.
       test: starts of the windows that scores compare with.
       fresh: starts of further draws of a simulator, where `test` is the training windows.
+      position: of each row in time, int64, rows of different series far apart; None where windows
+        are independent trajectories.
     """
 
     values: Float[np.ndarray, "rows feature"]
@@ -49,10 +51,7 @@ class Series:
         default_factory=lambda: np.zeros(0, np.int32)
     )
 
-    def simulated(self) -> bool:
-        """Whether windows are separate trajectories rather than cut from one series."""
-        starts = np.concatenate([self.train, self.valid, self.test])
-        return bool((starts % self.window == 0).all())
+    position: Int[np.ndarray, " rows"] | None = None
 
     def windows(self, starts: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n window feature"]:
         """The windows at `starts`, `(n, window, features)`, on the host."""
@@ -178,7 +177,8 @@ def split_series(
     if protocol == "paper":
         keep = np.linspace(0, len(starts) - 1, min(PAPER_VALID_WINDOWS, len(starts)))
         train = starts[::stride]
-        return Series(values, columns, window, train, starts[keep.astype(int)], train)
+        parts = [train, train, starts[keep.astype(int)]]
+        return _cut(values, columns, window, group, parts)
     when = np.arange(rows) if clock is None else np.unique(clock, return_inverse=True)[1]
     parts = _hold_out(starts, group, when, window, protocol, by)
     train, test, valid = parts
@@ -189,7 +189,21 @@ def split_series(
             f"{len(test)} windows); use a shorter {option('window')}, more rows, or "
             f"{option('protocol', 'paper')}"
         )
-    return Series(values, columns, window, train[::stride], valid, test[::stride])
+    return _cut(values, columns, window, group, [train[::stride], test[::stride], valid])
+
+
+def _cut(
+    values: Float[np.ndarray, "rows feature"],
+    columns: tuple[str, ...],
+    window: int,
+    group: Int[np.ndarray, " rows"],
+    parts: list[Int[np.ndarray, " part"]],
+) -> Series:
+    """The windows of training, test and validation at `parts`, cut from series."""
+    rows = len(values)
+    position = np.arange(rows) + np.cumsum(np.r_[0, np.diff(group) != 0]) * 2 * rows
+    train, test, valid = parts
+    return Series(values, columns, window, train, valid, test, position=position)
 
 
 def _window_starts(group: Int[np.ndarray, " rows"], window: int) -> Int[np.ndarray, " starts"]:
@@ -291,10 +305,19 @@ def join_trajectories(
     test: Float[np.ndarray, "t window feature"],
     columns: tuple[str, ...],
     protocol: str,
+    places: Int[np.ndarray, " windows"] | None = None,
 ) -> Series:
     """Simulated trajectories as one table with starts at multiples of the window.
 
     `paper` scores against the training trajectories, `heldout` against fresh draws.
+
+    Args:
+      train: the training trajectories.
+      valid: those that choose the best weights.
+      test: those that `heldout` scores against.
+      columns: names of the features.
+      protocol: as above.
+      places: where each, of the three sets in turn, begins in time; None: they are independent.
 
     Raises:
       DataError: protocol `future`, which means nothing without a timeline.
@@ -310,6 +333,7 @@ def join_trajectories(
     starts = np.arange(len(values) // window, dtype=np.int32) * window
     first, second = len(train), len(train) + len(valid)
     paper = protocol == "paper"
+    position = None if places is None else (places[:, None] + np.arange(window)).reshape(-1)
     return Series(
         values,
         columns,
@@ -318,29 +342,43 @@ def join_trajectories(
         valid=starts[first:second],
         test=starts[:first] if paper else starts[second:],
         fresh=starts[second:] if paper else starts[:0],
+        position=position,
     )
 
 
-def split_windows(
-    windows: Float[np.ndarray, "n window feature"],
-) -> list[Int[np.ndarray, " part"]]:
-    """Numbers of the training, test and validation windows: a fifth tests, a tenth validates.
-
-    Independent windows are drawn at random. Where neighbours share rows, as those cut from one
-    series at a stride below their length do, parts are blocks of rows as `heldout` has them, and
-    windows that would share rows with another part are left out.
+def overlaps(windows: Float[np.ndarray, "n window feature"]) -> Int[np.ndarray, " n"] | None:
+    """Where each window begins in time, if neighbours share rows, as those cut from a series do.
 
     Args:
       windows: in order; where two neighbours share no rows, another series begins.
+
+    Returns:
+      Rows, int64, with a window between series; None where windows are independent.
     """
     count, time, _ = windows.shape
     for stride in range(1, time if count > 1 else 1):
         same = (windows[1:, : time - stride] == windows[:-1, stride:]).all(axis=(1, 2))
         if same.mean() >= 0.5:
-            starts = np.cumsum(np.r_[0, np.where(same, stride, time)])
-            part = _hold_out_times(int(starts[-1]) + time, time, "heldout")
-            parts = _whole_windows(starts, part, time)
-            return [np.searchsorted(starts, found) for found in parts]
+            return np.cumsum(np.r_[0, np.where(same, stride, 2 * time)])
+    return None
+
+
+def split_windows(
+    count: int, window: int, places: Int[np.ndarray, " n"] | None
+) -> list[Int[np.ndarray, " part"]]:
+    """Numbers of the training, test and validation windows: a fifth tests, a tenth validates.
+
+    Independent windows are drawn at random. Where windows overlap, parts are blocks of rows as
+    `heldout` has them, and windows that would share rows with another part are left out.
+
+    Args:
+      count: windows.
+      window: time steps of each.
+      places: from `overlaps`.
+    """
+    if places is not None:
+        part = _hold_out_times(int(places[-1]) + window, window, "heldout")
+        return [np.searchsorted(places, s) for s in _whole_windows(places, part, window)]
     order = np.random.default_rng(0).permutation(count)
     test, valid = count // 5, count // 10
     return [order[test + valid :], order[:test], order[test : test + valid]]

@@ -80,7 +80,7 @@ def evaluate(
         against real windows, and the memorisation check compares distances to both.
       fresh: where `real` is what the generator was trained on, other draws of the same simulator,
         for floors and for the memorisation check.
-      training_starts: rows of a series at which the training windows start, if they overlap.
+      training_starts: `Series.position` at which training windows start, if they can overlap.
       real_starts: rows at which the real windows start, likewise.
       protocol: written into the scores.
       seed: of the evaluators.
