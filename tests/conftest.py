@@ -10,6 +10,7 @@ import textwrap
 # The tests are about the CPU, on every machine; in force only before JAX is imported.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import filelock
 import jax
 import pytest
 import quick
@@ -125,7 +126,12 @@ def launch_flags(tiny_config_file, data_cache):
 @pytest.fixture(scope="session")
 def reference_run(server, launch_flags, tmp_path_factory):
     """The work directory of a run of the tiny configuration that nothing disturbed."""
-    workdir = tmp_path_factory.mktemp("reference") / "run"
-    child = server.run(*launch_flags, f"--workdir={workdir}", log=f"{workdir}.log")
-    assert child.code == 0, child.output
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    workdir = base / "reference"
+    with filelock.FileLock(base / "reference.lock"):  # one worker makes it, for all
+        if not (workdir / "report.html").exists():
+            child = server.run(*launch_flags, f"--workdir={workdir}", log=f"{workdir}.log")
+            assert child.code == 0, child.output
     return workdir

@@ -85,6 +85,7 @@ def test_the_command_of_the_guide_runs(folder, server):
 
 
 @pytest.mark.filterwarnings("ignore")  # of Jupyter's own
+@pytest.mark.slow
 def test_the_notebook_runs(folder, monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
