@@ -573,6 +573,7 @@ def test_a_wrong_recipe_is_refused_at_once():
         TimeLDM(config=config)
 
 
+@pytest.mark.slow
 def test_a_fitted_model_scores_itself_as_a_run_does(tmp_path):
     model = TimeLDM(config=tiny()).fit(rows(), columns=NAMES)
     scores = model.evaluate(seed=3)

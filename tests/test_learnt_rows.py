@@ -128,7 +128,7 @@ def test_bounds_that_tell_nothing_stay():
 
 
 @pytest.mark.training
-@pytest.mark.parametrize("kind", ["table", "windows"])
+@pytest.mark.parametrize("kind", ["table", pytest.param("windows", marks=pytest.mark.slow)])
 def test_a_saved_model_holds_no_value_of_a_single_row(tmp_path, kind, caplog):
     frame = rows_of_a_person()
     model = Quick(12)

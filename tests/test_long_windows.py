@@ -127,7 +127,7 @@ def test_training_holds_fewer_windows_the_longer_they_are():
     assert 1 <= held(1_024, 0) <= latents.CALL_BYTES / (16 * 2 * 4 * 1_024**2)
 
 
-@pytest.mark.parametrize("time", [40, 64])
+@pytest.mark.parametrize("time", [40, pytest.param(64, marks=pytest.mark.slow)])
 def test_a_long_windows_contrast_is_a_short_ones(monkeypatch, time):
     """One table of pairs at a time, made again for the gradient."""
     first, second = np.random.default_rng(0).normal(size=(2, 3, time, 5)).astype("f4")

@@ -309,7 +309,10 @@ def test_each_figure_is_a_file_too(page):
         assert matplotlib.image.imread(str(picture_path))[..., :3].std() > 0.01
 
 
-@pytest.mark.parametrize(("count", "time", "features"), [(10, 1, 1), (12, 6, 1), (15, 2, 13)])
+@pytest.mark.parametrize(
+    ("count", "time", "features"),
+    [(10, 1, 1), pytest.param(12, 6, 1, marks=pytest.mark.slow), (15, 2, 13)],
+)
 def test_small_sets_make_a_page(count, time, features, tmp_path):
     real, synthetic = windows(count, features, time), windows(count, features, time, seed=1)
     synthetic[0] *= 1e6

@@ -447,9 +447,10 @@ def unfinished(workdir):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("starts", "grown_by", "saves"),
-    [(1, 1, 2), pytest.param(9, 13, 12, marks=pytest.mark.slow)],
+    [(2, 3, 3), (9, 13, 12)],
     ids=["a few", "many"],
 )
 def test_kill_at_any_moment_and_the_same_command_finishes_the_same_run(
