@@ -350,8 +350,8 @@ def test_two_processes_train_a_table_within_a_budget(server, tmp_path, stages_ru
     chosen = stages.read_config(Workdir(epath.Path(workdir)))
     for stage in STAGES:
         assert chosen[stage].steps == checkpoint.steps(epath.Path(workdir) / stage)[-1]
-    # Process 0's stopwatch says three seconds a step; by process 1's there would be a third.
-    assert 130 <= chosen.ldm.steps <= 200
+    # Process 0's stopwatch says a second a step. By process 1's there would be too few of them.
+    assert 400 <= chosen.ldm.steps <= 600
     assert {path.name for path in workdir.iterdir()} >= files
 
 

@@ -140,7 +140,7 @@ def test_the_command_on_a_table(own, server, tmp_path):
     small += [f"--config.evaluate.{name}_steps=5" for name in ("discriminative", "predictive")]
     small += ["--stages=vae,ldm,sample"]
     flags = ["--config=configs/table.py", f"--config.data.path={own}", f"--workdir={workdir}"]
-    # A stopwatch that says three seconds a step: some 170 steps, which take seconds.
+    # A stopwatch that says a second a step: some 500 steps, which take seconds.
     timed = partial(server.run, "launch-timed", *flags, *small, module=WORKER)
     run = timed("--config.budget=10m", log=tmp_path / "log")
     assert run.code == 0, run.output[-2000:]
