@@ -29,6 +29,7 @@ MOST_CATEGORIES = 20
 FEWEST_ROWS = 2  # a word of fewer is not listed, unless the user lists it
 MOST_DECIMALS = 6
 LARGEST_INTEGER = 2**53  # beyond, float64 does not tell neighbours apart
+WIDEST_CURVE = 2**40  # beyond this range a curve of quantiles loses whole units
 SKEWED, HEAVY = 2.0, 8.0  # skewness and excess kurtosis from which a column is transformed
 MOST_CODES = 50  # numbers of no more different values are codes or counts
 LUMP = 0.05  # share of rows with one value, or on either side of a gap, that is no chance
@@ -328,6 +329,8 @@ def _number(
         )
     low, high = _bounds(name, numbers)
     scaling = choose_scaling(numbers)
+    if kind == "integer" and scaling == "quantile" and np.ptp(numbers) > WIDEST_CURVE:
+        scaling = "minmax"
     smallest, largest = outward(numbers, whole=kind == "integer")
     found: dict[str, Any] = {
         "scaling": scaling,
