@@ -8,7 +8,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?=
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadgroup
 LOCK_ARGS ?=
 
 PY := $(VENV)/bin/python

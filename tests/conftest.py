@@ -3,6 +3,7 @@
 Everything here is made once a session, and under `pytest -n` once a worker, in folders of its own.
 """
 
+import gc
 import os
 import pathlib
 import textwrap
@@ -10,7 +11,6 @@ import textwrap
 # The tests are about the CPU, on every machine; in force only before JAX is imported.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import filelock
 import jax
 import pytest
 import quick
@@ -27,6 +27,24 @@ OPTIMIZED = {
     "test_parity",
     "test_recurrent_scores",
 }
+
+
+def pytest_collection_modifyitems(items):
+    """A module's tests stay together, and so do all tests of the reference run: it is made once."""
+    sharing = {item.module for item in items if "reference_run" in item.fixturenames}
+    for item in items:
+        group = "reference run" if item.module in sharing else item.module.__name__
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_collection():
+    """Looks for garbage between modules only: what JAX keeps makes looking slow."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -126,12 +144,7 @@ def launch_flags(tiny_config_file, data_cache):
 @pytest.fixture(scope="session")
 def reference_run(server, launch_flags, tmp_path_factory):
     """The work directory of a run of the tiny configuration that nothing disturbed."""
-    base = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent
-    workdir = base / "reference"
-    with filelock.FileLock(base / "reference.lock"):  # one worker makes it, for all
-        if not (workdir / "report.html").exists():
-            child = server.run(*launch_flags, f"--workdir={workdir}", log=f"{workdir}.log")
-            assert child.code == 0, child.output
+    workdir = tmp_path_factory.mktemp("reference") / "run"
+    child = server.run(*launch_flags, f"--workdir={workdir}", log=f"{workdir}.log")
+    assert child.code == 0, child.output
     return workdir

@@ -595,6 +595,7 @@ def test_a_fitted_model_scores_itself_as_a_run_does(tmp_path):
     assert model.evaluate(count=30)["windows"]["synthetic"] == 30
 
 
+@pytest.mark.slow
 def test_a_loaded_model_scores_itself_against_given_windows(tmp_path):
     TimeLDM(config=tiny()).fit(rows(), columns=NAMES).save(tmp_path / "m", report=False)
     model = TimeLDM.load(tmp_path / "m")

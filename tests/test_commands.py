@@ -26,7 +26,7 @@ def history(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", pytest.param(".parquet", marks=pytest.mark.slow)])
 def test_sample_writes_what_the_interface_draws(tmp_path, suffix):
     out = tmp_path / f"more{suffix}"
     sample.main(["sample", f"--model={TABLE}", "--count=3", "--seed=5", f"--out={out}"])

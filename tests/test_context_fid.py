@@ -172,7 +172,9 @@ def test_encoding_does_not_depend_on_the_batch():
     np.testing.assert_allclose(encoded[:5], direct, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(12, 1, 2), (5, 4, 1), (20, 40, 3)])
+@pytest.mark.parametrize(
+    "shape", [(12, 1, 2), (5, 4, 1), pytest.param((20, 40, 3), marks=pytest.mark.slow)]
+)
 def test_short_few_and_single(shape):
     windows = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
     params = context_fid.fit(windows, repeats=1, steps=2)

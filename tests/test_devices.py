@@ -314,14 +314,14 @@ SMALL_TABLE = (
 @pytest.mark.parametrize(
     ("stages_run", "files"),
     [
-        ("vae,ldm,sample", {"samples.npz", "samples.csv"}),
+        ("vae", {"vae"}),
         pytest.param(
             "vae,ldm,sample,evaluate,report",
             {"samples.npz", "samples.csv", "scores.json", "report.html"},
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["to samples", "all stages"],
+    ids=["first stage", "all stages"],
 )
 def test_two_processes_train_a_table_within_a_budget(server, tmp_path, stages_run, files):
     """All run the steps that are timed, and one stopwatch decides for both."""
@@ -348,7 +348,7 @@ def test_two_processes_train_a_table_within_a_budget(server, tmp_path, stages_ru
     for child in children:
         assert child.wait() == 0, children[0].output + children[1].output
     chosen = stages.read_config(Workdir(epath.Path(workdir)))
-    for stage in STAGES:
+    for stage in set(STAGES) & set(stages_run.split(",")):
         assert chosen[stage].steps == checkpoint.steps(epath.Path(workdir) / stage)[-1]
     # Process 0's stopwatch says a second a step. By process 1's there would be too few of them.
     assert 400 <= chosen.ldm.steps <= 600
@@ -367,7 +367,7 @@ def test_an_error_of_process_0_ends_both(pair, single, tmp_path):
     assert "samples.npz is not a readable" in children[0].output
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_that_finds_no_other_does_not_train_alone(server, launch_flags, tmp_path, number):
     child = server.run(
         "launch",

@@ -27,18 +27,19 @@ def panel():
     return pd.DataFrame({"who": np.repeat(["a", "b"], 400), "t": hours % 400, "x": value.round(3)})
 
 
-@pytest.mark.training
 def test_settings_of_a_given_configuration_are_used():
     shuffled = panel().sample(frac=1, random_state=0, ignore_index=True)
     config = small(entity="who", time="t", irregular="sort")
-    model = TimeLDM(config=config).fit(shuffled)
-    schema = model._generator.schema
+    asked = convert.settings(config)
+    _, given = datasets.take(asked, shuffled)
+    schema = datasets.prepare(given, asked).schema
     assert schema.entity == ("who",)
     assert schema.clock.name == "t"
     assert [c.name for c in schema.columns] == ["x"]
-    assert model._generator.config.data.irregular == "sort"
+    assert asked.data.irregular == "sort"
 
 
+@pytest.mark.slow
 @pytest.mark.training
 def test_the_decimal_point_of_a_fitted_file_is_that_of_later_files(tmp_path):
     path = tmp_path / "comma.csv"

@@ -43,10 +43,13 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_blocks_of_the_pages_run_in_order(folder, monkeypatch):
+@pytest.mark.parametrize(
+    "pages", [[GUIDE], pytest.param([GUIDE, *OTHERS], marks=pytest.mark.slow)], ids=["guide", "all"]
+)
+def test_the_blocks_of_the_pages_run_in_order(folder, monkeypatch, pages):
     monkeypatch.setattr(timeldm_jax, "TimeLDM", quick.Quick)
     assert len(blocks("python")) >= 6
-    for page in (GUIDE, *OTHERS):
+    for page in pages:
         names = {}
         for number, code in enumerate(blocks("python", page)):
             exec(compile(code, f"docs/{page.name}, block {number}", "exec"), names)
@@ -64,6 +67,7 @@ def test_the_guide_describes_its_table(folder, capsys):
     assert capsys.readouterr().out.endswith("Ready to train.\n")
 
 
+@pytest.mark.slow
 def test_the_command_of_the_guide_runs(folder, server):
     words = shlex.split(blocks("sh")[1])
     assert words[:3] == ["python", "-m", "timeldm_jax.launch"]

@@ -311,7 +311,11 @@ def test_each_figure_is_a_file_too(page):
 
 @pytest.mark.parametrize(
     ("count", "time", "features"),
-    [(10, 1, 1), pytest.param(12, 6, 1, marks=pytest.mark.slow), (15, 2, 13)],
+    [
+        (10, 1, 1),
+        pytest.param(12, 6, 1, marks=pytest.mark.slow),
+        pytest.param(15, 2, 13, marks=pytest.mark.slow),
+    ],
 )
 def test_small_sets_make_a_page(count, time, features, tmp_path):
     real, synthetic = windows(count, features, time), windows(count, features, time, seed=1)

@@ -178,7 +178,7 @@ def start(config, dataset, workdir, trained_vae, stage):
         shutil.copytree(workdir, trained_vae)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [pytest.param("vae", marks=pytest.mark.slow), "ldm"])
 def test_training_in_parts_is_training_at_once(
     config, dataset, tmp_path, trained_vae, chunks, stage
 ):

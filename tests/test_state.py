@@ -21,7 +21,7 @@ def order(train, batch, examples):
     return np.asarray(state.epoch_order(train, jnp.arange(batch), batch, examples))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(examples=st.integers(1, 300), batch=st.integers(1, 40), seed=st.integers(0, 5))
 def test_each_epoch_visits_every_example_once(examples, batch, seed):
     visits = 3 * examples

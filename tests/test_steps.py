@@ -67,9 +67,9 @@ def ldm_problem(layout="principal"):
 
 def test_parts_of_a_batch_add_up_to_the_whole():
     results = []
-    for micro in (None, 4, 5):  # 5 does not divide 16: the next number of equal parts does
+    for micro in (None, 5):  # 5 does not divide 16: the next number of equal parts does
         step, batch, train, data = vae_problem(micro)
-        assert batch.positions().shape == {None: (1, 16), 4: (4, 4), 5: (4, 4)}[micro]
+        assert batch.positions().shape == {None: (1, 16), 5: (4, 4)}[micro]
         results.append(parallel.chunk_runner(step, batch)(5)(train, data))
     for other in results[1:]:
         # Only the order of sums differs. Adam divides by the root of a squared gradient, which
@@ -92,7 +92,7 @@ def with_gaps(rows):
 def test_parts_of_a_batch_with_gaps_add_up_to_the_whole():
     """The mean over known values is not the mean of the parts' means."""
     results = []
-    for micro in (None, 8, 4):
+    for micro in (None, 4):
         step, _, train, data = vae_problem(micro, Missing((0,), (2,)))
         data = data._replace(values=with_gaps(data.values))
         after, metrics = jax.jit(step)(train, data)
@@ -130,6 +130,7 @@ def test_a_chunk_is_traced_once_and_the_average_follows_the_weights(problem):
 def test_gradient_is_of_the_loss_that_is_reported(problem):
     """A tiny step of plain descent lowers the reported loss by its squared gradient."""
     step, _, train, data = problem()
+    step = jax.jit(step)
     after, _ = step(train, data)
     # Adam's first moment after one step from zero is (1 - b1) times the gradient.
     moments = next(s for s in jax.tree.leaves(after.opt_state, is_leaf=is_adam) if is_adam(s))
