@@ -29,6 +29,7 @@ OPTIMIZED = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """A module's tests stay together, and so do all tests of the reference run: it is made once."""
     sharing = {item.module for item in items if "reference_run" in item.fixturenames}

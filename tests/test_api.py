@@ -388,6 +388,7 @@ def test_arrays_are_completed_as_arrays(model):
         model.impute(array[:, :2])
 
 
+@pytest.mark.slow
 def test_panels_of_uneven_length_give_series_of_uneven_length():
     random = np.random.default_rng(0)
     frame = pd.concat(

@@ -144,6 +144,7 @@ def test_repeats_differ_and_the_seed_repeats_them():
     assert not np.allclose(leaf[0], leaf[1])
 
 
+@pytest.mark.slow
 def test_weights_are_the_mean_of_all_steps_the_first_included():
     """Steps of one run are the starts of a longer one, so means of 1 and 2 steps tell the rest."""
     windows = np.random.default_rng(0).uniform(size=(30, 6, 2)).astype(np.float32)
@@ -173,7 +174,8 @@ def test_encoding_does_not_depend_on_the_batch():
 
 
 @pytest.mark.parametrize(
-    "shape", [(12, 1, 2), (5, 4, 1), pytest.param((20, 40, 3), marks=pytest.mark.slow)]
+    "shape",
+    [(12, 1, 2), *(pytest.param(s, marks=pytest.mark.slow) for s in ((5, 4, 1), (20, 40, 3)))],
 )
 def test_short_few_and_single(shape):
     windows = np.random.default_rng(0).uniform(size=shape).astype(np.float32)

@@ -41,17 +41,26 @@ WITHOUT_GRADIENT = "key_bias"
 
 @pytest.fixture(scope="module")
 def runs(server, tmp_path_factory):
-    """Figures of the worker on one device, on four, and on four without a mean of gradients."""
+    """Figures of the worker on one device and on four."""
+    return figures_of(server, tmp_path_factory, one=(1, "train"), four=(4, "train"))
+
+
+@pytest.fixture(scope="module")
+def unaveraged(server, tmp_path_factory):
+    """Figures on four devices without a mean of gradients."""
+    found = figures_of(server, tmp_path_factory, unaveraged=(4, "train-without-sum"))
+    return found["unaveraged"]
+
+
+def figures_of(server, tmp_path_factory, **runs):
+    """Figures of the worker by name of the run, of a number of devices and what to do on them."""
     folder = tmp_path_factory.mktemp("devices")
-    children = {}
-    for name, devices, what in (
-        ("one", 1, "train"),
-        ("four", 4, "train"),
-        ("unaveraged", 4, "train-without-sum"),
-    ):
-        children[name] = server.start(
+    children = {
+        name: server.start(
             what, folder / f"{name}.npz", log=folder / name, module=WORKER, devices=devices
         )
+        for name, (devices, what) in runs.items()
+    }
     figures = {}
     for name, child in children.items():
         assert child.wait() == 0, child.output
@@ -97,23 +106,26 @@ def test_four_devices_train_as_one(runs, stage):
     assert worst(runs["one"], runs["four"], stage) < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_that_test_sees_a_gradient_that_is_not_averaged(runs, stage):
+def test_that_test_sees_a_gradient_that_is_not_averaged(runs, unaveraged, stage):
     """pmap does not: with `out_axes=None` it returns one device's state."""
     for atol in (ATOL, WHOLE_RUN_ATOL[stage]):
-        assert worst(runs["one"], runs["unaveraged"], stage, atol) > 10
+        assert worst(runs["one"], unaveraged, stage, atol) > 10
+    assert f"copies/{stage}/loss" in apart(unaveraged, stage)
+
+
+def apart(figures, stage):
+    """Names of what is not the same on all four devices."""
+    copies = {n: a for n, a in figures.items() if n.startswith(f"copies/{stage}/")}
+    assert f"copies/{stage}/loss" in copies
+    assert {len(a) for a in copies.values()} == {4}
+    return [name for name, a in copies.items() if (a != a[0]).any()]
 
 
 @pytest.mark.parametrize("stage", [*STAGES, "gaps"])
 def test_devices_agree_with_each_other(runs, stage):
-    def apart(figures):
-        copies = {n: a for n, a in figures.items() if n.startswith(f"copies/{stage}/")}
-        assert f"copies/{stage}/loss" in copies
-        assert {len(a) for a in copies.values()} == {4}
-        return [name for name, a in copies.items() if (a != a[0]).any()]
-
-    assert apart(runs["four"]) == []
-    assert f"copies/{stage}/loss" in apart(runs["unaveraged"])
+    assert apart(runs["four"], stage) == []
 
 
 @pytest.mark.parametrize("devices", ["one", "four"])

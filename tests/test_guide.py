@@ -43,13 +43,11 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "pages", [[GUIDE], pytest.param([GUIDE, *OTHERS], marks=pytest.mark.slow)], ids=["guide", "all"]
-)
-def test_the_blocks_of_the_pages_run_in_order(folder, monkeypatch, pages):
+@pytest.mark.slow
+def test_the_blocks_of_the_pages_run_in_order(folder, monkeypatch):
     monkeypatch.setattr(timeldm_jax, "TimeLDM", quick.Quick)
     assert len(blocks("python")) >= 6
-    for page in pages:
+    for page in (GUIDE, *OTHERS):
         names = {}
         for number, code in enumerate(blocks("python", page)):
             exec(compile(code, f"docs/{page.name}, block {number}", "exec"), names)

@@ -148,6 +148,7 @@ def test_bfloat16_product_and_its_gradients_are_those_of_rounded_factors():
         np.testing.assert_allclose(found, exact, atol=1e-5 * np.abs(exact).max())
 
 
+@pytest.mark.slow
 def test_bfloat16_denoiser_is_the_float32_denoiser_to_bfloat16s_precision():
     z = jax.random.normal(jax.random.key(0), (16, 6))
     label = jnp.linspace(-1, 1, 16)

@@ -58,6 +58,9 @@ frame.onload = () => {
 </script>"""
 
 
+OTHER_SCREENS = ((360, False), (1200, False), (1200, True))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     random = np.random.default_rng(0)
@@ -78,8 +81,10 @@ def measure(folder, profile, width, *more):
     return json.loads(html.unescape(re.search(r'<pre id="found">(.*)</pre>', done.stdout, re.S)[1]))
 
 
-@pytest.mark.parametrize("width", [360, 1200])
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [(360, True), *(pytest.param(*each, marks=pytest.mark.slow) for each in OTHER_SCREENS)],
+)
 def test_the_page_in_a_browser(folder, tmp_path, width, dark):
     scheme = ["--blink-settings=preferredColorScheme=0"] if dark else []
     found = measure(folder, tmp_path, width, *scheme)

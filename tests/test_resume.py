@@ -178,7 +178,8 @@ def start(config, dataset, workdir, trained_vae, stage):
         shutil.copytree(workdir, trained_vae)
 
 
-@pytest.mark.parametrize("stage", [pytest.param("vae", marks=pytest.mark.slow), "ldm"])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
 def test_training_in_parts_is_training_at_once(
     config, dataset, tmp_path, trained_vae, chunks, stage
 ):
@@ -598,7 +599,7 @@ def lose(path):
 
 # Of the files beside the checkpoints, those that a run makes again from what is left of it.
 MADE_AGAIN = ("samples.npz", "scores.json", "report.html", "metrics.jsonl")
-QUICKLY = [("scores.json", cut)]
+QUICKLY = [("samples.npz", cut)]
 SIDE_FILES = [
     pytest.param(name, harm, marks=[] if (name, harm) in QUICKLY else pytest.mark.slow)
     for name in (*MADE_AGAIN, "config.json")
