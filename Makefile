@@ -8,7 +8,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?=
-PYTEST_ARGS ?= -n 2 --dist loadgroup
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 LOCK_ARGS ?=
 
 PY := $(VENV)/bin/python

@@ -1,6 +1,7 @@
 """What the tests share: a compilation cache, a tiny configuration, and a server that forks runs.
 
 Everything here is made once a session, and under `pytest -n` once a worker, in folders of its own.
+The Makefile keeps a file's tests on one worker, so what a module makes is made once.
 """
 
 import gc
@@ -8,8 +9,15 @@ import os
 import pathlib
 import textwrap
 
-# The tests are about the CPU, on every machine; in force only before JAX is imported.
+# The tests are about the CPU, on every machine. Compiling is most of what a tiny run does: older
+# code generation, and instructions that are quick to choose, take a third off it. Both are in force
+# only before JAX is imported.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_max_isa=SSE4_2",
+)
 
 import jax
 import pytest
@@ -27,15 +35,6 @@ OPTIMIZED = {
     "test_parity",
     "test_recurrent_scores",
 }
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """A module's tests stay together, and so do all tests of the reference run: it is made once."""
-    sharing = {item.module for item in items if "reference_run" in item.fixturenames}
-    for item in items:
-        group = "reference run" if item.module in sharing else item.module.__name__
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="module", autouse=True)
