@@ -12,7 +12,7 @@ import pytest
 from etils import epath
 
 from timeldm_jax import config as configuration
-from timeldm_jax import forecast, latents, results
+from timeldm_jax import forecast, latents, marginals, results
 from timeldm_jax import generator as generators
 from timeldm_jax.data.scaling import Curve, Scaler
 from timeldm_jax.errors import USER_ERRORS, NonFiniteSamplesError
@@ -251,8 +251,10 @@ def poisoned(generator, what, value):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_no_numbers_give_no_samples(generator, what, value):
     broken = poisoned(generator, what, value)
-    levels = np.tile(np.linspace(0, 1, 111, dtype=np.float32), (3, 1))
-    for one in (broken, dataclasses.replace(broken, marginals=levels)):
+    levels, drawn_levels = (
+        np.tile(np.float32(each), (3, 1)) for each in (marginals.LEVELS, marginals.DRAWN_LEVELS)
+    )
+    for one in (broken, dataclasses.replace(broken, marginals=levels, drawn=drawn_levels)):
         with pytest.raises(NonFiniteSamplesError, match=r"sampling.* gave (nan|-?inf) for '[abc]'"):
             drawn(one, 5)
     with pytest.raises(NonFiniteSamplesError, match="completion gave"):

@@ -10,7 +10,7 @@ import pytest
 import quick
 
 from timeldm_jax import config as configuration
-from timeldm_jax import recipe
+from timeldm_jax import marginals, recipe
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import table
 from timeldm_jax.errors import ConfigError
@@ -84,7 +84,8 @@ def test_steps_fill_the_budget(dataset, monkeypatch):
     monkeypatch.setattr(recipe, "_scores_seconds", lambda config, data: 100.0)
     chosen = recipe.choose_steps(config, data)
     trained = chosen.vae.steps * 0.01 + chosen.ldm.steps * 0.04
-    sampling = 0.04 / config.ldm.batch / 3 * config.sample.steps * config.sample.count
+    windows = config.sample.count + marginals.draws(config.data.window)
+    sampling = 0.04 / config.ldm.batch / 3 * config.sample.steps * windows
     total = trained + sampling + 100 + recipe.START_SECONDS + recipe.REPORT_SECONDS
     # Steps come in chunks of 50: 2 s at most of each stage; the probes took no time.
     assert 600 - 4 < total <= 600

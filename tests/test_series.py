@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from timeldm_jax.data.dataset import from_windows, make_dataset
 from timeldm_jax.data.reader import check_array
-from timeldm_jax.data.scaling import MARGINAL_LEVELS, Scaler, fit_scaler, marginals
+from timeldm_jax.data.scaling import Scaler, fit_scaler
 from timeldm_jax.data.series import (
     DeviceWindows,
     Series,
@@ -381,19 +381,6 @@ def test_too_few_windows_of_ones_own():
         from_windows(np.random.default_rng(0).normal(size=(9, 6, 2)), ("a", "b"), "paper")
     with pytest.raises(DataError, match="'future' needs one series in time"):
         from_windows(np.random.default_rng(0).normal(size=(20, 6, 2)), ("a", "b"), "future")
-
-
-def test_marginals_are_quantiles_of_what_is_known():
-    values = np.stack([np.linspace(-1, 3, 10_001), np.full(10_001, np.nan)], axis=1)
-    values[::2, 1] = np.linspace(0, 1, 5_001) ** 2
-    found = marginals(values)
-    assert found.dtype == np.float32
-    # Middles of neighbours are at most a step of the data away.
-    np.testing.assert_allclose(found[0], 4 * MARGINAL_LEVELS - 1, atol=4e-4)
-    np.testing.assert_allclose(found[1], MARGINAL_LEVELS**2, atol=4e-4)
-    assert not np.isin(values, found.astype(np.float64)).any()
-    assert (np.diff(MARGINAL_LEVELS) > 0).all()
-    np.testing.assert_allclose(MARGINAL_LEVELS, 1 - MARGINAL_LEVELS[::-1], atol=1e-12)
 
 
 def panel_rows(series, rows):

@@ -6,14 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from scipy import stats
 
 from timeldm_jax import config as configuration
 from timeldm_jax import latents
-from timeldm_jax.data.scaling import marginals
 from timeldm_jax.data.series import DeviceWindows, Missing
 from timeldm_jax.diffusion import samplers
-from timeldm_jax.generator import Generator, match_marginals
+from timeldm_jax.generator import Generator
 from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.training import beta, parallel, stages, state, steps
@@ -254,26 +252,6 @@ def test_a_generator_draws_the_same_latents_with_either_solver():
     np.testing.assert_allclose(polar, drawn("heun", params), atol=0.01)
     # The network matters: without it the same start ends elsewhere.
     assert np.abs(polar - drawn("polar", initial)).mean() > 0.1
-
-
-def test_matched_samples_are_distributed_as_the_training_data():
-    random = np.random.default_rng(0)
-    real = random.gamma(2.0, size=(200_000, 3))
-    drawn = random.normal(size=(200_000, 3))
-    windows = random.normal(size=(5_000, 8, 3)).astype(np.float32)
-    quantiles = marginals(drawn), marginals(real)
-    quantiles[1][2] = np.nan
-    found = np.asarray(match_marginals(windows, *quantiles))
-    # The increasing map from the one distribution to the other, in closed form.
-    expected = stats.gamma.ppf(stats.norm.cdf(windows[..., :2]), 2.0)
-    # Of 200,000 draws, and linear between levels a hundredth apart.
-    middle = np.abs(windows[..., :2]) < 2.5
-    np.testing.assert_allclose(found[..., :2][middle], expected[middle], atol=0.1)
-    np.testing.assert_array_equal(found[..., 2], windows[..., 2])
-    order = np.argsort(windows[..., 0], axis=None)
-    assert (np.diff(found[..., 0].ravel()[order]) >= 0).all()
-    outside = match_marginals(np.full((1, 1, 3), 99.0, np.float32), *quantiles)
-    np.testing.assert_allclose(outside[0, 0], [*quantiles[1][:2, -1], 99])
 
 
 def test_plateau_schedule_cuts_the_rate_once_a_plateau_lasts():

@@ -130,7 +130,7 @@ def test_every_use_of_one_seed_draws_from_a_key_of_its_own(draws, monkeypatch):
     gaps = np.full((4, 4, 2), np.nan)
     for turns in ((), (0,), (0, 0), (0, 1)):
         generator.complete(gaps, 0, *turns)
-    generator._drawn_marginals  # noqa: B018
+    generator.own_marginals  # noqa: B018
 
     # An epoch's order is one bijection, evaluated at each step's places.
     assert orders == {"VAE": 2, "LDM": 2}

@@ -166,6 +166,8 @@ def column_of(kind):
 )
 def test_unscaling_what_was_scaled_gives_the_column_back(data, kind):
     values = data.draw(column_of(kind))
+    if kind == "category":  # a word of a single row is not learnt
+        values = 2 * values
     if len(set(values)) < 2 or (kind == "category" and len(set(values)) > 20):
         return
     frame = pd.DataFrame({"step": range(len(values)), "x": values})

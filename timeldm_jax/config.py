@@ -176,6 +176,7 @@ def apply_table(config: ConfigDict) -> None:
         section, _, leaf = key.rpartition(".")
         _section(config, section)[leaf] = 0
     config.data.split = "auto"
+    config.sample.match_marginals = True
     config.ldm.optimizer.ema = 0.997
 
 

@@ -136,6 +136,8 @@ def _run_stages(experiment: Experiment, names: tuple[str, ...]) -> None:
     # What follows takes seconds and writes files: process 0 does it, on its own devices.
     try:
         if jax.process_index() == 0:
+            if "ldm" in names:
+                results.calibrate(config, workdir)
             if "sample" in names:
                 results.sample(config, workdir)
                 if dataset.schema is not None:

@@ -5,6 +5,8 @@ All randomness follows from seeds: window i of a seed is the same whatever the b
 
 import dataclasses
 import functools
+import json
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,10 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from timeldm_jax import latents, streams
-from timeldm_jax.data import scaling
+from timeldm_jax import latents, marginals, streams
 from timeldm_jax.data import table as tables
-from timeldm_jax.data.scaling import Scaler
+from timeldm_jax.data.scaling import Curve, Scaler
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.diffusion import conditional, edm, samplers
 from timeldm_jax.errors import NonFiniteSamplesError, whole_seed
@@ -32,8 +33,9 @@ SMALL_BATCH = 32  # windows; see `Generator._batches`
 PRIOR_SAMPLES = 4_000
 MOST_AXES = 8_192  # latents whose covariance is made in float64: half a gigabyte
 MODEL_SEED = 0  # of the draws by which a model learns its own covariance and marginals
-MARGINAL_SAMPLES = 20_000
 PyTree = Any
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Generator:
       meta: metadata of the diffusion checkpoint.
       marginals: quantiles of the scaled training data that samples are mapped to, NaN for features
         that are left alone; None where `sample.match_marginals` is off.
+      drawn: those of the model's own samples, measured after training; None: not yet. See
+        `marginals`.
     """
 
     config: ConfigDict
@@ -64,15 +68,15 @@ class Generator:
     schema: Schema | None
     meta: dict[str, Any]
     marginals: Float[np.ndarray, "feature level"] | None = None
+    drawn: Float[np.ndarray, "feature drawn_level"] | None = None
 
     def sample(self, count: int, seed: int) -> Iterator[Float[np.ndarray, "n window feature"]]:
         """Yields batches of synthetic windows in the data's own units, float64.
 
         Window i is a function of (seed, i) alone, whatever the batch size. Values lie between the
         smallest and largest of the training data, and with `config.sample.match_marginals` each
-        feature is distributed as in it (an increasing map that 20,000 other samples define, drawn
-        at the first call); windows of a table are as its columns can hold
-        them (`table.snap`), within the range of the table.
+        feature is distributed as in it; windows of a table are as its columns can hold them
+        (`table.snap`), within the range of the table.
 
         Args:
           count: windows in all.
@@ -85,8 +89,6 @@ class Generator:
         for first, size in self._batches(count, self._largest):
             scaled = self._draw_numbered(key, np.arange(first, first + size))[: count - first]
             self._check_finite("sampling", scaled, first)
-            if self.marginals is not None:
-                scaled = match_marginals(scaled, self._drawn_marginals, self.marginals)
             windows = self._finish("sampling", scaled, first)
             if self.schema is None:
                 yield np.clip(windows, self.scaler.low, self.scaler.high)
@@ -117,7 +119,7 @@ class Generator:
         """
         count = len(observed)
         numbers = np.arange(count) if numbers is None else numbers
-        scaled = self.scaler.scale(observed).astype(np.float32)
+        scaled = marginals.to_model(self.scaler.scale(observed), self._maps).astype(np.float32)
         found = np.empty_like(scaled)
         # The number of turns too: else (a, b) would draw from keys below those of (a,).
         key = self._key(seed, Stream.COMPLETION, len(turns), *turns)
@@ -134,7 +136,7 @@ class Generator:
     ) -> Float[np.ndarray, "n time feature"]:
         """Windows in the data's own units, float64, as a table can hold them if it is of one."""
         self._check_finite(stage, scaled, first)
-        windows = self.scaler.unscale(scaled)
+        windows = self.scaler.unscale(marginals.to_data(scaled, self._maps))
         self._check_finite(stage, windows, first)  # a logarithm's inverse can overflow
         return windows if self.schema is None else tables.snap(windows, self.schema)
 
@@ -263,15 +265,29 @@ class Generator:
         return self._placed(prior, "same")
 
     @functools.cached_property
-    def _drawn_marginals(self) -> Float[np.ndarray, "feature level"]:
-        """`data.scaling.marginals` of the model's own samples: not of those that are mapped."""
+    def own_marginals(self) -> Float[np.ndarray, "feature drawn_level"]:
+        """Quantiles of the model's own samples, not of those that are mapped; seconds, or known."""
+        if self.drawn is not None:
+            return self.drawn
         key, drawn = self._key(MODEL_SEED, Stream.MARGINALS), []
-        for first, size in self._batches(MARGINAL_SAMPLES, self._largest):
+        count = marginals.draws(self.models.vae.window)
+        for first, size in self._batches(count, self._largest):
             windows = self._draw_numbered(key, np.arange(first, first + size))
-            drawn.append(windows[: MARGINAL_SAMPLES - first])
+            drawn.append(windows[: count - first])
         windows = np.concatenate(drawn)
         self._check_finite("sampling (for marginals)", windows, 0)
-        return scaling.marginals(windows.reshape(-1, len(self.columns)))
+        return marginals.quantiles(windows.reshape(-1, len(self.columns)), marginals.DRAWN_LEVELS)
+
+    def described_marginals(self) -> dict[str, Any]:
+        """`own_marginals` as JSON, with the step of the weights that they are of."""
+        return {"step": self.meta.get("step"), "drawn": self.own_marginals.tolist()}
+
+    @functools.cached_property
+    def _maps(self) -> dict[int, Curve]:
+        """By feature, from the model's distribution to the data's."""
+        if self.marginals is None:
+            return {}
+        return marginals.maps(self.marginals, self.own_marginals, self.scaler)
 
     @functools.cached_property
     def _draw_latents(self) -> Any:
@@ -325,22 +341,6 @@ class Generator:
         return bind(vae, vae_params, "decode")(z)
 
 
-def match_marginals(
-    windows: Float[np.ndarray, "n time feature"],
-    drawn: Float[np.ndarray, "feature level"],
-    real: Float[np.ndarray, "feature level"],
-) -> Float[np.ndarray, "n time feature"]:
-    """Windows mapped feature by feature, increasing, so that quantiles `drawn` become `real`.
-
-    Linear between quantiles, and no further than the outermost. A feature whose `real` is NaN stays
-    as it is. Float64.
-    """
-    found = windows.astype(np.float64)
-    for i in np.flatnonzero(~np.isnan(real[:, 0])):
-        found[..., i] = np.interp(found[..., i], drawn[i], real[i])
-    return found
-
-
 def _round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
@@ -350,8 +350,26 @@ def _marginals(meta: dict[str, Any]) -> Float[np.ndarray, "feature level"] | Non
     saved = meta.get("marginals", meta.get("margins"))
     if saved is None:
         return None
-    untouched = [np.nan] * len(scaling.MARGINAL_LEVELS)
+    untouched = [np.nan] * len(marginals.LEVELS)
     return np.array([row or untouched for row in saved], np.float32)
+
+
+def _read_drawn(workdir: Workdir) -> Any:
+    """What `marginals.json` holds, or None."""
+    try:
+        return json.loads(workdir.marginals.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        _log.warning("%s is damaged (%s); it is made again", workdir.marginals, error)
+        return None
+
+
+def _drawn(found: Any, step: Any) -> Float[np.ndarray, "feature drawn_level"] | None:
+    """The quantiles of the model's own samples, where they are those of the weights of `step`."""
+    if found is None or found["step"] != step:
+        return None
+    return np.array(found["drawn"], np.float32)
 
 
 def load_generator(workdir: Workdir) -> Generator:
@@ -368,6 +386,7 @@ def load_generator(workdir: Workdir) -> Generator:
         return stages.init_ldm_state(config, models, stages.zero_stats(config, models))
 
     restored, meta = checkpoint.restore_averaged(workdir.ldm, jax.eval_shape(ldm_template))
+    meta = meta | {"drawn_marginals": _read_drawn(workdir)}
     vae_params, _ = stages.load_vae(config, models, workdir)
     return assemble(config, models, vae_params, restored, meta)
 
@@ -400,4 +419,5 @@ def assemble(
         schema=None if schema is None else Schema.from_json(schema),
         meta=meta,
         marginals=_marginals(meta),
+        drawn=_drawn(meta.get("drawn_marginals"), meta.get("step")),
     )

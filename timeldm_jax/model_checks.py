@@ -20,9 +20,10 @@ from timeldm_jax import config as configuration
 from timeldm_jax import convert
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
-from timeldm_jax.data.scaling import MARGINAL_LEVELS, Scaler
+from timeldm_jax.data.scaling import Scaler
 from timeldm_jax.errors import BAD_CONTENT, CheckpointError, ConfigError
 from timeldm_jax.generator import Generator
+from timeldm_jax.marginals import DRAWN_LEVELS, LEVELS
 from timeldm_jax.settings import conforms
 from timeldm_jax.training import stages
 from timeldm_jax.training.stages import Models
@@ -164,7 +165,7 @@ def _weights(config: ConfigDict, models: Models) -> dict[str, Any]:
 
 def check_description(path: pathlib.Path, made: Generator) -> None:
     """Raises CheckpointError unless the model's windows can be made what the user's data was."""
-    features, meta, scaler, marginals = len(made.columns), made.meta, made.scaler, made.marginals
+    features, meta, scaler = len(made.columns), made.meta, made.scaler
     levels = np.linspace(0, 1, 11)[:, None] * np.ones(features)
     try:
         versions = meta["versions"]
@@ -176,10 +177,11 @@ def check_description(path: pathlib.Path, made: Generator) -> None:
         steps = np.diff(scaler.unscale(levels), axis=0)
         if not np.isfinite(steps).all() or (steps < 0).any():
             raise ValueError("its scaler is not increasing")
-        if marginals is not None and (
-            marginals.shape != (features, len(MARGINAL_LEVELS)) or (np.diff(marginals) < 0).any()
-        ):
-            raise ValueError("its marginals are not of its columns")
+        for found, its in ((made.marginals, LEVELS), (made.drawn, DRAWN_LEVELS)):
+            if found is not None and (
+                found.shape != (features, len(its)) or (np.diff(found) < 0).any()
+            ):
+                raise ValueError("its marginals are not of its columns")
         if made.schema is not None:
             names = tuple(feature.name for feature in schemas.features(made.schema))
             if not conforms(made.schema, schemas.Schema) or names != made.columns:

@@ -44,7 +44,8 @@ NEEDED = (CONFIG, MODEL, WEIGHTS)
 KNOWN = (*NEEDED, SCORES, CARD)
 # What `model.json` has of a diffusion checkpoint's metadata, beside the shapes of the arrays.
 DESCRIPTION = (
-    "columns", "scaler", "schema", "marginals", "fingerprint", "versions", "vae_step", "step",
+    "columns", "scaler", "schema", "marginals", "drawn_marginals", "fingerprint", "versions",
+    "vae_step", "step",
 )  # fmt: skip
 LARGEST_JSON = 2**28  # bytes; a table of 2,000 columns with a thousand quantiles each has 2**27
 ARRAY_HEADER = 2**12  # bytes in `weights.npz` that are not an array's numbers, at most
@@ -91,7 +92,7 @@ def save(target: pathlib.Path, model: Generator, scores: dict[str, Any] | None) 
     shapes = {name: list(array.shape) for name, array in arrays.items()}
     contents = {
         CONFIG: to_json(configuration.to_saved(model.config), sort_keys=True).encode(),
-        MODEL: to_json({**_description(model.meta), "arrays": shapes}).encode(),
+        MODEL: to_json({**_description(model.meta), **_drawn(model), "arrays": shapes}).encode(),
         WEIGHTS: buffer.getvalue(),
         CARD: model_card(model, scores).encode(),
     }
@@ -256,6 +257,13 @@ def _description(meta: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: meta.get(name) for name in DESCRIPTION}
     kept["marginals"] = meta.get("marginals", meta.get("margins"))  # as earlier versions said
     return kept
+
+
+def _drawn(model: Generator) -> dict[str, Any]:
+    """How the model's own samples are distributed, so that nobody has to draw them again."""
+    if model.marginals is None:
+        return {}
+    return {"drawn_marginals": model.described_marginals()}
 
 
 def _open_run(root: pathlib.Path) -> Opened:

@@ -23,6 +23,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
+from timeldm_jax import marginals
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.diffusion import samplers
 from timeldm_jax.errors import ConfigError
@@ -165,7 +166,10 @@ def _measure(config: ConfigDict, dataset: Dataset) -> Seconds:
     probe.vae.steps = probe.ldm.steps = 10_000
     step = {stage: stages.step_seconds(probe, dataset, stage) for stage in ("vae", "ldm")}
     evaluations = samplers.evaluations(config.sample.solver, config.sample.steps)
-    sampling = step["ldm"] / config.ldm.batch / 3 * evaluations * config.sample.count
+    count = config.sample.count
+    if config.sample.match_marginals:
+        count += marginals.draws(config.data.window)
+    sampling = step["ldm"] / config.ldm.batch / 3 * evaluations * count
     scores = _scores_seconds(config, dataset)
     return Seconds(step, sampling, scores, probes=time.monotonic() - began)
 

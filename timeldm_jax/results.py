@@ -34,6 +34,15 @@ _log = logging.getLogger(__name__)
 TABLE_BATCH = 10_000  # windows turned into rows at a time
 
 
+def calibrate(config: ConfigDict, workdir: Workdir) -> None:
+    """Writes `marginals.json`: how the model's own samples are distributed; see `marginals`."""
+    if not config.sample.match_marginals:
+        return
+    generator = load_generator(workdir)
+    if generator.drawn is None:
+        write_json(workdir.marginals, generator.described_marginals())
+
+
 def sample(config: ConfigDict, workdir: Workdir) -> None:
     """Writes `samples.npz`, or leaves the one that is there and sound."""
     path = workdir.samples

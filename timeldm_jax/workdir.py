@@ -62,6 +62,11 @@ class Workdir:
         return self.root / "tensorboard"
 
     @property
+    def marginals(self) -> epath.Path:
+        """How the model's own samples are distributed."""
+        return self.root / "marginals.json"
+
+    @property
     def samples(self) -> epath.Path:
         """Synthetic windows."""
         return self.root / "samples.npz"

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from pandas.api.types import pandas_dtype
 
 from timeldm_jax.data.formats import looks_like_time, parse_times, row_of
-from timeldm_jax.data.scaling import outward
+from timeldm_jax.data.scaling import GAP, outward
 from timeldm_jax.errors import DataError, option
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,6 @@ WIDEST_CURVE = 2**40  # beyond this range a curve of quantiles loses whole units
 SKEWED, HEAVY = 2.0, 8.0  # skewness and excess kurtosis from which a column is transformed
 MOST_CODES = 50  # numbers of no more different values are codes or counts
 LUMP = 0.05  # share of rows with one value, or on either side of a gap, that is no chance
-GAP = 0.1  # of the range
 PERCENT_NAMES = ("%", "percent", "pct", "humidity")
 
 

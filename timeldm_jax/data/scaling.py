@@ -16,8 +16,7 @@ from scipy import special
 from timeldm_jax.errors import DataError
 
 LEVELS = 1_000  # quantiles that a curve keeps at most
-TAIL = (0.0, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)
-MARGINAL_LEVELS = np.array([*TAIL, *np.linspace(0.01, 0.99, 99), *(1 - np.array(TAIL[::-1]))])
+GAP = 0.1  # of the range, between neighbouring values: no sample falls there
 FEW_WHOLE = 100  # whole numbers of a smaller range are codes and counts
 REACH = 3.0  # deviations either side of the mean that `standard` maps to [0, 1]
 
@@ -58,14 +57,18 @@ class Curve:
         return inside + (values - known) / np.where(values < knots[0], *self._steps())
 
     def bend(self, values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        """The inverse of `straighten`; a value that stands twice takes all shares between."""
+        """The inverse of `straighten`; a value that stands twice takes all shares between.
+
+        Nothing lies beyond an end that many rows have; beyond others it goes on as `_steps` says.
+        """
         if self.kind == "log":
             return np.sign(values) * np.expm1(np.abs(values)) * self.unit
         knots, levels = np.array(self.knots), np.array(self.levels)
         ends = self._spread(levels[[0, -1]])
         known = np.clip(values, *ends)
         inside = np.interp(special.ndtr(known) if self.kind == "normal" else known, levels, knots)
-        return inside + (values - known) * np.where(values < ends[0], *self._steps())
+        ending = knots[[1, -1]] != knots[[0, -2]]  # where many rows have the last value, it is one
+        return inside + (values - known) * np.where(values < ends[0], *(self._steps() * ending))
 
     def _spread(self, levels: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         return special.ndtri(levels) if self.kind == "normal" else levels
@@ -78,7 +81,7 @@ class Curve:
         the mean one, so that a twentieth beyond the end is a twentieth of the range.
         """
         knots, places = np.array(self.knots), self._spread(np.array(self.levels))
-        slopes = (np.diff(knots) / np.diff(places))[[0, -1]]
+        slopes = (knots[[1, -1]] - knots[[0, -2]]) / (places[[1, -1]] - places[[0, -2]])
         mean = (knots[-1] - knots[0]) / (places[-1] - places[0])
         return np.minimum(np.where(slopes > 0, slopes, mean), mean)
 
@@ -192,22 +195,9 @@ def fit_scaler(
     return Scaler(tuple(low.tolist()), tuple(high.tolist()), tuple(curves))
 
 
-def marginals(values: Float[np.ndarray, "rows feature"]) -> Float[np.ndarray, "feature level"]:
-    """Quantiles of each feature at `MARGINAL_LEVELS`, float32; NaN is left out.
-
-    Each is the middle of two neighbouring values, so that none is the value of a single row.
-    """
-    found = np.full((values.shape[1], len(MARGINAL_LEVELS)), np.nan, np.float32)
-    for i, column in enumerate(values.T):
-        known = np.sort(column[np.isfinite(column)])
-        if known.size:
-            first = np.floor(np.clip(MARGINAL_LEVELS * (known.size - 1), 0, max(known.size - 2, 0)))
-            place = first.astype(int)
-            found[i] = known[place] / 2 + known[np.minimum(place + 1, known.size - 1)] / 2
-    return found
-
-
-def outward(known: Float[np.ndarray, " n"], *, whole: bool = False) -> tuple[float, float]:
+def outward(
+    known: Float[np.ndarray, " n"], *, whole: bool = False, size: float = 0.0
+) -> tuple[float, float]:
     """Bounds around values, rounded outward to at most a hundredth of their range.
 
     A bound that a single row has is moved by a step more, so that a saved model does not tell it;
@@ -216,9 +206,10 @@ def outward(known: Float[np.ndarray, " n"], *, whole: bool = False) -> tuple[flo
     Args:
       known: finite, at least one.
       whole: whether they are whole numbers, and bounds are to be.
+      size: what to round to a hundredth of; default: their range.
     """
     low, high = float(known.min()), float(known.max())
-    size = high - low or abs(low) or 1.0
+    size = size or high - low or abs(low) or 1.0
     exponent = math.floor(math.log10(size)) - 2
     if whole:
         exponent = max(exponent, 0)
@@ -244,18 +235,34 @@ def _fit_curve(scaling: str, known: Float[np.ndarray, " n"]) -> Curve:
         return Curve("log", unit=float(f"{np.median(positive):.0e}"))
     ordered = np.sort(known)
     place = np.linspace(0, len(ordered) - 2, min(LEVELS, len(ordered) - 1)).round().astype(int)
-    # Of a value that many rows have, the first and the last place too: its interval is exact.
-    _, first, count = np.unique(ordered, return_index=True, return_counts=True)
-    often = count >= max(2, 2 * len(ordered) / LEVELS)
-    first, last = first[often], (first + count - 1)[often]
+    # Of a value that many rows have, the first and the last place too: its interval is exact. So is
+    # that of one beside a gap, which would else be a bound of the gap.
+    values, first, count = np.unique(ordered, return_index=True, return_counts=True)
+    wide = np.diff(values) > GAP * np.ptp(ordered)
+    beside = np.r_[False, wide] | np.r_[wide, False]
+    often = count >= np.where(beside, 2, max(2, 2 * len(ordered) / LEVELS))
+    last = first + count - 1
+    # No sample falls into a wide gap, or between two values that many rows have.
+    jumps = last[:-1][wide | (often[:-1] & often[1:])]
+    first, last = first[often], last[often]
     place = np.unique(
         np.clip([*place, *(first - 1), *first, *(last - 1), *last], 0, len(ordered) - 2)
     )
+    place = np.setdiff1d(place, jumps)
     middles = ordered[place] / 2 + ordered[place + 1] / 2
-    ends = outward(known)
-    knots = np.array([ends[0], *middles, ends[1]])
-    levels = np.array([0.25, *(place + 1), len(ordered) - 0.25]) / len(ordered)
+    ends = np.array([_ends(part, np.ptp(ordered)) for part in np.split(ordered, jumps + 1)])
+    at = np.r_[0.25, np.repeat(jumps + 1, 2), len(ordered) - 0.25]
+    knots, levels = np.r_[middles, ends.ravel()], np.r_[place + 1, at] / len(ordered)
+    order = np.lexsort((knots, levels))
+    knots, levels = knots[order], levels[order]
     # Of equal knots in a row the first and the last are enough.
     inner = (knots[1:-1] == knots[:-2]) & (knots[1:-1] == knots[2:])
     kept = np.r_[True, ~inner, True]
     return Curve("normal", knots=tuple(knots[kept].tolist()), levels=tuple(levels[kept].tolist()))
+
+
+def _ends(part: Float[np.ndarray, " n"], whole: float) -> tuple[float, float]:
+    """Bounds of the values between two jumps: an atom itself, else rounded `outward`."""
+    if len(part) > 1 and part[0] == part[-1]:
+        return part[0], part[0]
+    return outward(part, size=max(np.ptp(part), GAP * whole))

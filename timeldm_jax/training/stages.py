@@ -18,8 +18,7 @@ from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
-from timeldm_jax import latents, streams
-from timeldm_jax.data import scaling
+from timeldm_jax import latents, marginals, streams
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.series import DeviceWindows, Missing, fill, gather
@@ -351,7 +350,7 @@ def _marginals(config: ConfigDict, dataset: Dataset) -> list[list[float] | None]
     if not config.sample.match_marginals:
         return None
     scaled = dataset.scaler.scale(dataset.series.training_rows()).astype(np.float32)
-    found = scaling.marginals(scaled).tolist()
+    found = marginals.quantiles(scaled).tolist()
     if dataset.schema is None:
         return found
     layout = schemas.features(dataset.schema)
