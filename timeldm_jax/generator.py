@@ -91,7 +91,7 @@ class Generator:
             self._check_finite("sampling", scaled, first)
             windows = self._finish("sampling", scaled, first)
             if self.schema is None:
-                yield np.clip(windows, self.scaler.low, self.scaler.high)
+                yield self.scaler.within_range(windows)
             else:
                 yield tables.within_range(windows, self.schema)
 
@@ -138,7 +138,9 @@ class Generator:
         self._check_finite(stage, scaled, first)
         windows = self.scaler.unscale(marginals.to_data(scaled, self._maps))
         self._check_finite(stage, windows, first)  # a logarithm's inverse can overflow
-        return windows if self.schema is None else tables.snap(windows, self.schema)
+        if self.schema is None:
+            return self.scaler.nearest(windows)
+        return tables.snap(windows, self.schema)
 
     def _check_finite(
         self, stage: str, windows: Float[np.ndarray, "n time feature"], first: int

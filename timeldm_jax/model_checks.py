@@ -177,6 +177,7 @@ def check_description(path: pathlib.Path, made: Generator) -> None:
         steps = np.diff(scaler.unscale(levels), axis=0)
         if not np.isfinite(steps).all() or (steps < 0).any():
             raise ValueError("its scaler is not increasing")
+        scaler.within_range(scaler.nearest(scaler.unscale(levels)))
         for found, its in ((made.marginals, LEVELS), (made.drawn, DRAWN_LEVELS)):
             if found is not None and (
                 found.shape != (features, len(its)) or (np.diff(found) < 0).any()

@@ -14,7 +14,9 @@ import pandas as pd
 from jaxtyping import Float
 from pandas.api.types import pandas_dtype
 
+from timeldm_jax.data import grids
 from timeldm_jax.data.formats import looks_like_time, parse_times, row_of
+from timeldm_jax.data.grids import Grid
 from timeldm_jax.data.scaling import GAP, outward
 from timeldm_jax.errors import DataError, option
 
@@ -27,7 +29,6 @@ SCALINGS: tuple[str, ...] = get_args(Scaling)
 
 MOST_CATEGORIES = 20
 FEWEST_ROWS = 2  # a word of fewer is not listed, unless the user lists it
-MOST_DECIMALS = 6
 LARGEST_INTEGER = 2**53  # beyond, float64 does not tell neighbours apart
 WIDEST_CURVE = 2**40  # beyond this range a curve of quantiles loses whole units
 SKEWED, HEAVY = 2.0, 8.0  # skewness and excess kurtosis from which a column is transformed
@@ -46,6 +47,7 @@ class Column:
       dtype: the pandas dtype that samples get.
       scaling: how values become numbers around [0, 1]; `constant` is put back, not learnt.
       decimals: digits after the point that floats are rounded to, or None.
+      grid: the values that numbers can take, where decimals do not say it, or None.
       low: bound that samples keep, in the column's unit, or None.
       high: the same above.
       smallest: least value that samples of windows take: the data's, rounded outward, or the user's
@@ -63,6 +65,7 @@ class Column:
     dtype: str
     scaling: Scaling
     decimals: int | None = None
+    grid: Grid | None = None
     low: float | None = None
     high: float | None = None
     smallest: float | None = None
@@ -107,7 +110,7 @@ def infer(column: pd.Series, given: dict[str, Any], where: str) -> Column:
     first = present.iloc[0]
     if (present == first).all() and not missing:
         fields |= {"scaling": "constant", "value": _plain(first)}
-    fields |= {k: v for k, v in given.items() if k not in ("kind", "categories")}
+    fields |= {k: v for k, v in given.items() if k not in ("kind", "categories", "step")}
     if fields["scaling"] == "constant" and fields.get("value") is None:
         raise DataError(f"{at} is said to be constant and is not")
     return Column(name=name, kind=kind, **fields)
@@ -158,6 +161,8 @@ def snap(values: Float[np.ndarray, "..."], column: Column) -> Float[np.ndarray, 
     high = np.inf if column.high is None else column.high
     if column.kind == "boolean":
         return (values > 0.5).astype(np.float64)
+    if column.grid is not None:
+        return np.clip(column.grid.nearest(values), *column.grid.bounds(low, high))
     if column.kind == "integer":
         return np.clip(np.round(values), np.ceil(low), np.floor(high))
     if column.kind == "datetime":
@@ -330,6 +335,10 @@ def _number(
     scaling = choose_scaling(numbers)
     if kind == "integer" and scaling == "quantile" and np.ptp(numbers) > WIDEST_CURVE:
         scaling = "minmax"
+    digits = grids.decimals(numbers) if kind == "float" else 0
+    grid = grids.find(numbers, given.get("decimals", digits))
+    if given.get("step") is not None:
+        grid = grids.Grid(step=given["step"], decimals=digits) if given["step"] else None
     smallest, largest = outward(numbers, whole=kind == "integer")
     found: dict[str, Any] = {
         "scaling": scaling,
@@ -337,9 +346,9 @@ def _number(
         "high": high,
         "smallest": float(smallest if given.get("low") is None else given["low"]),
         "largest": float(largest if given.get("high") is None else given["high"]),
+        "decimals": digits if kind == "float" else None,
+        "grid": grid,
     }
-    if kind == "float":
-        found["decimals"] = _decimals(numbers)
     stray = [
         (side, bound)
         for side, bound, beyond in (
@@ -367,13 +376,6 @@ def _bounds(name: str, numbers: np.ndarray) -> tuple[float | None, float | None]
     if high <= 1 and high > 0.9 and len(np.unique(numbers[:1000])) > 2:
         return 0.0, 1.0
     return 0.0, 100.0 if 99 <= high <= 100 else None
-
-
-def _decimals(numbers: np.ndarray) -> int | None:
-    for digits in range(MOST_DECIMALS + 1):
-        if np.allclose(numbers, np.round(numbers, digits), rtol=1e-12, atol=1e-12):
-            return digits
-    return None
 
 
 def choose_scaling(numbers: np.ndarray) -> Scaling:

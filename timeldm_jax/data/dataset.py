@@ -412,6 +412,8 @@ def make_dataset(
     """
     rows = series.training_rows()
     scaler = fit_scaler(rows, series.columns, scalings, rounded=rounded)
+    if schema is None:
+        scaler = scaler.on_grids(rows)
     low, high = np.nanmin(rows, axis=0), np.nanmax(rows, axis=0)
     with np.errstate(over="ignore", invalid="ignore"):  # beyond float32: NaN, which is not fine
         grain = np.spacing(np.maximum(abs(low), abs(high)).astype(kept))

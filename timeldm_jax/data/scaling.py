@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
+from timeldm_jax.data import grids
+from timeldm_jax.data.grids import Grid
 from timeldm_jax.errors import DataError
 
 LEVELS = 1_000  # quantiles that a curve keeps at most
@@ -94,11 +96,13 @@ class Scaler:
       low: what becomes 0, of each feature, after its curve.
       high: what becomes 1.
       curves: by number of a feature; most have none.
+      grids: likewise, the values that it can take. A table's are in its schema instead.
     """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
     curves: tuple[tuple[int, Curve], ...] = ()
+    grids: tuple[tuple[int, Grid], ...] = ()
 
     def scale(
         self, values: Float[np.ndarray, "*lead feature"]
@@ -121,10 +125,29 @@ class Scaler:
             values[..., i] = curve.bend(values[..., i])
         return values
 
+    def nearest(
+        self, values: Float[np.ndarray, "*lead feature"]
+    ) -> Float[np.ndarray, "*lead feature"]:
+        """The nearest values, in their own units, that lie on the features' grids."""
+        found = np.array(values)
+        for i, grid in self.grids:
+            found[..., i] = grid.nearest(found[..., i])
+        return found
+
+    def within_range(
+        self, values: Float[np.ndarray, "*lead feature"]
+    ) -> Float[np.ndarray, "*lead feature"]:
+        """Values of `nearest` within the range of the training data."""
+        low, high = np.array(self.low), np.array(self.high)
+        for i, grid in self.grids:
+            low[i], high[i] = grid.bounds(low[i], high[i])
+        return np.clip(values, low, high)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         curves = [[i, dataclasses.asdict(curve)] for i, curve in self.curves]
-        return {"low": list(self.low), "high": list(self.high), "curves": curves}
+        even = [[i, dataclasses.asdict(grid)] for i, grid in self.grids]
+        return {"low": list(self.low), "high": list(self.high), "curves": curves, "grids": even}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Scaler":
@@ -133,7 +156,17 @@ class Scaler:
             (i, Curve(c["kind"], c["unit"], tuple(c["knots"]), tuple(c["levels"])))
             for i, c in content.get("curves", ())  # the first versions had none
         )
-        return cls(tuple(content["low"]), tuple(content["high"]), curves)
+        found = tuple((i, Grid.from_json(grid)) for i, grid in content.get("grids", ()))
+        return cls(tuple(content["low"]), tuple(content["high"]), curves, found)
+
+    def on_grids(self, values: Float[np.ndarray, "rows feature"]) -> "Scaler":
+        """With the grids of training rows, in their own units; NaN is left out."""
+        found = []
+        for i, column in enumerate(values.T.astype(np.float64)):
+            grid = grids.of(column[np.isfinite(column)])
+            if grid is not None:
+                found.append((i, grid))
+        return dataclasses.replace(self, grids=tuple(found))
 
 
 def fit_scaler(

@@ -8,6 +8,7 @@ user, and holds plain values only, so that a saved model carries it without pick
 import dataclasses
 import difflib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from timeldm_jax.data import entities
 from timeldm_jax.data.clock import Clock
 from timeldm_jax.data.columns import KINDS, SCALINGS, Column, Scaling
 from timeldm_jax.data.entities import Ids
+from timeldm_jax.data.grids import Grid
 from timeldm_jax.errors import DataError, Problems
 
 SERIES = "series"  # the id that synthetic windows get
@@ -55,7 +57,13 @@ class Schema:
     def from_json(cls, content: Mapping[str, Any]) -> "Schema":
         """The inverse of `to_json`."""
         columns = tuple(
-            Column(**{**column, "categories": tuple(column["categories"])})
+            Column(
+                **{
+                    **column,
+                    "categories": tuple(column["categories"]),
+                    "grid": column.get("grid") and Grid.from_json(column["grid"]),
+                }
+            )
             for column in content["columns"]
         )
         clock = None if content["clock"] is None else Clock(**content["clock"])
@@ -76,6 +84,8 @@ class Schema:
                 said = [f"{column.kind} of {len(column.categories) or 2}"]
             if column.decimals is not None:
                 said.append(f"{column.decimals} decimals")
+            if column.grid is not None:
+                said.append(column.grid.describe())
             if column.low is not None or column.high is not None:
                 low = "-∞" if column.low is None else f"{column.low:g}"
                 high = "∞" if column.high is None else f"{column.high:g}"
@@ -238,7 +248,7 @@ def _check_override(name: str, given: Mapping[str, Any], columns: list[str], whe
     at = f"the schema's column {name!r}:"
     if not isinstance(given, Mapping):
         raise DataError(f"{at} expected an object of fields, found {given!r}")
-    settable = ("kind", "scaling", "decimals", "low", "high", "categories")
+    settable = ("kind", "scaling", "decimals", "step", "low", "high", "categories")
     for field, value in given.items():
         known(field, settable, f"{at} field")
         if field == "kind":
@@ -252,6 +262,8 @@ def _check_override(name: str, given: Mapping[str, Any], columns: list[str], whe
             raise DataError(f"{at} {field}={value!r} must be a number or null")
         elif field == "decimals" and value is not None and value not in range(16):
             raise DataError(f"{at} decimals={value!r} must be a whole number from 0 to 15")
+        elif field == "step" and value is not None and not 0 <= value < math.inf:
+            raise DataError(f"{at} step={value!r} must be positive, or 0 for none")
     low, high = given.get("low"), given.get("high")
     if low is not None and high is not None and low >= high:
         raise DataError(f"{at} low={low} must be below high={high}")

@@ -315,8 +315,10 @@ def within_range(windows: Windows, schema: Schema) -> Windows:
     for place, feature in enumerate(schemas.features(schema)):
         if feature.role == "value":
             column = schema.columns[feature.column]
-            low[place] = -np.inf if column.smallest is None else column.smallest
-            high[place] = np.inf if column.largest is None else column.largest
+            least = -np.inf if column.smallest is None else column.smallest
+            most = np.inf if column.largest is None else column.largest
+            bounds = (least, most) if column.grid is None else column.grid.bounds(least, most)
+            low[place], high[place] = bounds
     return np.clip(windows, low, high)
 
 
