@@ -458,7 +458,10 @@ def test_files_are_read_whatever_their_separator(tmp_path):
             "date,x\n2024-01-01,1\n2024-01-01,2\n2024-01-02,3\n2024-01-02,4\n2024-01-03,5\n",
             "if they are of several series, name the column that",
         ),
-        ("id,x\n" + "".join(f"k{i},{i}\n" for i in range(30)), "holds 30 different values such as"),
+        (
+            "id,x\n" + "".join(f"k{i},{i}\n" for i in range(30)),
+            "holds another word in each row, such as",
+        ),
         (f"id,x\n{2**60},1\n{2**60 + 1},2\n", r"integers beyond 2\^53"),
     ],
 )

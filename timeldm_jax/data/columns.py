@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Float
 from pandas.api.types import pandas_dtype
 
-from timeldm_jax.data import grids
+from timeldm_jax.data import grids, words
 from timeldm_jax.data.formats import looks_like_time, parse_times, row_of
 from timeldm_jax.data.grids import Grid
 from timeldm_jax.data.scaling import GAP, outward
@@ -27,8 +27,9 @@ Scaling = Literal["minmax", "standard", "quantile", "log", "constant"]
 KINDS: tuple[str, ...] = get_args(Kind)
 SCALINGS: tuple[str, ...] = get_args(Scaling)
 
-MOST_CATEGORIES = 20
+MOST_CATEGORIES = 20  # words that have a number each
 FEWEST_ROWS = 2  # a word of fewer is not listed, unless the user lists it
+LISTED = 0.5  # share of rows whose words must be listed
 LARGEST_INTEGER = 2**53  # beyond, float64 does not tell neighbours apart
 WIDEST_CURVE = 2**40  # beyond this range a curve of quantiles loses whole units
 SKEWED, HEAVY = 2.0, 8.0  # skewness and excess kurtosis from which a column is transformed
@@ -54,6 +55,7 @@ class Column:
         `low`.
       largest: the same above.
       categories: of a category: words of at least `FEWEST_ROWS` rows, or those that the user lists.
+      coded: whether a word is a code (`words`) and not one number a word.
       value: of a constant column; a datetime as ISO text.
       origin: start of a datetime column's first year, ISO text; the feature is seconds since.
       unit: seconds that datetimes are whole multiples of.
@@ -71,6 +73,7 @@ class Column:
     smallest: float | None = None
     largest: float | None = None
     categories: tuple[Any, ...] = ()
+    coded: bool = False
     value: Any = None
     origin: str = ""
     unit: float = 1.0
@@ -124,7 +127,7 @@ def encode(series: pd.Series, column: Column, place: int, where: str) -> Float[n
     Args:
       series: the column.
       column: what it is.
-      place: which category, of a category.
+      place: which category, or which number of its code, of a category.
       where: what to call the table in errors.
 
     Raises:
@@ -136,13 +139,18 @@ def encode(series: pd.Series, column: Column, place: int, where: str) -> Float[n
         strange = strange[~strange.isin(column.categories)]
         if place == 0 and len(strange):
             _log.warning(
-                "%s: %d rows hold words that are not learnt, such as %r in row %s; known: %s",
+                "%s: %d rows hold words that are not learnt, such as %r in row %s; known: %s%s",
                 at,
                 len(strange),
                 strange.iloc[0],
                 row_of(strange),
-                ", ".join(map(repr, column.categories)),
+                ", ".join(map(repr, column.categories[:MOST_CATEGORIES])),
+                ", …" if column.coded else "",
             )
+        if column.coded:
+            code = dict(zip(column.categories, words.codes(len(column.categories)), strict=True))
+            bits = {word: bits[place] for word, bits in code.items()}
+            return series.astype(object).map(bits).astype(float).fillna(0.5).to_numpy()
         return (series == column.categories[place]).fillna(False).to_numpy(np.float64)
     if column.kind == "datetime":
         times = parse_times(series, at)
@@ -178,7 +186,7 @@ def decode(values: Float[np.ndarray, "rows place"], column: Column, holes: np.nd
     """The column again, of its dtype.
 
     Args:
-      values: `(rows, places)`: one place a category, else one.
+      values: `(rows, places)`: one place a category or a number of its code, else one.
       column: what it is.
       holes: `(rows,)` where values are missing.
     """
@@ -187,8 +195,9 @@ def decode(values: Float[np.ndarray, "rows place"], column: Column, holes: np.nd
         value = pd.Timestamp(column.value) if column.kind == "datetime" else column.value
         return pd.Series([value] * rows, dtype=pandas_dtype(column.dtype))
     if column.kind == "category":
-        words = np.array(column.categories, dtype=object)[values.argmax(1)]
-        found = pd.Series(words, dtype=object)
+        listed = np.array(column.categories, dtype=object)
+        place = words.nearest(values, len(listed)) if column.coded else values.argmax(1)
+        found = pd.Series(listed[place], dtype=object)
     elif column.kind == "datetime":
         whole = np.round(values[:, 0] / min(column.unit, 1.0)) * min(column.unit, 1.0)
         found = pd.Series(pd.Timestamp(column.origin) + pd.to_timedelta(whole, unit="s"))
@@ -274,22 +283,32 @@ def _category(present: pd.Series, given: dict[str, Any], at: str) -> dict[str, A
             raise DataError(
                 f"{at} holds {strange[0]!r}, which is not among the schema's categories"
             )
-        return {"scaling": "minmax", "categories": tuple(listed)}
-    if len(counts) > MOST_CATEGORIES:
-        raise DataError(
-            f"{at} holds {len(counts):,} different values such as {counts.index[0]!r}; categories "
-            f"are learnt up to {MOST_CATEGORIES}. Leave it out (kind 'drop' in the schema), name "
-            f"it as the entity ({option('entity')}) if it says which series a row belongs to, or "
-            "group rare values"
-        )
+        return _words(tuple(listed))
     common = counts[counts >= FEWEST_ROWS]
+    advice = (
+        f"Leave it out (kind 'drop' in the schema), name it as the entity ({option('entity')}) if "
+        "it says which series a row belongs to, or group rare values"
+    )
+    if len(common) > words.MOST_CODED:
+        raise DataError(
+            f"{at} holds {len(counts):,} different values such as {counts.index[0]!r}; words are "
+            f"learnt up to {words.MOST_CODED:,}. {advice}"
+        )
     if common.empty:
         raise DataError(
             f"{at} holds another word in each row, such as {counts.index[0]!r}; leave it out (kind "
             "'drop' in the schema), or list its categories there"
         )
-    values = sorted(common.index.tolist(), key=str)
-    return {"scaling": "minmax", "categories": tuple(map(_plain, values))}
+    if len(counts) > MOST_CATEGORIES and common.sum() < LISTED * len(present):
+        raise DataError(
+            f"{at} holds a word of its own in {len(counts) - len(common):,} of {len(present):,} "
+            f"rows, such as {counts.index[-1]!r}; words are learnt that come again. {advice}"
+        )
+    return _words(tuple(map(_plain, sorted(common.index.tolist(), key=str))))
+
+
+def _words(listed: tuple[Any, ...]) -> dict[str, Any]:
+    return {"scaling": "minmax", "categories": listed, "coded": len(listed) > MOST_CATEGORIES}
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ import pandas as pd
 from etils import epath
 
 from timeldm_jax.data import columns as kinds
-from timeldm_jax.data import entities
+from timeldm_jax.data import entities, words
 from timeldm_jax.data.clock import Clock
 from timeldm_jax.data.columns import KINDS, SCALINGS, Column, Scaling
 from timeldm_jax.data.entities import Ids
@@ -82,6 +82,8 @@ class Schema:
                 said = [column.kind, f"constant {column.value!r}, passed through"]
             elif column.kind in ("boolean", "category"):
                 said = [f"{column.kind} of {len(column.categories) or 2}"]
+                if column.coded:
+                    said.append(f"coded in {words.length(len(column.categories))} numbers")
             if column.decimals is not None:
                 said.append(f"{column.decimals} decimals")
             if column.grid is not None:
@@ -160,15 +162,15 @@ class Feature:
     Attributes:
       name: of the feature.
       column: number of its column in the schema, or −1 for `PRESENT`.
-      role: `value`, `category` (one of several, the largest counts), `missing` (1 where the column
-        has no value) or `present`.
-      place: which category.
+      role: `value`, `category` (one of several, the largest counts), `code` (one number of a
+        word's code), `missing` (1 where the column has no value) or `present`.
+      place: which category, or which number of the code.
       scaling: as of the column; features that are 0 or 1 are `unit`, left as they are.
     """
 
     name: str
     column: int
-    role: Literal["value", "category", "missing", "present"]
+    role: Literal["value", "category", "code", "missing", "present"]
     place: int
     scaling: Scaling | Literal["unit"]
 
@@ -179,7 +181,12 @@ def features(schema: Schema) -> tuple[Feature, ...]:
     for i, column in enumerate(schema.columns):
         if column.scaling == "constant":
             continue
-        if column.kind == "category":
+        if column.coded:
+            found += [
+                Feature(f"{column.name}, code {place + 1}", i, "code", place, "unit")
+                for place in range(words.length(len(column.categories)))
+            ]
+        elif column.kind == "category":
             found += [
                 Feature(f"{column.name}={value}", i, "category", place, "unit")
                 for place, value in enumerate(column.categories)

@@ -17,6 +17,7 @@ from timeldm_jax.data import clock as clocks
 from timeldm_jax.data import columns as kinds
 from timeldm_jax.data import order as orders
 from timeldm_jax.data import schema as schemas
+from timeldm_jax.data import words
 from timeldm_jax.data.clock import Reading
 from timeldm_jax.data.order import Ordered
 from timeldm_jax.data.schema import Schema
@@ -291,7 +292,12 @@ def snap(windows: Windows, schema: Schema) -> Windows:
             found[..., place] = values > 0.5
         elif feature.role == "value":
             found[..., place] = kinds.snap(values, schema.columns[feature.column])
-        elif feature.place == 0:
+        elif feature.role == "code" and feature.place == 0:
+            count = len(schema.columns[feature.column].categories)
+            code = found[..., place : place + words.length(count)]
+            number = words.nearest(code.reshape(-1, code.shape[-1]), count)
+            code[...] = words.codes(count)[number].reshape(code.shape)
+        elif feature.role == "category" and feature.place == 0:
             size = len(schema.columns[feature.column].categories)
             one_hot = found[..., place : place + size]
             found[..., place : place + size] = one_hot.argmax(-1)[..., None] == np.arange(size)
