@@ -86,7 +86,8 @@ def test_means_of_a_few_readings_are_points():
     np.testing.assert_array_equal(grid.nearest(np.array(grid.points)), grid.points)
     alone, counts = np.unique(values, return_counts=True)
     assert not set(grid.points) & set(alone[counts == 1])
-    assert np.isnan(grid.nearest(np.array([np.nan]))).all()
+    beyond = np.array([np.nan, -400.0, 9_999.0])  # an outlier is no point, and stays
+    np.testing.assert_array_equal(grid.nearest(beyond), beyond)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -320,6 +320,7 @@ _ADDED: dict[str, Any] = {
     "ldm.model.precision": "float32",
     "sample.solver": "heun",
     "sample.match_marginals": False,
+    "sample.marginal_windows": 0,
     "evaluate.repeats": 5,
     "evaluate.discriminative_steps": 2_000,
     "evaluate.predictive_steps": 5_000,

@@ -272,7 +272,7 @@ class Generator:
         if self.drawn is not None:
             return self.drawn
         key, drawn = self._key(MODEL_SEED, Stream.MARGINALS), []
-        count = marginals.draws(self.models.vae.window)
+        count = self.config.sample.marginal_windows or marginals.draws(self.models.vae.window)
         for first, size in self._batches(count, self._largest):
             windows = self._draw_numbered(key, np.arange(first, first + size))
             drawn.append(windows[: count - first])

@@ -39,6 +39,7 @@ MOST_LATENTS = 4_096
 VAE_SHARE = 0.15
 FEWEST_STEPS = 200
 SCORES_SHARE = 0.3  # of the budget, at most; evaluators train for less otherwise
+MARGINALS_SHARE = 0.1  # of the budget, at most, for windows that `match_marginals` is measured on
 REPORT_SECONDS = 25.0
 START_SECONDS = 35.0  # compilation
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -92,12 +93,14 @@ class Seconds:
 
     Attributes:
       step: a training step of each stage.
+      window: drawing one window.
       sampling: all samples.
       scores: all scores.
       probes: what was spent to find out.
     """
 
     step: dict[str, float]
+    window: float
     sampling: float
     scores: float
     probes: float
@@ -128,6 +131,13 @@ def choose_steps(config: ConfigDict, dataset: Dataset) -> ConfigDict:
         shorter = SCORES_SHARE * budget / seconds.scores
         _shorten_evaluators(config, shorter)
         seconds = dataclasses.replace(seconds, scores=seconds.scores * shorter)
+    if config.sample.match_marginals:
+        own = config.sample.marginal_windows or min(
+            marginals.draws(config.data.window),
+            max(int(MARGINALS_SHARE * budget / seconds.window), marginals.FEWEST_DRAWS),
+        )
+        config.sample.marginal_windows = own
+        seconds = dataclasses.replace(seconds, sampling=seconds.sampling + own * seconds.window)
     left = budget - seconds.besides_training() - seconds.training(config)
     shares = {"vae": VAE_SHARE, "ldm": 1 - VAE_SHARE}
     open_shares = {stage: share for stage, share in shares.items() if config[stage].steps == 0}
@@ -166,12 +176,10 @@ def _measure(config: ConfigDict, dataset: Dataset) -> Seconds:
     probe.vae.steps = probe.ldm.steps = 10_000
     step = {stage: stages.step_seconds(probe, dataset, stage) for stage in ("vae", "ldm")}
     evaluations = samplers.evaluations(config.sample.solver, config.sample.steps)
-    count = config.sample.count
-    if config.sample.match_marginals:
-        count += marginals.draws(config.data.window)
-    sampling = step["ldm"] / config.ldm.batch / 3 * evaluations * count
+    window = step["ldm"] / config.ldm.batch / 3 * evaluations
     scores = _scores_seconds(config, dataset)
-    return Seconds(step, sampling, scores, probes=time.monotonic() - began)
+    sampling = config.sample.count * window
+    return Seconds(step, window, sampling, scores, probes=time.monotonic() - began)
 
 
 def _shorten_evaluators(config: ConfigDict, shorter: float) -> None:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 MOST_DECIMALS = 6
 SINGLE = 1e-7  # what float32 is off by, relatively
 NOISE = 2.0**-36  # of the range: what readers and arithmetic leave behind
-FEWEST_VALUES = 8  # different ones, of an even grid
+FEWEST_VALUES = 8  # different ones
 MOST_POINTS = 2_000  # of an uneven one
 OFTEN = 2  # rows of a point: no value of a single row is kept
 COMMON = 0.95  # share of rows whose values an even grid is looked for in
@@ -51,21 +51,21 @@ class Grid:
             raise ValueError(f"no grid: {self}")
 
     def nearest(self, values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        """The nearest numbers of the grid; NaN stays NaN."""
+        """The nearest numbers of the grid. Beyond the `points` values stay as they are, as does NaN."""
         if self.points:
             points = np.array(self.points)
             place = np.searchsorted(points[:-1] / 2 + points[1:] / 2, values)
-            return np.where(np.isnan(values), values, points[place])
+            within = (values >= points[0]) & (values <= points[-1])
+            return np.where(within, points[place], self._rounded(values))
         return self._number(np.round((values - self.offset) / self.step))
 
     def bounds(self, low: float, high: float) -> tuple[float, float]:
         """The outermost numbers of the grid from `low` to `high`, either of which may be infinite.
 
-        Where none lies between them, both as they are.
+        Where none lies between them, and for `points`, both as they are.
         """
         if self.points:
-            inner = [point for point in self.points if low <= point <= high]
-            return (inner[0], inner[-1]) if inner else (low, high)
+            return low, high
         places = (np.array([low, high]) - self.offset) / self.step
         first, last = np.ceil(places[0] - EXACT), np.floor(places[1] + EXACT)
         if first > last:
@@ -80,8 +80,10 @@ class Grid:
         return f"in steps of {self.step:.6g}"
 
     def _number(self, place: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        found = self.offset + self.step * place
-        return found if self.decimals is None else np.round(found, self.decimals)
+        return self._rounded(self.offset + self.step * place)
+
+    def _rounded(self, values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        return values if self.decimals is None else np.round(values, self.decimals)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Grid":
@@ -136,7 +138,7 @@ def find(values: Float[np.ndarray, " n"], digits: int | None) -> Grid | None:
     if grid is not None or digits == 0:
         return grid
     points, covered = known[counts >= OFTEN], counts[counts >= OFTEN].sum()
-    few = 2 <= len(points) <= min(MOST_POINTS, len(values) // 10)
+    few = FEWEST_VALUES <= len(points) <= min(MOST_POINTS, len(values) // 10)
     if not few or covered < ON_POINTS * len(values):
         return None
     low, high = np.quantile(values, [0.01, 0.99])

@@ -32,6 +32,8 @@ class SampleConfig:
         EDM's.
       steps: network evaluations of `polar`; `heun` takes 2·steps − 1.
       match_marginals: whether each value feature is mapped to the training data's distribution.
+      marginal_windows: how many of its own windows a model is measured on for that; 0: by
+        `marginals.draws`.
       churn: S_churn, the noise that `heun` adds at each step; 0: none.
       sigma_min: lowest noise level before zero.
       sigma_max: noise level that sampling starts from.
@@ -44,6 +46,7 @@ class SampleConfig:
     solver: str = "polar"
     steps: int = 36
     match_marginals: bool = False
+    marginal_windows: int = 0
     churn: float = 0.0
     sigma_min: float = 0.002
     sigma_max: float = 80.0
@@ -58,6 +61,7 @@ class SampleConfig:
             batch=COUNT,
             solver=one_of(*SOLVERS),
             steps=at_least(2),
+            marginal_windows=at_least(0),
             churn=at_least(0),
             sigma_min=POSITIVE,
             rho=POSITIVE,
