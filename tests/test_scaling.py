@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from timeldm_jax.data.scaling import fit_scaler
 
@@ -36,3 +38,23 @@ def test_a_heavy_tail_is_continued_by_at_most_the_range(name, seed):
     np.testing.assert_allclose(scaler.scale(back[:, None]), scaled, rtol=1e-9, atol=1e-9)
     every = np.sort(scaler.scale(values), axis=0)
     np.testing.assert_allclose(scaler.unscale(every), np.sort(values, axis=0), rtol=1e-7, atol=1e-7)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.lists(
+        st.one_of(st.integers(-3, 3).map(float), st.floats(-1e3, 1e3).map(lambda x: round(x, 2))),
+        min_size=3,
+        max_size=40,
+    )
+)
+def test_a_curve_of_any_values_never_falls_and_gives_them_back(values):
+    values = np.array(values)
+    if np.ptp(values) == 0:
+        return
+    scaler = fit_scaler(values[:, None], ("x",), ("quantile",))
+    curve = dict(scaler.curves)[0]
+    assert (np.diff(curve.knots) >= 0).all()
+    assert (np.diff(curve.levels) >= 0).all()
+    back = scaler.unscale(scaler.scale(values[:, None]))[:, 0]
+    np.testing.assert_allclose(back, values, rtol=0, atol=1e-9 * np.ptp(values))

@@ -51,7 +51,7 @@ class Grid:
             raise ValueError(f"no grid: {self}")
 
     def nearest(self, values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        """The nearest numbers of the grid. Beyond the `points` values stay as they are, as does NaN."""
+        """The nearest numbers of the grid. What lies beyond the `points` stays, as does NaN."""
         if self.points:
             points = np.array(self.points)
             place = np.searchsorted(points[:-1] / 2 + points[1:] / 2, values)

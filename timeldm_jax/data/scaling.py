@@ -284,6 +284,14 @@ def _fit_curve(scaling: str, known: Float[np.ndarray, " n"]) -> Curve:
     place = np.setdiff1d(place, jumps)
     middles = ordered[place] / 2 + ordered[place + 1] / 2
     ends = np.array([_ends(part, np.ptp(ordered)) for part in np.split(ordered, jumps + 1)])
+    # A single value at a jump, as 0 may be, would lie on either side of it; nor do parts overlap.
+    before, after = ordered[jumps], ordered[jumps + 1]
+    between, little = before / 2 + after / 2, GAP / 10 * np.ptp(ordered)
+    alone = np.diff(ordered, prepend=-np.inf, append=np.inf) > 0
+    alone = alone[:-1] & alone[1:]
+    bare = alone[jumps + 1] & (ends[1:, 0] == after), alone[jumps] & (ends[:-1, 1] == before)
+    ends[1:, 0] = np.maximum(np.where(bare[0], after - little, ends[1:, 0]), between)
+    ends[:-1, 1] = np.minimum(np.where(bare[1], before + little, ends[:-1, 1]), between)
     at = np.r_[0.25, np.repeat(jumps + 1, 2), len(ordered) - 0.25]
     knots, levels = np.r_[middles, ends.ravel()], np.r_[place + 1, at] / len(ordered)
     order = np.lexsort((knots, levels))
