@@ -62,6 +62,7 @@ SMALL = {
     "ldm.model.blocks": 1,
     "sample.count": 40,
     "sample.steps": 3,
+    "sample.marginal_windows": 200,
 }
 
 

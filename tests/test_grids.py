@@ -11,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timeldm_jax.data import grids
+from timeldm_jax.data import table as tables
 from timeldm_jax.data.grids import Grid
 from timeldm_jax.data.scaling import Scaler, fit_scaler
+from timeldm_jax.data.table import Options
+from timeldm_jax.errors import DataError
 
 
 def walk(count=4_000, size=0.1, seed=0):
@@ -133,24 +136,35 @@ def test_a_scaler_of_arrays_holds_grids_and_old_ones_had_none():
     assert Scaler.from_json(content).grids == ()
 
 
+@pytest.fixture(scope="module")
+def table():
+    """A meter in steps of .067, power in tens, the same meter once more, and numbers of no grid."""
+    meter = on(0.06698, 0.0, 3)
+    power = 10 * np.round(walk(seed=3))
+    return pd.DataFrame({"meter": meter, "power": power, "as is": meter, "free": walk(seed=4)})
+
+
 @pytest.mark.training
-def test_samples_and_what_fills_gaps_are_on_the_grid():
-    table = pd.DataFrame(
-        {"meter": on(0.06698, 0.0, 3), "power": 10 * np.round(walk(seed=3)), "free": walk(seed=4)}
-    )
-    model = quick.Quick(window=12).fit(table)
+def test_samples_and_what_fills_gaps_are_on_the_grid(table):
+    model = quick.Quick(window=12).fit(table, schema={"columns": {"as is": {"step": 0}}})
     samples = model.sample(30)
-    step = 0.06698
-    off = np.abs(samples["meter"] / step - np.round(samples["meter"] / step))
-    assert off.max() < 0.002 / step  # rounded to three decimals
+    off = np.abs(samples / 0.06698 - np.round(samples / 0.06698)).max()
+    assert off["meter"] < 0.002 / 0.06698  # rounded to three decimals
+    assert off["as is"] > 0.1
     assert (samples["power"] % 10 == 0).all()
     gaps = table.mask(np.random.default_rng(0).random(table.shape) < 0.1)
     filled = model.impute(gaps.head(200))
     assert (filled["power"] % 10 == 0).all()
+
+
+@pytest.mark.slow
+def test_samples_of_an_array_are_on_the_grid(table):
     array = quick.Quick(window=12).fit(table.to_numpy())
     assert (array.sample(20)[..., 1] % 10 == 0).all()
-    free = quick.Quick(window=12).fit(table, schema={"columns": {"meter": {"step": 0}}})
-    off = np.abs(free.sample(30)["meter"] / step - np.round(free.sample(30)["meter"] / step))
-    assert off.max() > 0.1
-    with pytest.raises(Exception, match=r"step=-1 must be positive"):
-        quick.Quick(window=12).fit(table, schema={"columns": {"power": {"step": -1}}})
+
+
+def test_a_step_that_is_none_is_refused(table):
+    with pytest.raises(DataError, match=r"step=-1 must be positive"):
+        tables.prepare(
+            table, "the table", Options(schema=json.dumps({"columns": {"meter": {"step": -1}}}))
+        )

@@ -90,7 +90,7 @@ def test_words_that_the_user_lists_are_coded_too():
     assert column.categories == tuple(listed)
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_a_table_of_many_words_trains_and_samples_them():
     model = quick.Quick(window=12).fit(shop(36, rows=800))
     samples = model.sample(20)

@@ -96,7 +96,8 @@ def decimals(values: Float[np.ndarray, " n"]) -> int | None:
 
     Numbers that were float32 once are looked at as such.
     """
-    single = np.allclose(values.astype(np.float32), values, rtol=1e-13, atol=0)
+    with np.errstate(over="ignore"):
+        single = np.allclose(values.astype(np.float32), values, rtol=1e-13, atol=0)
     rtol = SINGLE if single and (values % 1).any() else 1e-12
     for digits in range(MOST_DECIMALS + 1):
         if 10.0**-digits < 4 * rtol * np.abs(values).max():
@@ -167,7 +168,10 @@ def _even(
     if gaps.min() < 1.5 * grain:
         return None
     step = float(gaps[gaps < 1.5 * gaps.min()].mean())
-    place = np.r_[0, np.cumsum(np.round(gaps / step))]
+    steps = np.round(gaps / step)
+    if digits is None and np.abs(gaps / step - steps).mean() > 0.1:
+        return None  # a quarter where there is no grid
+    place = np.r_[0, np.cumsum(steps)]
     middle = slice(len(common) // 100, len(common) - len(common) // 100)  # outliers aside
     for _ in range(3):
         step, start = np.polyfit(place[middle], common[middle], 1).tolist()
