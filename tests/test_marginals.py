@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from timeldm_jax import marginals
-from timeldm_jax.data.columns import choose_scaling
+from timeldm_jax.data.inference import choose_scaling
 from timeldm_jax.data.scaling import Scaler, fit_scaler
 
 

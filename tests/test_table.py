@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
-from timeldm_jax.data import columns, reader, schema, table
 from timeldm_jax.data import dataset as datasets
+from timeldm_jax.data import inference, reader, schema, table
 from timeldm_jax.data.scaling import Curve, Scaler, fit_scaler
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.series import Missing, hide, split_series
@@ -96,7 +96,7 @@ def test_what_is_inferred():
     ],
 )
 def test_which_scaling_is_chosen(numbers, expected):
-    assert columns.choose_scaling(numbers) == expected
+    assert inference.choose_scaling(numbers) == expected
 
 
 def test_a_schema_survives_json():

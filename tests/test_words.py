@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import quick
 
-from timeldm_jax.data import columns, schema, table, words
+from timeldm_jax.data import inference, schema, table, words
 from timeldm_jax.data.table import Options
 from timeldm_jax.errors import DataError
 
@@ -85,7 +85,7 @@ def test_words_that_cannot_be_learnt_say_what_to_do(names, says):
 
 def test_words_that_the_user_lists_are_coded_too():
     listed = [f"sku {n:03d}" for n in range(40)]
-    column = columns.infer(shop(36)["product"], {"categories": listed}, "the table")
+    column = inference.infer(shop(36)["product"], {"categories": listed}, "the table")
     assert column.coded
     assert column.categories == tuple(listed)
 

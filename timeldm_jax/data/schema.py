@@ -15,8 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 from etils import epath
 
-from timeldm_jax.data import columns as kinds
-from timeldm_jax.data import entities, words
+from timeldm_jax.data import entities, inference, words
 from timeldm_jax.data.clock import Clock
 from timeldm_jax.data.columns import KINDS, SCALINGS, Column, Scaling
 from timeldm_jax.data.entities import Ids
@@ -131,7 +130,7 @@ def infer(
         given = dict(overrides.get(name, {}))
         if given.get("kind") != "drop":
             with problems.collect():
-                columns.append(kinds.infer(frame[name], given, where))
+                columns.append(inference.infer(frame[name], given, where))
     problems.raise_all()
     if not columns:
         raise DataError(f"{where} has no column to learn beside its time and entity columns")
