@@ -1,0 +1,295 @@
+"""What a column is, worked out from its values: kind, scaling, bounds, decimals, words."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from timeldm_jax.data import grids, words
+from timeldm_jax.data.columns import MOST_CATEGORIES, Column, Kind, Scaling
+from timeldm_jax.data.formats import looks_like_time, parse_times, row_of
+from timeldm_jax.data.scaling import GAP, outward
+from timeldm_jax.errors import DataError, option
+
+FEWEST_ROWS = 2  # a word of fewer is not listed, unless the user lists it
+LISTED = 0.5  # share of rows whose words must be listed
+LARGEST_INTEGER = 2**53  # beyond, float64 does not tell neighbours apart
+WIDEST_CURVE = 2**40  # beyond this range a curve of quantiles loses whole units
+SKEWED, HEAVY = 2.0, 8.0  # skewness and excess kurtosis from which a column is transformed
+MOST_CODES = 50  # numbers of no more different values are codes or counts
+LUMP = 0.05  # share of rows with one value, or on either side of a gap, that is no chance
+PERCENT_NAMES = ("%", "percent", "pct", "humidity")
+
+
+def infer(column: pd.Series, given: dict[str, Any], where: str) -> Column:
+    """What a column is, by its values and dtype, and by the fields that the user has set.
+
+    Raises:
+      DataError: it cannot be learnt, or is not what the user said.
+    """
+    name = str(column.name)
+    at = f"{where}, column {name!r}"
+    missing = bool(column.isna().any())
+    present = column.dropna()
+    if present.empty:
+        raise DataError(
+            f"{at} has no value in any of its {len(column):,} rows; leave it out "
+            '(in the schema: {"columns": {"' + name + '": {"kind": "drop"}}})'
+        )
+    kind: Kind = given.get("kind") or _kind(present, at)
+    dtype = str(column.dtype)
+    fields: dict[str, Any] = {"dtype": dtype, "missing": missing}
+    if kind == "category":
+        fields |= _category(present, given, at)
+    elif kind == "boolean":
+        values = set(present.unique().tolist())
+        if not values <= {0, 1}:
+            raise DataError(f"{at} is said to be boolean and holds {sorted(map(str, values))[:5]}")
+        fields |= {"scaling": "minmax", "low": 0.0, "high": 1.0}
+    elif kind == "datetime":
+        fields |= _datetime(parse_times(present, at))
+    else:
+        numbers = _numbers(present, at)
+        fields |= _number(name, numbers, kind, given, at)
+    first = present.iloc[0]
+    if (present == first).all() and not missing:
+        fields |= {"scaling": "constant", "value": _plain(first)}
+    fields |= {k: v for k, v in given.items() if k not in ("kind", "categories", "step")}
+    if fields["scaling"] == "constant" and fields.get("value") is None:
+        raise DataError(f"{at} is said to be constant and is not")
+    return Column(name=name, kind=kind, **fields)
+
+
+def _kind(present: pd.Series, at: str) -> Kind:
+    dtype = present.dtype
+    if pd.api.types.is_bool_dtype(dtype):
+        return "boolean"
+    if pd.api.types.is_integer_dtype(dtype):
+        return "integer"
+    if pd.api.types.is_float_dtype(dtype):
+        return "float"
+    if pd.api.types.is_datetime64_any_dtype(dtype):
+        return "datetime"
+    if isinstance(dtype, pd.CategoricalDtype):
+        return "category"
+    if pd.api.types.is_timedelta64_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
+        raise DataError(f"{at} has dtype {dtype}; turn it into numbers first")
+    kinds = {type(value) for value in present}
+    strange = {k for k in kinds if issubclass(k, Iterable) and not issubclass(k, str)}
+    if strange:
+        bad = present[[type(value) in strange for value in present]]
+        raise DataError(
+            f"{at}, row {row_of(bad)} holds a {type(bad.iloc[0]).__name__}, {bad.iloc[0]!r}; "
+            "expected numbers, words, flags or times: take it apart into columns, or leave it out "
+            "(kind 'drop' in the schema)"
+        )
+    if kinds <= {bool, np.bool_}:
+        return "boolean"
+    if kinds <= {int, float, np.int64, np.float64}:
+        return "float"
+    as_numbers = pd.to_numeric(present.astype(str), errors="coerce")
+    share = float(as_numbers.notna().mean())
+    if share > 0:
+        bad = present[as_numbers.isna()]
+        if bad.empty:
+            return "float"
+        commas = bad.astype(str).str.fullmatch(r"[+-]?\d+,\d+")
+        if commas.any():
+            raise DataError(
+                f"{at}, row {row_of(bad[commas])} holds {bad[commas].iloc[0]!r}, a number with a "
+                "comma, and others are not written so; write all numbers of the column alike"
+            )
+        missing = ""
+        if bad.nunique() == 1:  # without that word the column is numbers
+            word = option("na_values", str(bad.iloc[0]))
+            missing = f"If it stands for a missing value: {word}. "
+        if share > 0.5 or present.nunique() > MOST_CATEGORIES:
+            raise DataError(
+                f"{at} holds numbers ({share:.0%}) and words: row {row_of(bad)} has "
+                f"{bad.iloc[0]!r}. {missing}Mend or empty these {len(bad):,} cells, or make the "
+                'column a category in the schema ({"kind": "category"})'
+            )
+    commas = present.astype(str).str.fullmatch(r"[+-]?\d+,\d+")
+    if commas.all():
+        raise DataError(
+            f"{at}, row {row_of(present)} holds {present.iloc[0]!r}, text of a number with a "
+            "comma; turn the column into numbers first"
+        )
+    if share == 0 and looks_like_time(present):
+        return "datetime"
+    return "category"
+
+
+def _category(present: pd.Series, given: dict[str, Any], at: str) -> dict[str, Any]:
+    listed = given.get("categories")
+    counts = present.value_counts()
+    if listed is not None:
+        strange = [value for value in counts.index if value not in listed]
+        if strange:
+            raise DataError(
+                f"{at} holds {strange[0]!r}, which is not among the schema's categories"
+            )
+        return _words(tuple(listed))
+    common = counts[counts >= FEWEST_ROWS]
+    advice = (
+        f"Leave it out (kind 'drop' in the schema), name it as the entity ({option('entity')}) if "
+        "it says which series a row belongs to, or group rare values"
+    )
+    if len(common) > words.MOST_CODED:
+        raise DataError(
+            f"{at} holds {len(counts):,} different values such as {counts.index[0]!r}; words are "
+            f"learnt up to {words.MOST_CODED:,}. {advice}"
+        )
+    if common.empty:
+        raise DataError(
+            f"{at} holds another word in each row, such as {counts.index[0]!r}; leave it out (kind "
+            "'drop' in the schema), or list its categories there"
+        )
+    if len(counts) > MOST_CATEGORIES and common.sum() < LISTED * len(present):
+        raise DataError(
+            f"{at} holds a word of its own in {len(counts) - len(common):,} of {len(present):,} "
+            f"rows, such as {counts.index[-1]!r}; words are learnt that come again. {advice}"
+        )
+    return _words(tuple(map(_plain, sorted(common.index.tolist(), key=str))))
+
+
+def _words(listed: tuple[Any, ...]) -> dict[str, Any]:
+    return {"scaling": "minmax", "categories": listed, "coded": len(listed) > MOST_CATEGORIES}
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can hold."""
+    if isinstance(value, pd.Timestamp):
+        return value.isoformat()
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _datetime(times: pd.Series) -> dict[str, Any]:
+    origin = times.min().replace(
+        month=1, day=1, hour=0, minute=0, second=0, microsecond=0, nanosecond=0
+    )
+    seconds = (times - origin).dt.total_seconds().to_numpy()
+    units = (86_400.0, 3_600.0, 60.0, 1.0, 1e-3)
+    unit = next((u for u in units if np.allclose(seconds / u, np.round(seconds / u))), 1e-6)
+    return {"scaling": "minmax", "origin": origin.isoformat(), "unit": unit}
+
+
+def _numbers(present: pd.Series, at: str) -> np.ndarray:
+    try:
+        numbers = pd.to_numeric(present).to_numpy(np.float64)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{at} is said to be a number and is not: {error}") from error
+    if not np.isfinite(numbers).all():
+        bad = present[~np.isfinite(numbers)]
+        raise DataError(
+            f"{at}, row {row_of(bad)} holds {bad.iloc[0]} ({len(bad):,} such cells); a "
+            "missing value must be an empty cell"
+        )
+    return numbers
+
+
+def _number(
+    name: str, numbers: np.ndarray, kind: Kind, given: dict[str, Any], at: str
+) -> dict[str, Any]:
+    if kind == "integer" and np.abs(numbers).max() > LARGEST_INTEGER:
+        raise DataError(
+            f"{at} holds integers beyond 2^53 ({numbers[np.abs(numbers).argmax()]:.0f}), as ids "
+            "are; leave it out (kind 'drop' in the schema), or make it the entity"
+        )
+    low, high = _bounds(name, numbers)
+    scaling = choose_scaling(numbers)
+    if kind == "integer" and scaling == "quantile" and np.ptp(numbers) > WIDEST_CURVE:
+        scaling = "minmax"
+    digits = grids.decimals(numbers) if kind == "float" else 0
+    grid = grids.find(numbers, given.get("decimals", digits))
+    if given.get("step") is not None:
+        grid = grids.Grid(step=given["step"], decimals=digits) if given["step"] else None
+    smallest, largest = outward(numbers, whole=kind == "integer")
+    found: dict[str, Any] = {
+        "scaling": scaling,
+        "low": low,
+        "high": high,
+        "smallest": float(smallest if given.get("low") is None else given["low"]),
+        "largest": float(largest if given.get("high") is None else given["high"]),
+        "decimals": digits if kind == "float" else None,
+        "grid": grid,
+    }
+    stray = [
+        (side, bound)
+        for side, bound, beyond in (
+            ("low", given.get("low"), lambda b: numbers.min() < b),
+            ("high", given.get("high"), lambda b: numbers.max() > b),
+        )
+        if bound is not None and beyond(bound)
+    ]
+    if stray:
+        side, bound = stray[0]
+        raise DataError(
+            f"{at} runs from {numbers.min():g} to {numbers.max():g}, beyond the schema's "
+            f"{side}={bound:g}"
+        )
+    return found
+
+
+def _bounds(name: str, numbers: np.ndarray) -> tuple[float | None, float | None]:
+    """Bounds that the data suggests: not negative stays so, and so do shares and percentages."""
+    low, high = float(numbers.min()), float(numbers.max())
+    if low < 0:
+        return None, None
+    if any(word in name.lower() for word in PERCENT_NAMES) and high <= 100:
+        return 0.0, 100.0 if high > 1 else 1.0
+    if high <= 1 and high > 0.9 and len(np.unique(numbers[:1000])) > 2:
+        return 0.0, 1.0
+    return 0.0, 100.0 if 99 <= high <= 100 else None
+
+
+def choose_scaling(numbers: np.ndarray) -> Scaling:
+    """Quantiles for lumps, gaps and heavy tails, logarithm for positive skew, min-max for the rest.
+
+    A column takes quantiles where it has few values, where one stands for many rows, or where none
+    lies between its modes; logarithms where it is not negative and its skewness above `SKEWED` is
+    at least halved by them; quantiles where its excess kurtosis is above `HEAVY` then; and the mean
+    and deviation instead of the extremes where these lie beyond 5 deviations.
+    """
+    if _lumpy(numbers):
+        return "quantile"
+    with np.errstate(all="ignore"):
+        skewness, kurtosis = _moments(numbers)
+        if numbers.min() >= 0 and skewness > SKEWED:
+            logs = np.log1p(numbers / _log_unit(numbers))
+            if abs(_moments(logs)[0]) < skewness / 2:
+                return "log"
+        if kurtosis > HEAVY:
+            return "quantile"
+        deviation = numbers.std()
+        reach = np.abs(numbers - numbers.mean()).max()
+    return "standard" if deviation > 0 and reach > 5 * deviation else "minmax"
+
+
+def _lumpy(numbers: np.ndarray) -> bool:
+    values, counts = np.unique(numbers, return_counts=True)
+    rows = len(numbers)
+    if len(values) <= 2:
+        return False
+    if counts.max() >= max(LUMP * rows, 3) or len(values) <= min(MOST_CODES, rows // 10):
+        return True
+    below = np.cumsum(counts)[:-1]
+    inner = (below >= LUMP * rows) & (below <= (1 - LUMP) * rows)
+    return bool((np.diff(values)[inner] > GAP * np.ptp(numbers)).any())
+
+
+def _log_unit(numbers: np.ndarray) -> float:
+    """What one is to a column that takes logarithms: the median of what is positive."""
+    positive = numbers[numbers > 0]
+    return float(np.median(positive)) if positive.size else 1.0
+
+
+def _moments(numbers: np.ndarray) -> tuple[float, float]:
+    centred = numbers - numbers.mean()
+    variance = np.square(centred).mean()
+    if not variance > 0:
+        return 0.0, 0.0
+    standard = centred / math.sqrt(variance)
+    return float((standard**3).mean()), float((standard**4).mean() - 3)
