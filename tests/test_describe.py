@@ -56,14 +56,14 @@ def test_describing_is_what_training_does(tmp_path):
 def test_all_problems_are_told_at_once():
     frame = readings()
     frame["note"] = [f"remark {i}" for i in range(len(frame))]
-    frame["empty"] = np.nan
+    frame["words"] = np.where(np.arange(len(frame)) % 9, "1", "x")
     frame = frame.iloc[::-1].reset_index(drop=True)
     found = TimeLDM().describe(frame)
     said = "\n".join(map(str, found.problems))
     assert len(found.problems) == 3
     assert "irregular='sort'" in said
     assert "'note'" in said
-    assert "'empty'" in said
+    assert "'words'" in said
     with pytest.raises(DataError, match="3 problems") as raised:
         TimeLDM().fit(frame)
     assert all(str(problem) in str(raised.value) for problem in found.problems)

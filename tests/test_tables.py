@@ -5,7 +5,7 @@ The values are the same in many of them: what matters is that they come out as t
 
 import pathlib
 import re
-import zipfile
+import sys
 
 import numpy as np
 import pandas as pd
@@ -59,6 +59,8 @@ READ = {
                                       (("day",), "2024-01-05T00:00:00", DAY),
                                       {"level": {16: None}}),
 }  # fmt: skip
+
+WORKBOOKS = ("sheet.ods", "two_sheets.xlsx")
 
 # What is refused as it is, and what the message says.
 REFUSED = {
@@ -127,28 +129,36 @@ def test_words_stay_words_and_numbers_become_numbers():
 
 def test_every_file_is_tested_and_in_the_guide():
     files = {path.name for path in FOLDER.iterdir()}
-    assert files == {*ALIKE, *READ, *REFUSED}
+    assert files == {*ALIKE, *READ, *REFUSED, *WORKBOOKS}
     assert set(re.findall(r"`([\w.]+)` \|$", GUIDE.read_text(), re.MULTILINE)) == files
 
 
-def test_a_workbook_names_what_it_needs_or_is_read(tmp_path):
-    path = tmp_path / "book.xlsx"
-    frame, _ = reader.read(str(FOLDER / "plain.csv"))
-    try:
-        with pd.ExcelWriter(path) as book:
-            frame.to_excel(book, sheet_name="values", index=False)
-            frame.head(3).to_excel(book, sheet_name="few", index=False)
-    except ImportError:
-        with zipfile.ZipFile(path, "w") as book:
-            book.writestr("xl/workbook.xml", "")
-        with pytest.raises(DataError, match=r"needs openpyxl: pip install 'timeldm_jax\[excel\]'"):
-            reader.read(str(path))
-        return
+def test_workbooks_are_read():
+    pytest.importorskip("python_calamine", reason="the extra `excel` is not installed")
+    path = FOLDER / "two_sheets.xlsx"
     with pytest.raises(DataError, match=r"2 sheets with rows \(values, few\); name one, as in"):
         reader.read(str(path))
-    pd.testing.assert_frame_equal(reader.read(f"{path}#values")[0], frame)
     with pytest.raises(DataError, match="has no sheet 'none'"):
         reader.read(f"{path}#none")
+    expected = pd.read_csv(FOLDER / "plain.csv", parse_dates=["when"])
+    for name in (f"{path}#values", str(FOLDER / "sheet.ods")):
+        pd.testing.assert_frame_equal(reader.read(name)[0], expected, check_dtype=False)
+
+
+def test_a_workbook_names_what_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "python_calamine", None)
+    with pytest.raises(
+        DataError, match=r"needs python-calamine: pip install 'timeldm_jax\[excel\]'"
+    ):
+        reader.read(str(FOLDER / "two_sheets.xlsx"))
+
+
+def test_a_damaged_workbook_is_named(tmp_path):
+    pytest.importorskip("python_calamine", reason="the extra `excel` is not installed")
+    path = tmp_path / "old.xls"
+    path.write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"0" * 600)
+    with pytest.raises(DataError, match="old.xls is not a readable workbook"):
+        reader.read(str(path))
 
 
 def test_files_of_a_home_folder(monkeypatch, tmp_path):

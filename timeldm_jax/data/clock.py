@@ -3,26 +3,18 @@
 import dataclasses
 import logging
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pandas.api.types import pandas_dtype
 
 from timeldm_jax.data import formats, zones
-from timeldm_jax.errors import DataError, option
+from timeldm_jax.errors import DataError
 
 _log = logging.getLogger(__name__)
 
-TIME_NAMES = ("date", "time", "datetime", "timestamp", "ds")
-_TIMELY = re.compile(
-    r"(^|[^a-z])(date|datum|day|time|datetime|timestamp|ts|ds|at|utc|epoch|month|week|quarter|year|period)"
-    r"($|[^a-z])|time$|date$"
-)
-_COUNTERS = ("t", "time", "step", "timestep", "time_step", "seconds", "elapsed", "timestamp")
-_HOURS = r"(?:[01]?\d|2[0-3])[:.][0-5]\d(?:[:.][0-5]\d(?:[.,]\d+)?)?(?: ?[AaPp][Mm])?"
 _BOTH = "\t"  # between a day and a time of day in two columns
 _MONTHS = " months"
 
@@ -151,7 +143,7 @@ class Clock:
           DataError: times that are not written as those that it was learnt from.
         """
         at = _named(where, self.names)
-        column = _one_column(frame, self.names, at)
+        column = one_column(frame, self.names, at)
         if isinstance(self.start, float):
             return _numbers(column, at)
         if self.format and pd.api.types.is_numeric_dtype(column.dtype):
@@ -183,7 +175,7 @@ def learn(
       DataError: times that cannot be read.
     """
     at = _named(where, names)
-    column = _one_column(frame, names, at)
+    column = one_column(frame, names, at)
     dtype = str(frame[names[0]].dtype)
     clock = Clock(names[0], dtype, 0.0, 1.0, format=reading.format)
     if len(names) == 2:
@@ -210,113 +202,6 @@ def learn(
             raise DataError(f"{at} mixes time zones; write all times in one (UTC, say)")
         times = times.dt.tz_convert(zone)
     return times, dataclasses.replace(clock, start="", format=form, zone=zone)
-
-
-def find_time(
-    frame: pd.DataFrame, entity: tuple[str, ...], overrides: Mapping[str, Any]
-) -> tuple[str, ...]:
-    """The columns that say when: a time, or a day and the time of that day; () where none does.
-
-    Of several the one that runs on from row to row of a series: dates of birth do not.
-    """
-    free = [name for name in frame.columns if name not in entity and name not in overrides]
-    groups = groups_of(frame, entity)
-    best = 0.0
-    found: tuple[str, ...] = ()
-    for name in free:
-        times = _as_times(frame[name], str(name), first=name == frame.columns[0])
-        if times is None:
-            continue
-        order, moves = _runs_on(times, groups)
-        timely = bool(_TIMELY.search(str(name).lower()))
-        typed = pd.api.types.is_datetime64_any_dtype(frame[name].dtype)
-        sure = typed or timely or name == frame.columns[0] or order > 0.9
-        score = order + moves / 2 + 0.2 * (str(name).lower().strip() in TIME_NAMES)
-        if moves > 0 and sure and score > best:
-            best, found = score, (name,)
-    if found:
-        return with_hours(frame, found, free)
-    pairs = (with_hours(frame, (name,), free) for name in free)
-    return next((pair for pair in pairs if len(pair) == 2), ())  # a single day
-
-
-def with_hours(frame: pd.DataFrame, names: tuple[str, ...], free: list[str]) -> tuple[str, ...]:
-    """The time column, and the one of `free` with the time of day where it holds days only."""
-    if len(names) != 1 or not frame[names[0]].duplicated().any():
-        return names
-    days = frame[names[0]]
-    if pd.api.types.is_datetime64_any_dtype(days.dtype) or pd.api.types.is_float_dtype(days.dtype):
-        return names
-    for name in free:
-        column = frame[name]
-        if name == names[0] or column.isna().any():
-            continue
-        if pd.api.types.is_integer_dtype(column.dtype):
-            hours = bool(re.search("hour|hr", str(name).lower()) and column.between(0, 23).all())
-        else:
-            hours = pd.api.types.is_string_dtype(column.dtype) and bool(
-                column.astype(str).str.strip().str.fullmatch(_HOURS).all()
-            )
-        if hours and formats.time_format(_one_column(frame, (names[0], name), "")):
-            return names[0], name
-    return names
-
-
-def from_index(
-    frame: pd.DataFrame, where: str, time: str, entity: tuple[str, ...], *, later: bool = False
-) -> tuple[pd.DataFrame, str, tuple[str, ...]]:
-    """A frame indexed by row number, and the names of its time and its entity.
-
-    An index labels rows and is not learnt. Its levels become columns only where they say when or
-    whose a row is: those that are named as the time or the entity; one that holds times (called
-    `time` if it has no name), unless the time is another; and the others beside it (called
-    `entity` if they have no name).
-
-    Args:
-      frame: as the user gave it.
-      where: what to call it in errors.
-      time: name of its time column, or "" where that is open.
-      entity: names of its entity columns, likewise.
-      later: whether the names are a model's, so that "" means that there is none, and an index of
-        times is its time whatever its name.
-
-    Raises:
-      DataError: several levels that say neither, or one that is called as another column is.
-    """
-    plain = frame.reset_index(drop=True)
-    levels = [frame.index.get_level_values(number) for number in range(frame.index.nlevels)]
-    names = ["" if level.name is None else str(level.name) for level in levels]
-    missing = time not in (*plain.columns, *names)
-    found: dict[str, int] = {}
-    for number, (level, name) in enumerate(zip(levels, names, strict=True)):
-        if name and (name == time or name in entity):
-            found[name] = number
-        elif (
-            time not in found
-            and _holds_times(level)
-            and (missing and (later or not name) if time else not later)
-        ):
-            time = time or name or "time"
-            found[time] = number
-    if len(levels) > 1 and list(found) == [time] and not set(entity) & set(plain.columns):
-        rest = [number for number in range(len(levels)) if number != found[time]]
-        wanted = [names[number] or "entity" for number in rest]
-        alike = len(entity) == len(rest) and (later or not any(names[n] for n in rest))
-        if len(set(wanted)) == len(rest) and (alike or not (entity or later)):
-            entity = entity or tuple(wanted)
-            found |= dict(zip(entity, rest, strict=True))
-    if len(levels) > 1 and not found and not later:
-        raise DataError(
-            f"{where} has an index of several levels; say which is its time or its entity "
-            f"({option('time')}, {option('entity')}), or call reset_index() first"
-        )
-    for name, number in sorted(found.items(), key=lambda item: -item[1]):
-        values = levels[number]
-        if name not in plain.columns:
-            plain.insert(0, name, pd.Series(values))
-        elif not values.equals(pd.Index(plain[name])):
-            raise DataError(f"{where}: its index and a column are both called {name!r}; rename one")
-    return plain, time, entity
 
 
 def groups_of(frame: pd.DataFrame, entity: tuple[str, ...]) -> Int[np.ndarray, " rows"]:
@@ -362,7 +247,7 @@ def _named(where: str, names: tuple[str, ...]) -> str:
     return f"{where}, column{'s' * (len(names) > 1)} {said} (the time)"
 
 
-def _one_column(frame: pd.DataFrame, names: tuple[str, ...], at: str) -> pd.Series:
+def one_column(frame: pd.DataFrame, names: tuple[str, ...], at: str) -> pd.Series:
     """The time column, or the text of two as one; periods as the time of their start."""
     for name in names:
         holes = frame[name].isna()
@@ -398,53 +283,3 @@ def _decimals(numbers: pd.Series) -> int | None:
         if np.allclose(numbers, np.round(numbers, digits), rtol=1e-13, atol=1e-12):
             return digits
     return None
-
-
-def _as_times(column: pd.Series, name: str, *, first: bool) -> pd.Series | None:
-    """A column's times, or None where it holds none; counts only where the name says so."""
-    if pd.api.types.is_datetime64_any_dtype(column.dtype):
-        return column
-    if isinstance(column.dtype, pd.PeriodDtype):
-        return column.dt.to_timestamp()
-    present = column.dropna()
-    timely = bool(_TIMELY.search(name.lower()))
-    if present.empty or pd.api.types.is_bool_dtype(column.dtype):
-        return None
-    if pd.api.types.is_numeric_dtype(column.dtype):
-        whole = pd.api.types.is_integer_dtype(column.dtype) and len(present) == len(column)
-        if whole and timely and formats.integer_format(column):
-            return column
-        gaps = np.diff(column.to_numpy(np.float64, na_value=np.nan))
-        even = gaps.size > 1 and gaps[0] > 0 and np.allclose(gaps, gaps[0], rtol=1e-3, atol=0)
-        return column if even and name.lower().strip() in _COUNTERS else None
-    if not pd.api.types.is_string_dtype(column.dtype):
-        return None
-    named = name.lower().strip() in TIME_NAMES
-    share = 0.5 if named else 1.0  # where the name says so, a strange cell is an error
-    if not formats.looks_like_time(present, share):
-        compact = timely or first  # 20240103, which could be a number
-        if not (compact and formats.time_format(present.iloc[:50])):
-            return None
-    form = formats.time_format(present)
-    return formats.read(present.astype("string").str.strip(), form) if form else None
-
-
-def _runs_on(times: pd.Series, groups: Int[np.ndarray, " rows"]) -> tuple[float, float]:
-    """The share of steps inside series that go one way, and of those that go anywhere."""
-    inside = np.diff(groups) == 0
-    present = times.isna().to_numpy()
-    gaps = (
-        np.diff(seconds(times))[inside & ~present[1:] & ~present[:-1]]
-        if len(times) == len(groups)
-        else np.diff(seconds(times.dropna()))
-    )
-    if not gaps.size:
-        return 0.5, 1.0
-    return float(max((gaps >= 0).mean(), (gaps <= 0).mean())), float((gaps != 0).mean())
-
-
-def _holds_times(level: pd.Index) -> Bool[np.ndarray, ""] | bool:
-    if isinstance(level, pd.DatetimeIndex | pd.PeriodIndex):
-        return True
-    text = pd.api.types.is_string_dtype(level.dtype)
-    return text and formats.looks_like_time(pd.Series(level).dropna())

@@ -10,9 +10,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from pandas.api.types import pandas_dtype
 
-from timeldm_jax.data import words
+from timeldm_jax.data import dtypes, formats, words
 from timeldm_jax.data.formats import parse_times, row_of
 from timeldm_jax.data.grids import Grid
 from timeldm_jax.errors import DataError
@@ -25,6 +24,12 @@ KINDS: tuple[str, ...] = get_args(Kind)
 SCALINGS: tuple[str, ...] = get_args(Scaling)
 
 MOST_CATEGORIES = 20  # words that have a number each
+FLAGS: dict[Any, float] = {True: 1.0, False: 0.0} | {
+    word: float(flag)
+    for flag, words in enumerate((("false", "f", "no", "n", "off", "0"),
+                                  ("true", "t", "yes", "y", "on", "1")))
+    for word in words
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Column:
     Attributes:
       name: its name.
       kind: what it holds.
-      dtype: the pandas dtype that samples get.
+      dtype: the pandas dtype that samples get, see `dtypes.name_of`.
       scaling: how values become numbers around [0, 1]; `constant` is put back, not learnt.
       decimals: digits after the point that floats are rounded to, or None.
       grid: the values that numbers can take, where decimals do not say it, or None.
@@ -44,8 +49,10 @@ class Column:
         `low`.
       largest: the same above.
       categories: of a category: words of at least `FEWEST_ROWS` rows, or those that the user lists.
+      ordered: whether the categories have an order, that of the list.
       coded: whether a word is a code (`words`) and not one number a word.
-      value: of a constant column; a datetime as ISO text.
+      value: of a constant column, None of an empty one; a datetime as ISO text.
+      format: how times are written, where they are text; see `formats`.
       origin: start of a datetime column's first year, ISO text; the feature is seconds since.
       unit: seconds that datetimes are whole multiples of.
       missing: whether training rows lack values here.
@@ -62,8 +69,10 @@ class Column:
     smallest: float | None = None
     largest: float | None = None
     categories: tuple[Any, ...] = ()
+    ordered: bool = False
     coded: bool = False
     value: Any = None
+    format: str = ""
     origin: str = ""
     unit: float = 1.0
     missing: bool = False
@@ -84,6 +93,7 @@ def encode(series: pd.Series, column: Column, place: int, where: str) -> Float[n
       DataError: it holds what the schema does not know.
     """
     at = f"{where}, column {column.name!r}"
+    series = dtypes.plain(series)
     if column.kind == "category":
         strange = series.dropna()
         strange = strange[~strange.isin(column.categories)]
@@ -103,14 +113,19 @@ def encode(series: pd.Series, column: Column, place: int, where: str) -> Float[n
             return series.astype(object).map(bits).astype(float).fillna(0.5).to_numpy()
         return (series == column.categories[place]).fillna(False).to_numpy(np.float64)
     if column.kind == "datetime":
-        times = parse_times(series, at)
+        times = parse_times(series, at, column.format)
+        times = times.dt.tz_localize(None) if times.dt.tz is not None else times
         return (times - pd.Timestamp(column.origin)).dt.total_seconds().to_numpy()
     if column.kind == "boolean":
-        return series.astype("object").map({True: 1.0, False: 0.0}).to_numpy(np.float64)
-    try:
-        return pd.to_numeric(series).astype("Float64").to_numpy(np.float64, na_value=np.nan)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{at} must hold numbers: {error}") from error
+        return _flags(series, at)
+    numbers = as_numbers(series, at)
+    infinite = series[np.isinf(numbers)]
+    if len(infinite):
+        raise DataError(
+            f"{at}, row {row_of(infinite)} holds {infinite.iloc[0]}; expected a finite number, or "
+            "an empty cell where it is missing"
+        )
+    return numbers
 
 
 def snap(values: Float[np.ndarray, "..."], column: Column) -> Float[np.ndarray, "..."]:
@@ -143,7 +158,7 @@ def decode(values: Float[np.ndarray, "rows place"], column: Column, holes: np.nd
     rows = len(values)
     if column.scaling == "constant":
         value = pd.Timestamp(column.value) if column.kind == "datetime" else column.value
-        return pd.Series([value] * rows, dtype=pandas_dtype(column.dtype))
+        return _cast(pd.Series([value] * rows, dtype=object), column)
     if column.kind == "category":
         listed = np.array(column.categories, dtype=object)
         place = words.nearest(values, len(listed)) if column.coded else values.argmax(1)
@@ -151,8 +166,6 @@ def decode(values: Float[np.ndarray, "rows place"], column: Column, holes: np.nd
     elif column.kind == "datetime":
         whole = np.round(values[:, 0] / min(column.unit, 1.0)) * min(column.unit, 1.0)
         found = pd.Series(pd.Timestamp(column.origin) + pd.to_timedelta(whole, unit="s"))
-        if "datetime" not in column.dtype:
-            found = found.astype(str)
     elif column.kind == "boolean":
         found = pd.Series(values[:, 0] > 0.5, dtype=object)
     else:
@@ -161,4 +174,51 @@ def decode(values: Float[np.ndarray, "rows place"], column: Column, holes: np.nd
         found = found.mask(pd.Series(holes))
         if column.dtype in ("int64", "int32", "bool"):  # cannot hold what is missing
             return found.astype("boolean" if column.dtype == "bool" else "Int64")
-    return found.astype(pandas_dtype(column.dtype))
+    return _cast(found, column)
+
+
+def _cast(found: pd.Series, column: Column) -> pd.Series:
+    """Values in the column's dtype; text as the column wrote it."""
+    if column.kind == "datetime" and column.format and found.notna().any():
+        times = pd.to_datetime(found)
+        text = formats.write(pd.DatetimeIndex(times.dropna()), column.format)
+        found = found.astype(object)
+        found[times.notna()] = text.to_numpy()
+    elif column.kind == "float" and column.decimals is not None and _is_text(column.dtype):
+        found = found.map(lambda number: f"{number:.{column.decimals}f}", na_action="ignore")
+    categories = column.categories if column.kind == "category" else None
+    return dtypes.cast(
+        found, column.dtype, digits=column.decimals, categories=categories, ordered=column.ordered
+    )
+
+
+def _is_text(dtype: str) -> bool:
+    return dtype in ("str", "string", "object") or dtype.startswith("string[")
+
+
+def as_numbers(series: pd.Series, at: str) -> Float[np.ndarray, " rows"]:
+    """A column as float64, durations in seconds; NaN where it lacks a value.
+
+    Raises:
+      DataError: it holds what is no number.
+    """
+    if pd.api.types.is_timedelta64_dtype(series.dtype):
+        return series.dt.total_seconds().to_numpy(np.float64)
+    try:
+        return pd.to_numeric(series).astype("Float64").to_numpy(np.float64, na_value=np.nan)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{at} must hold numbers: {error}") from error
+
+
+def _flags(series: pd.Series, at: str) -> Float[np.ndarray, " rows"]:
+    """Flags as 0 and 1, however a later table writes them."""
+    words = series.astype(object).map(
+        lambda flag: flag.strip().lower() if isinstance(flag, str) else flag
+    )
+    found = words.map(FLAGS).astype(np.float64)
+    strange = series[found.isna() & series.notna()]
+    if len(strange):
+        raise DataError(
+            f"{at}, row {row_of(strange)} holds {strange.iloc[0]!r}; expected true or false"
+        )
+    return found.to_numpy()

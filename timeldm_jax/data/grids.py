@@ -99,10 +99,11 @@ def decimals(values: Float[np.ndarray, " n"]) -> int | None:
     with np.errstate(over="ignore"):
         single = np.allclose(values.astype(np.float32), values, rtol=1e-13, atol=0)
     rtol = SINGLE if single and (values % 1).any() else 1e-12
+    atol = 1e-12 * min(1.0, float(np.abs(values).max()))  # tiny numbers have digits of their own
     for digits in range(MOST_DECIMALS + 1):
         if 10.0**-digits < 4 * rtol * np.abs(values).max():
             return None  # float's own steps
-        if np.allclose(values, np.round(values, digits), rtol=rtol, atol=1e-12):
+        if np.allclose(values, np.round(values, digits), rtol=rtol, atol=atol):
             return digits
     return None
 

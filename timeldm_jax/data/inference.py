@@ -7,13 +7,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from timeldm_jax.data import grids, words
-from timeldm_jax.data.columns import MOST_CATEGORIES, Column, Kind, Scaling
-from timeldm_jax.data.formats import looks_like_time, parse_times, row_of
+from timeldm_jax.data import dtypes, grids, words
+from timeldm_jax.data.columns import (
+    MOST_CATEGORIES,
+    Column,
+    Kind,
+    Scaling,
+    as_numbers,
+)
+from timeldm_jax.data.formats import looks_like_time, parse_times, row_of, time_format
 from timeldm_jax.data.scaling import GAP, outward
 from timeldm_jax.errors import DataError, option
 
 FEWEST_ROWS = 2  # a word of fewer is not listed, unless the user lists it
+FEW_WORDS = 5  # words among numbers, no more of which may stand for what is missing
 LISTED = 0.5  # share of rows whose words must be listed
 LARGEST_INTEGER = 2**53  # beyond, float64 does not tell neighbours apart
 WIDEST_CURVE = 2**40  # beyond this range a curve of quantiles loses whole units
@@ -32,26 +39,27 @@ def infer(column: pd.Series, given: dict[str, Any], where: str) -> Column:
     name = str(column.name)
     at = f"{where}, column {name!r}"
     missing = bool(column.isna().any())
+    dtype, given_as = dtypes.name_of(column), column
+    column = dtypes.plain(column)
     present = column.dropna()
     if present.empty:
-        raise DataError(
-            f"{at} has no value in any of its {len(column):,} rows; leave it out "
-            '(in the schema: {"columns": {"' + name + '": {"kind": "drop"}}})'
-        )
-    kind: Kind = given.get("kind") or _kind(present, at)
-    dtype = str(column.dtype)
+        return Column(name, "float", dtype, "constant")
+    words = isinstance(given_as.dtype, pd.CategoricalDtype)
+    kind: Kind = given.get("kind") or ("category" if words else _kind(present, at))
     fields: dict[str, Any] = {"dtype": dtype, "missing": missing}
     if kind == "category":
         fields |= _category(present, given, at)
+        fields |= _order(given_as, fields["categories"]) if "categories" not in given else {}
     elif kind == "boolean":
         values = set(present.unique().tolist())
         if not values <= {0, 1}:
             raise DataError(f"{at} is said to be boolean and holds {sorted(map(str, values))[:5]}")
         fields |= {"scaling": "minmax", "low": 0.0, "high": 1.0}
     elif kind == "datetime":
-        fields |= _datetime(parse_times(present, at))
+        form = time_format(present)
+        fields |= _datetime(parse_times(present, at, form)) | {"format": form}
     else:
-        numbers = _numbers(present, at)
+        numbers = _finite(present, at, given)
         fields |= _number(name, numbers, kind, given, at)
     first = present.iloc[0]
     if (present == first).all() and not missing:
@@ -68,13 +76,11 @@ def _kind(present: pd.Series, at: str) -> Kind:
         return "boolean"
     if pd.api.types.is_integer_dtype(dtype):
         return "integer"
-    if pd.api.types.is_float_dtype(dtype):
+    if pd.api.types.is_float_dtype(dtype) or pd.api.types.is_timedelta64_dtype(dtype):
         return "float"
     if pd.api.types.is_datetime64_any_dtype(dtype):
         return "datetime"
-    if isinstance(dtype, pd.CategoricalDtype):
-        return "category"
-    if pd.api.types.is_timedelta64_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
+    if pd.api.types.is_complex_dtype(dtype):
         raise DataError(f"{at} has dtype {dtype}; turn it into numbers first")
     kinds = {type(value) for value in present}
     strange = {k for k in kinds if issubclass(k, Iterable) and not issubclass(k, str)}
@@ -89,36 +95,43 @@ def _kind(present: pd.Series, at: str) -> Kind:
         return "boolean"
     if kinds <= {int, float, np.int64, np.float64}:
         return "float"
-    as_numbers = pd.to_numeric(present.astype(str), errors="coerce")
+    return _kind_of_text(present, present.astype(str), at)
+
+
+def _kind_of_text(present: pd.Series, texts: pd.Series, at: str) -> Kind:
+    """Numbers in text, times or words; what is a mixture of them is refused.
+
+    Args:
+      present: the column without what is missing.
+      texts: the same as text.
+      at: what to call it in errors.
+    """
+    as_numbers = pd.to_numeric(texts, errors="coerce")
     share = float(as_numbers.notna().mean())
-    if share > 0:
-        bad = present[as_numbers.isna()]
-        if bad.empty:
-            return "float"
-        commas = bad.astype(str).str.fullmatch(r"[+-]?\d+,\d+")
-        if commas.any():
-            raise DataError(
-                f"{at}, row {row_of(bad[commas])} holds {bad[commas].iloc[0]!r}, a number with a "
-                "comma, and others are not written so; write all numbers of the column alike"
-            )
-        missing = ""
-        if bad.nunique() == 1:  # without that word the column is numbers
-            word = option("na_values", str(bad.iloc[0]))
-            missing = f"If it stands for a missing value: {word}. "
-        if share > 0.5 or present.nunique() > MOST_CATEGORIES:
-            raise DataError(
-                f"{at} holds numbers ({share:.0%}) and words: row {row_of(bad)} has "
-                f"{bad.iloc[0]!r}. {missing}Mend or empty these {len(bad):,} cells, or make the "
-                'column a category in the schema ({"kind": "category"})'
-            )
-    commas = present.astype(str).str.fullmatch(r"[+-]?\d+,\d+")
-    if commas.all():
+    bad = present[as_numbers.isna()]
+    if bad.empty:
+        return "category" if texts.str.fullmatch(r"0\d{2,}").any() else "float"  # 01000 is a word
+    commas = bad.astype(str).str.fullmatch(r"[+-]?\d+,\d+")
+    if commas.any():
         raise DataError(
-            f"{at}, row {row_of(present)} holds {present.iloc[0]!r}, text of a number with a "
-            "comma; turn the column into numbers first"
+            f"{at}, row {row_of(bad[commas])} holds {bad[commas].iloc[0]!r}, a number with a "
+            "comma, and not all cells are numbers written so; write all of the column alike"
         )
-    if share == 0 and looks_like_time(present):
-        return "datetime"
+    if share == 0:
+        return "datetime" if looks_like_time(present) else "category"
+    others = sorted(map(str, bad.unique()))
+    few = len(others) <= FEW_WORDS and not any("," in word for word in others)
+    if share > 0.5 or (few and present.nunique() > MOST_CATEGORIES):
+        missing = ""
+        if few:  # without these words the column is numbers
+            stands = "it stands" if len(others) == 1 else "these stand"
+            said = option("na_values", ",".join(others))
+            missing = f"If {stands} for a missing value: {said}. "
+        raise DataError(
+            f"{at} holds numbers ({share:.0%}) and words: row {row_of(bad)} has "
+            f"{bad.iloc[0]!r}. {missing}Mend or empty these {len(bad):,} cells, or make the "
+            'column a category in the schema ({"kind": "category"})'
+        )
     return "category"
 
 
@@ -152,7 +165,18 @@ def _category(present: pd.Series, given: dict[str, Any], at: str) -> dict[str, A
             f"{at} holds a word of its own in {len(counts) - len(common):,} of {len(present):,} "
             f"rows, such as {counts.index[-1]!r}; words are learnt that come again. {advice}"
         )
-    return _words(tuple(map(_plain, sorted(common.index.tolist(), key=str))))
+    return _words(tuple(_plain(word) for word in sorted(common.index.tolist(), key=str)))
+
+
+def _order(present: pd.Series, listed: tuple[Any, ...]) -> dict[str, Any]:
+    """The order of a column's categories, where its dtype has one."""
+    if not isinstance(present.dtype, pd.CategoricalDtype):
+        return {}
+    names = dtypes.plain(pd.Series(present.cat.categories)).map(_plain).tolist()
+    return {
+        "categories": tuple(word for word in names if word in listed),
+        "ordered": bool(present.cat.ordered),
+    }
 
 
 def _words(listed: tuple[Any, ...]) -> dict[str, Any]:
@@ -163,10 +187,14 @@ def _plain(value: Any) -> Any:
     """A value that JSON can hold."""
     if isinstance(value, pd.Timestamp):
         return value.isoformat()
-    return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, pd.Timedelta):
+        return value.total_seconds()
+    value = value.item() if isinstance(value, np.generic) else value
+    return value if isinstance(value, str | bool | int | float) else str(value)
 
 
 def _datetime(times: pd.Series) -> dict[str, Any]:
+    times = times.dt.tz_localize(None) if times.dt.tz is not None else times
     origin = times.min().replace(
         month=1, day=1, hour=0, minute=0, second=0, microsecond=0, nanosecond=0
     )
@@ -176,11 +204,13 @@ def _datetime(times: pd.Series) -> dict[str, Any]:
     return {"scaling": "minmax", "origin": origin.isoformat(), "unit": unit}
 
 
-def _numbers(present: pd.Series, at: str) -> np.ndarray:
+def _finite(present: pd.Series, at: str, given: dict[str, Any]) -> np.ndarray:
     try:
-        numbers = pd.to_numeric(present).to_numpy(np.float64)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{at} is said to be a number and is not: {error}") from error
+        numbers = as_numbers(present, at)
+    except DataError as error:
+        if "kind" in given:
+            raise DataError(f"{at} is said to be a number and is not: {error}") from error
+        raise
     if not np.isfinite(numbers).all():
         bad = present[~np.isfinite(numbers)]
         raise DataError(

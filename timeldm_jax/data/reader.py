@@ -1,7 +1,6 @@
 """What users give as data: files and their dialects, frames, and arrays of any library."""
 
 import bz2
-import datetime
 import gzip
 import io
 import json
@@ -168,14 +167,7 @@ def read(source: str | pd.DataFrame, decimal: str = "") -> tuple[pd.DataFrame, s
         raise DataError(
             f"{where} has {len(frame)} rows of {frame.shape[1]} columns: nothing to learn"
         )
-    for name in frame.columns:  # dates without a time of day, as Parquet and Arrow give them
-        if frame[name].dtype == object and _are_dates(frame[name].dropna()):
-            frame[name] = pd.to_datetime(frame[name])
     return frame, where
-
-
-def _are_dates(present: pd.Series) -> bool:
-    return len(present) > 0 and all(type(value) is datetime.date for value in present)
 
 
 def _read_file(source: str, decimal: str) -> pd.DataFrame:
@@ -246,11 +238,13 @@ def _unpack(name: str, path: epath.Path, where: str) -> tuple[str, bytes]:
 
 def _read_workbook(content: bytes, where: str, sheet: str) -> pd.DataFrame:
     try:
-        book = pd.read_excel(io.BytesIO(content), sheet_name=None)
+        book = pd.read_excel(io.BytesIO(content), sheet_name=None, engine="calamine")
     except ImportError as error:
         raise DataError(
-            f"{where}: reading workbooks needs openpyxl: pip install 'timeldm_jax[excel]'"
+            f"{where}: reading workbooks needs python-calamine: pip install 'timeldm_jax[excel]'"
         ) from error
+    except Exception as error:  # the engine's own, of any kind
+        raise DataError(f"{where} is not a readable workbook: {error}") from error
     filled = [name for name, frame in book.items() if len(frame)]
     if sheet and sheet not in book:
         raise DataError(f"{where} has no sheet {sheet!r}; it has {', '.join(book)}")

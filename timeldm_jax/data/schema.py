@@ -77,7 +77,9 @@ class Schema:
         lines = []
         for column in self.columns:
             said = [column.kind, f"scaled by {column.scaling}"]
-            if column.scaling == "constant":
+            if column.scaling == "constant" and column.value is None:
+                said = ["empty, passed through"]
+            elif column.scaling == "constant":
                 said = [column.kind, f"constant {column.value!r}, passed through"]
             elif column.kind in ("boolean", "category"):
                 said = [f"{column.kind} of {len(column.categories) or 2}"]
@@ -144,7 +146,7 @@ def infer(
     )
     count = len(features(schema))
     if count == 0:
-        raise DataError(f"{where}: every column is constant; there is nothing to learn")
+        raise DataError(f"{where}: every column is constant or empty; there is nothing to learn")
     if count > MOST_FEATURES:
         raise DataError(
             f"{where} would give {count:,} features; scores of pairs of features take memory and "

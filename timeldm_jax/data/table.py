@@ -6,6 +6,7 @@ and the time of each row. Rows of one series are in order, side by side.
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,12 +18,14 @@ from timeldm_jax.data import clock as clocks
 from timeldm_jax.data import columns as kinds
 from timeldm_jax.data import order as orders
 from timeldm_jax.data import schema as schemas
-from timeldm_jax.data import words
+from timeldm_jax.data import time_columns, words
 from timeldm_jax.data.clock import Reading
 from timeldm_jax.data.order import Ordered
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.errors import DataError, Problems, option
 from timeldm_jax.settings import Rule, check_fields, one_of
+
+_log = logging.getLogger(__name__)
 
 MISSING = ("fill", "generate")
 _DAYFIRST = Rule(lambda value: value in ("", "true", "false"), "must be 'true', 'false' or ''")
@@ -104,7 +107,8 @@ def prepare(frame: pd.DataFrame, where: str, options: Options) -> tuple[pd.DataF
             raise DataError(f"{where}, column {name!r} (the entity) lacks values in some rows")
     overrides = declared.get("columns", {})
     free = [name for name in frame.columns if name not in entity and name not in overrides]
-    time = clocks.with_hours(frame, time, free) or clocks.find_time(frame, entity, overrides)
+    time = time_columns.with_hours(frame, time, free)
+    time = time or time_columns.find_time(frame, entity, overrides)
     reading = Reading(options.irregular, options.time_format, options.dayfirst)
     problems, clock = Problems(), None
     with problems.collect():
@@ -129,8 +133,6 @@ def relearn(
       whole: from `prepare`.
       overrides: by column, what the user has set.
 
-    Raises:
-      DataError: a column has no value in these rows.
     """
     own = () if whole.clock is None else whole.clock.names
     given = {c.name: {"kind": c.kind, **overrides.get(c.name, {})} for c in whole.columns}
@@ -140,9 +142,14 @@ def relearn(
     )
     columns = []
     for before, column in zip(whole.columns, found.columns, strict=True):
-        if column.scaling == "constant" and before.scaling != "constant":
+        empty = column.scaling == "constant" and column.value is None
+        if empty and before.scaling != "constant":
+            _log.warning(
+                "column %r has no value in the training rows; samples will have none", column.name
+            )
+        elif column.scaling == "constant" and before.scaling != "constant":
             column = dataclasses.replace(column, scaling="minmax", value=None)
-        columns.append(dataclasses.replace(column, missing=before.missing))
+        columns.append(dataclasses.replace(column, missing=before.missing and not empty))
     return dataclasses.replace(whole, columns=tuple(columns))
 
 
@@ -155,7 +162,7 @@ def _own_columns(
     known = [*map(str, frame.columns), *map(str, filter(None, frame.index.names))]
     entity = _several(given, known)
     times = _several(time, known)
-    frame, first, entity = clocks.from_index(frame, where, times[0] if times else "", entity)
+    frame, first, entity = time_columns.from_index(frame, where, times[0] if times else "", entity)
     times = (first, *times[1:]) if first else ()
     for setting, names in ((option("entity"), entity), (option("time"), times)):
         for name in names:
@@ -235,7 +242,7 @@ def arrange(frame: pd.DataFrame, where: str, schema: Schema, irregular: str = "e
     """
     time = schema.clock.names if schema.clock else ()
     first = time[0] if time else ""
-    frame, _, _ = clocks.from_index(frame, where, first, schema.entity, later=True)
+    frame, _, _ = time_columns.from_index(frame, where, first, schema.entity, later=True)
     for name in (*schema.entity, *time):
         if name not in frame.columns:
             raise DataError(f"{where} has no column {name!r}; the model was trained with it")
