@@ -52,6 +52,11 @@ def text(start, form, freq="D", rows=60):
         text("2022-01-03", "%Y-%m", "MS"),
         text("2022-01-03", "%b %Y", "MS"),
         text("1500-01-01", "%Y-%m-%d", "D"),
+        text("2022-01-03", "%a, %d %b %Y %H:%M:%S GMT", "h"),
+        text("2022-01-03", "%a %b %d %H:%M:%S %Y", "h"),
+        text("2022-01-03", "%Y-%m-%d %H:%M:%S CET", "h"),
+        text("2018-01-01", "%G-W%V", "7D"),
+        text("2018-01-01", "%GW%V", "7D"),
         [f"{year}Q{quarter}" for year in range(2000, 2012) for quarter in (1, 2, 3, 4)],
         [
             f"{day}/{month}/2024 {hour}:00"
@@ -250,6 +255,92 @@ def test_a_day_and_a_time_of_day_in_two_columns():
     pd.testing.assert_frame_equal(
         sampled(found, 80).drop(columns="x"), frame[["Date", "Hour"]], check_dtype=False
     )
+
+
+def test_a_time_of_day_alone_is_the_clock_where_it_runs_on():
+    times = pd.date_range("2024-01-01", periods=80, freq="10s").strftime("%H:%M:%S")
+    frame = pd.DataFrame({"elapsed": times, "x": np.arange(80.0)})
+    _, found = prepared(frame)
+    assert found.clock.name == "elapsed"
+    assert found.clock.step == 10
+    assert sampled(found, 80)["elapsed"].tolist() == times.tolist()
+    frame["elapsed"] = np.tile(times[:8], 10)  # a time of day that comes again is none
+    assert prepared(frame)[1].clock is None
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4, 5])
+def test_a_time_in_parts_is_the_clock(parts):
+    freq = ("MS", "D", "h", "7min")[parts - 2]
+    times = pd.date_range("2019-12-01", periods=90, freq=freq)
+    names = ("year", "month", "day", "hour", "minute")[:parts]
+    frame = pd.DataFrame({name: getattr(times, name) for name in names} | {"x": np.arange(90.0)})
+    _, found = prepared(frame.iloc[:, ::-1])
+    assert found.clock.names == names
+    assert [column.name for column in found.columns] == ["x"]
+    back = sampled(found, 90)
+    pd.testing.assert_frame_equal(back[list(names)], frame[list(names)], check_dtype=False)
+
+
+def test_numbers_that_are_no_parts_of_a_time_are_learnt():
+    times = pd.date_range("2020-01-01", periods=90)
+    frame = pd.DataFrame({"when": times, "year": times.year, "month": times.month, "x": 1.5})
+    _, found = prepared(frame)
+    assert found.clock.names == ("when",)
+    frame = pd.DataFrame({"year": np.arange(90) % 2, "month": 1, "x": np.arange(90.0)})
+    assert prepared(frame)[1].clock is None
+
+
+@pytest.mark.parametrize("kind", ["date objects", "date32[day][pyarrow]", "timestamp[us][pyarrow]"])
+def test_times_of_other_dtypes_come_back(kind):
+    days = pd.Series(pd.date_range("2024-01-01", periods=60))
+    times = days.dt.date if kind == "date objects" else days.astype(kind)
+    _, found = prepared(timed(times))
+    assert found.clock.name == "date"
+    pd.testing.assert_series_equal(sampled(found, 60)["date"], times, check_names=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("Time (s)", np.arange(60) * 0.02),
+        ("t", (np.arange(60) * 0.02).astype(np.float32)),
+        ("time_ms", np.arange(60) * 40),
+        ("year", np.arange(1950, 2010)),
+        ("date", 45_000 + np.arange(60) / 24),  # a spreadsheet's days
+        ("elapsed", pd.to_timedelta(np.arange(60), unit="min")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_counts_of_time_are_the_clock_and_come_back(name, numbers):
+    frame = pd.DataFrame({"x": np.arange(60.0) ** 2, name: numbers})
+    _, found = prepared(frame)
+    assert found.clock.name == name
+    # The steps of hours in days are thirds, which no number holds exactly.
+    pd.testing.assert_series_equal(sampled(found, 60)[name], frame[name], rtol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%dT%H:%M:%SZ", ""], ids=["text", "datetimes"])
+@pytest.mark.parametrize("freq", ["D", "MS"])
+def test_local_days_written_in_utc_are_even(form, freq):
+    local = pd.date_range("2024-01-01", periods=400 if freq == "D" else 60, freq=freq)
+    times = local.tz_localize("Europe/Berlin").tz_convert("UTC")
+    given = pd.Series(times.strftime(form) if form else times)
+    _, found = prepared(timed(given))
+    assert found.clock.zone == "Europe/Berlin"
+    pd.testing.assert_series_equal(sampled(found, len(given))["date"], given, check_names=False)
+
+
+def test_the_user_says_which_zone():
+    # An hour is missing at another time than in Berlin.
+    times = pd.date_range("2024-03-25", periods=300, freq="h", tz="Europe/Helsinki")
+    local = pd.Series(times.tz_localize(None))
+    _, found = prepared(timed(local), zone="Europe/Helsinki")
+    assert found.clock.zone == "Europe/Helsinki"
+    pd.testing.assert_series_equal(sampled(found, 300)["date"], local, check_names=False)
+    with pytest.raises(
+        DataError, match="zone='Europe/Berln' is no known time zone; .*Europe/Berlin"
+    ):
+        prepared(timed(local), zone="Europe/Berln")
 
 
 def test_a_counter_called_time_is_the_clock_where_it_is_even():

@@ -16,7 +16,7 @@ from scipy import stats
 
 from timeldm_jax import evaluate
 from timeldm_jax.errors import DataError
-from timeldm_jax.metrics import evaluation, suite, verdicts
+from timeldm_jax.metrics import context_fid, evaluation, suite, verdicts
 from timeldm_jax.metrics.correlational import (
     correlational_runs,
     correlational_score,
@@ -40,6 +40,12 @@ def sines():
         pytest.skip(f"{ARRAYS} is absent: the original evaluators' figures are NOT checked")
     with np.load(ARRAYS) as arrays:
         return dict(arrays)
+
+
+@pytest.fixture
+def whole_encoder(monkeypatch):
+    """Context-FID's own encoder, as `conftest.quickly` has a small one in its place."""
+    monkeypatch.setattr(context_fid, "ENCODER", context_fid.Encoder())
 
 
 def windows(count=50, time=6, features=3, seed=0):
@@ -302,6 +308,7 @@ def sines_like(count, seed):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("whole_encoder")
 def test_the_whole_suite_tells_good_from_bad():
     real, fresh = sines_like(4000, 0), sines_like(4000, 1)
     names = tuple("abcde")
@@ -426,6 +433,7 @@ def test_the_first_bad_value_is_named(bad):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("whole_encoder")
 @pytest.mark.parametrize("name", ["discriminative", "predictive", "context_fid"])
 def test_means_lie_within_the_originals_interval(sines, name, monkeypatch):
     monkeypatch.syspath_prepend(TESTS.parent / "benchmarks")

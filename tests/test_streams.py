@@ -92,10 +92,10 @@ def tiny():
 def test_every_use_of_one_seed_draws_from_a_key_of_its_own(draws, monkeypatch):
     """Both stages' weights, two steps, validations; samples, completions and what they rest on."""
     monkeypatch.setattr("timeldm_jax.generator.PRIOR_SAMPLES", 4)
-    monkeypatch.setattr("timeldm_jax.generator.MARGINAL_SAMPLES", 4)
     monkeypatch.setattr("timeldm_jax.generator.SMALL_BATCH", 4)  # a padded window repeats its key
     monkeypatch.setattr("timeldm_jax.diffusion.conditional.LEVELS", 2)
     config = tiny()
+    config.sample.marginal_windows = 4
     models = stages.build_models(config, 2)
     values = np.random.default_rng(0).random((20, 2), np.float32)
     windows = DeviceWindows(values, np.arange(4))

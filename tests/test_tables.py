@@ -157,7 +157,7 @@ def test_a_damaged_workbook_is_named(tmp_path):
     pytest.importorskip("python_calamine", reason="the extra `excel` is not installed")
     path = tmp_path / "old.xls"
     path.write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"0" * 600)
-    with pytest.raises(DataError, match="old.xls is not a readable workbook"):
+    with pytest.raises(DataError, match=r"old\.xls is not a readable workbook"):
         reader.read(str(path))
 
 

@@ -117,7 +117,7 @@ class TimeLDM:
           na_values: a value, or a list of them, that stands for a missing one; or such by column.
           workdir: where checkpoints and metrics go, so that the same call resumes; default: a
             temporary directory, deleted with the model.
-          **more: `time_format` and `dayfirst`; see `data.table.Options`.
+          **more: `time_format`, `dayfirst` and `zone`; see `data.table.Options`.
 
         Returns:
           This model, trained.

@@ -311,6 +311,7 @@ _ADDED: dict[str, Any] = {
     "data.na_values": "",
     "data.time_format": "",
     "data.dayfirst": "",
+    "data.zone": "",
     "data.split": "time",
     "data.stride": 1,
     "data.missing": "fill",

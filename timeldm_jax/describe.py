@@ -226,6 +226,7 @@ _MEANINGS = {
     "decimal": "The decimal point of a CSV file; found out by default.",
     "time_format": "How times are written, as in %d/%m/%Y %H:%M; found out by default.",
     "dayfirst": "Whether 01/02/2024 is in February: true or false; by default what fits.",
+    "zone": "The time zone whose local clock times follow, as Europe/Berlin; found by default.",
     "na_values": "Values that stand for a missing one, as in -200,-999; or JSON by column.",
 }
 

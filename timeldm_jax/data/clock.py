@@ -3,19 +3,19 @@
 import dataclasses
 import logging
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from pandas.api.types import pandas_dtype
 
-from timeldm_jax.data import formats, zones
+from timeldm_jax.data import dtypes, formats, grids, zones
 from timeldm_jax.errors import DataError
 
 _log = logging.getLogger(__name__)
 
-_BOTH = "\t"  # between a day and a time of day in two columns
+_BETWEEN = "\t"  # the text of several columns that make one time
 _MONTHS = " months"
 
 
@@ -27,11 +27,13 @@ class Reading:
       irregular: what to do with times out of order or uneven.
       format: as `Clock.format`, or "" to find it.
       dayfirst: "true" or "false" where day and month could be either, or "".
+      zone: whose local times these are, or "" to find it.
     """
 
     irregular: str = "error"
     format: str = ""
     dayfirst: str = ""
+    zone: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Clock:
 
     Attributes:
       name: its name.
-      dtype: the pandas dtype of the input.
+      dtype: that of the input; see `dtypes.name_of`.
       start: first time, ISO text or a number.
       step: seconds (or the column's own unit, where it holds numbers) between rows.
       offset: where steps are not of one length (months, business days), a pandas offset alias, or
@@ -48,8 +50,9 @@ class Clock:
       format: where the input held text, or whole numbers that are dates; see `data.formats`.
       zone: name of the time zone, or "".
       decimals: digits of numbers that are not whole, or None.
-      hours: name of a second column that holds the time of day, or "".
-      hours_dtype: its dtype.
+      more: names of further columns that hold the rest of a time: a time of day beside a day;
+        month, day and hour beside a year.
+      more_dtypes: theirs.
     """
 
     name: str
@@ -60,13 +63,22 @@ class Clock:
     format: str = ""
     zone: str = ""
     decimals: int | None = None
-    hours: str = ""
-    hours_dtype: str = ""
+    more: tuple[str, ...] = ()
+    more_dtypes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Clock":
+        """The inverse of `dataclasses.asdict`; earlier models had one further column at most."""
+        fields = dict(content)
+        hours, dtype = fields.pop("hours", ""), fields.pop("hours_dtype", "")
+        more = fields.pop("more", (hours,) if hours else ())
+        more_dtypes = fields.pop("more_dtypes", (dtype,) if hours else ())
+        return cls(**fields, more=tuple(more), more_dtypes=tuple(more_dtypes))
 
     @property
     def names(self) -> tuple[str, ...]:
         """The columns that hold it."""
-        return (self.name, self.hours) if self.hours else (self.name,)
+        return (self.name, *self.more)
 
     def times(self, count: int) -> pd.DataFrame:
         """`count` regular times from the start: its columns, of the input's dtypes."""
@@ -109,32 +121,29 @@ class Clock:
 
     def write(self, stamps: Any) -> pd.DataFrame:
         """Times as the input had them: its columns, of its dtypes."""
-        dtype = pandas_dtype(self.dtype)
+        dtype: Any = None if self.dtype in dtypes.OBJECTS else dtypes.named(self.dtype)
         if isinstance(self.start, float):
             found = pd.Series(stamps)
-            if pd.api.types.is_timedelta64_dtype(dtype):
-                found = pd.to_timedelta((found * 1e9).round().astype("int64"), unit="ns")
-            elif pd.api.types.is_integer_dtype(dtype):
+            if dtype is not None and pd.api.types.is_integer_dtype(dtype):
                 found = found.round()
-            return found.astype(dtype).to_frame(self.name)
+            return dtypes.cast(found, self.dtype, digits=self.decimals).to_frame(self.name)
         index = pd.DatetimeIndex(stamps)
         if index.tz is not None:
             if self.format.endswith(("Z", "UTC", "GMT")):
                 index = index.tz_convert("UTC")
             elif not formats.has_offset(self.format) and not isinstance(dtype, pd.DatetimeTZDtype):
                 index = index.tz_localize(None)
-        if isinstance(dtype, pd.PeriodDtype):
-            return pd.Series(index.tz_localize(None).to_period(str(dtype)[7:-1])).to_frame(
-                self.name
-            )
         if not self.format:
-            return pd.Series(index).astype(dtype).to_frame(self.name)
+            return dtypes.cast(pd.Series(index), self.dtype).to_frame(self.name)
         text = formats.write(index, self.format)
-        if not self.hours:
-            return _cast(text, dtype).to_frame(self.name)
-        days, hours = text.str.split(_BOTH, n=1).str[0], text.str.split(_BOTH, n=1).str[1]
-        second = pandas_dtype(self.hours_dtype)
-        return pd.DataFrame({self.name: _cast(days, dtype), self.hours: _cast(hours, second)})
+        parts = text.astype(str).str.split(_BETWEEN, expand=True) if self.more else text.to_frame()
+        kinds = (self.dtype, *self.more_dtypes)
+        return pd.DataFrame(
+            {
+                name: _cast(parts[place], kind)
+                for place, (name, kind) in enumerate(zip(self.names, kinds, strict=True))
+            }
+        )
 
     def read(self, frame: pd.DataFrame, where: str) -> pd.Series:
         """The times of a later table, float64 or datetimes (in the zone, where there is one).
@@ -154,9 +163,7 @@ class Clock:
             form = ""  # ISO, which can be taken for nothing else, written in another way
         times = formats.parse_times(column, at, form)
         if self.zone:
-            if times.dt.tz is None:
-                return zones.localise(times, self.zone, np.zeros(len(times), np.int64))
-            return times.dt.tz_convert(self.zone)
+            return in_zone(times, self.zone)
         return times.dt.tz_localize(None) if times.dt.tz is not None else times
 
 
@@ -167,7 +174,7 @@ def learn(
 
     Args:
       frame: the table.
-      names: of the time column, and of that of the time of day where there are two.
+      names: of the time column, or of all that make a time.
       reading: what the user said.
       where: what to call the table in errors.
 
@@ -176,10 +183,10 @@ def learn(
     """
     at = _named(where, names)
     column = one_column(frame, names, at)
-    dtype = str(frame[names[0]].dtype)
-    clock = Clock(names[0], dtype, 0.0, 1.0, format=reading.format)
-    if len(names) == 2:
-        clock = dataclasses.replace(clock, hours=names[1], hours_dtype=str(frame[names[1]].dtype))
+    dtype, *more = (dtypes.name_of(frame[name]) for name in names)
+    clock = Clock(
+        names[0], dtype, 0.0, 1.0, format=reading.format, more=names[1:], more_dtypes=tuple(more)
+    )
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
         zone = str(column.dt.tz) if column.dt.tz is not None else ""
         return column, dataclasses.replace(clock, start="", format="", zone=zone)
@@ -227,6 +234,22 @@ def positions(
     return position - np.maximum.accumulate(np.where(first, position, 0))
 
 
+def in_zone(
+    times: pd.Series, zone: str, groups: Int[np.ndarray, " rows"] | None = None
+) -> pd.Series:
+    """Times in a zone: those without one are local there.
+
+    Args:
+      times: with a zone or without.
+      zone: its name.
+      groups: number of the series of each row, rows of one side by side; default: one series.
+    """
+    if times.dt.tz is not None:
+        return times.dt.tz_convert(zone)
+    groups = np.zeros(len(times), np.int64) if groups is None else groups
+    return zones.localise(times, zone, groups)
+
+
 def seconds(times: pd.Series) -> Float[np.ndarray, " rows"]:
     """Seconds since the first time, or numbers as they are."""
     if pd.api.types.is_numeric_dtype(times.dtype):
@@ -234,12 +257,12 @@ def seconds(times: pd.Series) -> Float[np.ndarray, " rows"]:
     return (times - times.min()).dt.total_seconds().to_numpy()
 
 
-def _cast(text: pd.Series, dtype: Any) -> pd.Series:
-    return (
-        text.astype("int64").astype(dtype)
-        if pd.api.types.is_numeric_dtype(dtype)
-        else (text.astype(dtype))
-    )
+def _cast(text: pd.Series, dtype: str) -> pd.Series:
+    if dtype == "date":
+        text = pd.to_datetime(text)
+    elif dtype not in dtypes.OBJECTS and pd.api.types.is_numeric_dtype(dtypes.named(dtype)):
+        text = text.astype("int64")
+    return dtypes.cast(text, dtype)
 
 
 def _named(where: str, names: tuple[str, ...]) -> str:
@@ -254,13 +277,12 @@ def one_column(frame: pd.DataFrame, names: tuple[str, ...], at: str) -> pd.Serie
         if holes.any():
             row = formats.row_of(frame[name][holes])
             raise DataError(f"{at} has no value in row {row}; fill it, or remove the row")
-    column = frame[names[0]]
-    if len(names) == 2:
-        day, hours = (frame[name].astype(str).str.strip() for name in names)
-        return day + _BOTH + hours
-    if isinstance(column.dtype, pd.PeriodDtype):
-        return column.dt.to_timestamp()
-    return column
+    if len(names) == 1:
+        return dtypes.plain(frame[names[0]])
+    first, *more = (frame[name].astype(str).str.strip() for name in names)
+    for part in more:
+        first = first + _BETWEEN + part
+    return first
 
 
 def _numbers(column: pd.Series, at: str) -> pd.Series:
@@ -279,7 +301,10 @@ def _numbers(column: pd.Series, at: str) -> pd.Series:
 
 def _decimals(numbers: pd.Series) -> int | None:
     """Digits after the point that write all of the numbers, or None."""
-    for digits in range(10):
-        if np.allclose(numbers, np.round(numbers, digits), rtol=1e-13, atol=1e-12):
-            return digits
+    for rtol in (1e-13, grids.SINGLE):  # those of float32 have noise of their own
+        for digits in range(10):
+            if np.allclose(numbers, np.round(numbers, digits), rtol=rtol, atol=1e-12):
+                return digits
+        if not np.array_equal(numbers.to_numpy().astype(np.float32), numbers.to_numpy()):
+            break
     return None

@@ -14,7 +14,7 @@ import pandas as pd
 from timeldm_jax.errors import DataError, option
 
 DATE = (
-    r"\d[-/:.T ]\d|\d{4}-?Q[1-4]|Q[1-4][- /]?\d{4}|"
+    r"\d[-/:.T \t]\d|\d{4}-?Q[1-4]|\d{4}-?W\d\d|Q[1-4][- /]?\d{4}|"
     r"(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
 )
 EPOCHS = {"@s": 1, "@ms": 10**3, "@us": 10**6, "@ns": 10**9}
@@ -24,8 +24,8 @@ _DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
 _MONTH = r"(?:" + "|".join(f"{m}|{m[:3]}" for m in _MONTHS.split()) + r")\.?"
 _WEEKDAY = r"(?:" + "|".join(f"{d}|{d[:3]}" for d in _DAYS.split()) + r")"
 _TIME = re.compile(
-    r"(?P<H>\d{1,2})(?P<c1>[:.h])(?P<M>\d{2})(?:(?P<c2>[:.])(?P<S>\d{2})(?:(?P<c3>[.,])(?P<f>\d{1,9}))?)?"
-    r"(?P<gap> ?)(?P<p>[AaPp][Mm])?(?P<zgap> ?)(?P<z>Z|UTC|GMT|[+-]\d{2}:?\d{2})?"
+    r"(?P<H>\d{1,2})(?P<c1>[:.h\t])(?P<M>\d{1,2})(?:(?P<c2>[:.\t])(?P<S>\d{1,2})(?:(?P<c3>[.,])(?P<f>\d{1,9}))?)?"
+    r"(?P<gap> ?)(?P<p>[AaPp][Mm])?(?P<zgap> ?)(?P<z>Z|[A-Z]{3,4}|[+-]\d{2}:?\d{2})?"
 )
 _SEPARATOR = r"(?P<{0}>, |[-/. ])"
 # What a date looks like, and the orders in which its parts may stand; the likelier first.
@@ -55,6 +55,9 @@ _DATES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
         (r"(\d{4})([-/ ]?)(Q)([1-4])", ("%Y{1}Q%q",)),
         (r"(Q)([1-4])([-/ ]?)(\d{4})", ("Q%q{2}%Y",)),
         (r"(\d{4})(M)(\d{1,2})", ("%YM%m",)),
+        (r"(\d{4})(-?)(W)(\d{2})", ("%G{1}W%V",)),
+        (r"(\d{4})(\t)(\d{1,2})(\t)(\d{1,2})", ("%Y{1}%m{3}%d",)),  # in columns
+        (r"(\d{4})(\t)(\d{1,2})", ("%Y{1}%m",)),
     )
 )
 _ISO = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d{1,9})?"
@@ -68,7 +71,7 @@ def looks_like_time(present: pd.Series, share: float = 1.0) -> bool:
     matches = texts.str.contains(DATE)
     if texts.empty or matches.mean() < share:
         return False
-    return bool(time_format(texts[matches]))
+    return has_date(time_format(texts[matches]))
 
 
 def parse_times(values: pd.Series, at: str, form: str = "") -> pd.Series:
@@ -116,7 +119,7 @@ def time_format(values: pd.Series, dayfirst: str = "") -> str:
     if texts.empty:
         return ""
     best, least = "", np.inf
-    candidates = _formats(texts.iloc[0])
+    candidates = _formats(texts.iloc[0]) or _guessed(texts.iloc[0], dayfirst == "true")
     if dayfirst:
         wanted = [f for f in candidates if (f.find("%d") < f.find("%m")) == (dayfirst == "true")]
         candidates = wanted or candidates
@@ -185,6 +188,11 @@ def has_offset(form: str) -> bool:
     return form.endswith(("z", "Z", "UTC", "GMT"))
 
 
+def has_date(form: str) -> bool:
+    """Whether text of this format says a day, month or year, and not a time of day alone."""
+    return bool(re.search(r"%-?[YyGdmbB]|ISO|@", form))
+
+
 def row_of(values: pd.Series) -> str:
     """The first row's label, counted as in a file: 1 is the first row below the header."""
     label = values.index[0]
@@ -206,7 +214,20 @@ def _formats(text: str) -> list[str]:
             continue
         parts = [_month_name(part) or part for part in match.groups()]
         found += [before + order.format(*parts) + rest for order in orders]
+    hours = _time_of(" " + text)
+    if not found and hours and "%M" in hours:  # a time of day alone
+        found.append(hours[1:])
     return found
+
+
+def _guessed(text: str, dayfirst: bool) -> list[str]:
+    """What pandas makes of a text that no pattern here fits, where it can be written again."""
+    if not re.search(DATE, text):
+        return []
+    guess = pd.tseries.api.guess_datetime_format(text, dayfirst=dayfirst) or ""
+    known = {"Y", "y", "m", "d", "b", "B", "a", "A", "H", "I", "M", "S", "f", "p", "z", "j"}
+    found = {each.group(1) for each in _DIRECTIVE.finditer(guess)}
+    return [guess] if guess and found <= known else []
 
 
 def _month_name(part: str) -> str:
@@ -254,9 +275,15 @@ def read(texts: pd.Series, form: str) -> pd.Series:
         parts = texts.str.extract(f"^{pattern}$", flags=re.IGNORECASE)
         months = (parts["q"].astype("Int64") * 3 - 2).astype("string").str.zfill(2)
         texts, form = parts["Y"] + months, "%Y%m"
+    zone = re.search(r" ?(UTC|GMT)$", form)
+    if zone:
+        body = texts.where(texts.str.endswith(zone.group())).str.slice(stop=-len(zone.group()))
+        return read(body, form[: zone.start()]).dt.tz_localize("UTC")
+    if "%V" in form:  # a week starts on its Monday
+        texts, form = texts + "-1", form + "-%u"
     plain = form.replace("%:z", "%z").replace("%-", "%").replace("%P", "%p")
     plain = re.sub(r"%\df", "%f", plain)
-    plain = re.sub(r"(Z|UTC|GMT)$", "%z", plain)
+    plain = re.sub(r"Z$", "%z", plain)
     return pd.to_datetime(texts.astype(object), format=plain, errors="coerce", utc=has_offset(form))
 
 
@@ -271,7 +298,9 @@ def _as_written(texts: pd.Series, form: str) -> str:
     body = re.sub(r"%:?z$", "", form)
     written = some.str.replace(r"[+-]\d{2}:?\d{2}$", "", regex=True) if body != form else some
     date = re.sub(r"%([dm])", r"%-\1", body)
-    for candidate in (body, date, *(re.sub(r"%([HI])", r"%-\1", each) for each in (body, date))):
+    bare = re.sub(r"%([dmHIMS])", r"%-\1", body)
+    hours = (re.sub(r"%([HI])", r"%-\1", each) for each in (body, date))
+    for candidate in (body, date, *hours, bare):
         if (write(wall, candidate).to_numpy() == written.to_numpy(object)).all():
             return candidate + form[len(body) :]
     return form
@@ -323,6 +352,9 @@ def _numbers(times: pd.DatetimeIndex, directive: str) -> tuple[pd.Index, int]:
         return times.year, 4
     if directive == "y":
         return times.year % 100, 2
+    if directive in "GV":
+        weeks = times.isocalendar()
+        return pd.Index(weeks["year" if directive == "G" else "week"].astype(int)), 2
     if directive == "I":
         return (times.hour + 11) % 12 + 1, 2
     if directive == "q":
@@ -331,7 +363,7 @@ def _numbers(times: pd.DatetimeIndex, directive: str) -> tuple[pd.Index, int]:
         return times.dayofyear, 3
     raise DataError(
         f"{option('time_format')}: %{directive} is not known; known are %Y %y %m %d %b %B %a %A %H "
-        "%I %M %S %f %p %z %q and %j"
+        "%I %M %S %f %p %z %q %j %G and %V"
     )
 
 

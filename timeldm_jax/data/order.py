@@ -97,8 +97,8 @@ def order(
     else:
         times, clock = learnt.read(frame, where), learnt
     groups = clocks.groups_of(frame, entity)
-    if learnt is None and not pd.api.types.is_numeric_dtype(times.dtype) and times.dt.tz is None:
-        times, clock = _in_zone(times, groups, clock, at)
+    if learnt is None and not pd.api.types.is_numeric_dtype(times.dtype):
+        times, clock = _in_zone(times, groups, clock, reading.zone, at)
     stamps = clocks.seconds(times)
     key = np.lexsort((stamps, groups))
     if reading.irregular == "error":
@@ -130,18 +130,23 @@ def _by_entity(frame: pd.DataFrame, entity: list[str]) -> pd.DataFrame:
 
 
 def _in_zone(
-    times: pd.Series, groups: Int[np.ndarray, " rows"], clock: Clock, at: str
+    times: pd.Series, groups: Int[np.ndarray, " rows"], clock: Clock, zone: str, at: str
 ) -> tuple[pd.Series, Clock]:
-    """Local times with their zone, where an hour is missing or repeated as in one."""
-    zone = zones.of_local_hours(times, groups)
+    """Times in the zone that the user names, or in the one by which they run on evenly."""
     if not zone:
-        return times, clock
-    _log.warning(
-        "%s: an hour is missing or comes twice where summer time begins or ends in %s; times are "
-        "taken for local ones there",
-        at, zone,
-    )  # fmt: skip
-    return zones.localise(times, zone, groups), dataclasses.replace(clock, zone=zone)
+        aware = times.dt.tz is not None
+        zone = (zones.of_local_days if aware else zones.of_local_hours)(times, groups)
+        if not zone:
+            return times, clock
+        if aware:
+            _log.info("%s: times are those of a local clock, as in %s", at, zone)
+        else:
+            _log.warning(
+                "%s: an hour is missing or comes twice where summer time begins or ends in %s; "
+                "times are taken for local ones there; %s names another",
+                at, zone, option("zone"),
+            )  # fmt: skip
+    return clocks.in_zone(times, zone, groups), dataclasses.replace(clock, zone=zone)
 
 
 def _check_order(

@@ -65,7 +65,7 @@ class Schema:
             )
             for column in content["columns"]
         )
-        clock = None if content["clock"] is None else Clock(**content["clock"])
+        clock = None if content["clock"] is None else Clock.from_json(content["clock"])
         entity = content["entity"]  # one name, of models saved before there could be several
         entity = tuple(filter(None, [entity] if isinstance(entity, str) else entity))
         ids = tuple(Ids(**each) for each in content.get("ids", ()))

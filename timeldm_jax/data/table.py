@@ -18,7 +18,7 @@ from timeldm_jax.data import clock as clocks
 from timeldm_jax.data import columns as kinds
 from timeldm_jax.data import order as orders
 from timeldm_jax.data import schema as schemas
-from timeldm_jax.data import time_columns, words
+from timeldm_jax.data import time_columns, words, zones
 from timeldm_jax.data.clock import Reading
 from timeldm_jax.data.order import Ordered
 from timeldm_jax.data.schema import Schema
@@ -37,8 +37,8 @@ class Options:
     """How a table is read; each field is a key `config.data.<field>`.
 
     Attributes:
-      time: name of the time column, or of those of the day and the time of day with a comma
-        between; "" looks for one.
+      time: name of the time column, or of those that make a time with commas between (a day and a
+        time of day; year, month, day, hour); "" looks for one.
       entity: name of the column that says which series a row belongs to, or of several with commas
         between; or "".
       schema: path of a JSON schema that overrides what is inferred, or its text, or "".
@@ -50,6 +50,7 @@ class Options:
         `data.formats`.
       dayfirst: whether 01/02/2024 is the first of February (`true`) or January 2nd (`false`), where
         the column leaves that open; "": by which of both makes steps even.
+      zone: the time zone whose local clock the times follow, such as `Europe/Berlin`; "" finds out.
       na_values: values that stand for a missing one, separated by commas, such as `-200,?`; or JSON
         by column, such as `{"CO": [-200]}`.
     """
@@ -62,6 +63,7 @@ class Options:
     na_values: str = ""
     time_format: str = ""
     dayfirst: str = ""
+    zone: str = ""
 
     def __post_init__(self) -> None:
         """Checks the settings; raises ConfigError."""
@@ -109,7 +111,8 @@ def prepare(frame: pd.DataFrame, where: str, options: Options) -> tuple[pd.DataF
     free = [name for name in frame.columns if name not in entity and name not in overrides]
     time = time_columns.with_hours(frame, time, free)
     time = time or time_columns.find_time(frame, entity, overrides)
-    reading = Reading(options.irregular, options.time_format, options.dayfirst)
+    zone = zones.check(options.zone)
+    reading = Reading(options.irregular, options.time_format, options.dayfirst, zone)
     problems, clock = Problems(), None
     with problems.collect():
         frame, clock, _ = orders.order(frame, where, time, entity, reading)

@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Bool, Int
 
 from timeldm_jax.data import clock as clocks
-from timeldm_jax.data import formats
+from timeldm_jax.data import dtypes, formats
 from timeldm_jax.errors import DataError, option
 
 TIME_NAMES = ("date", "time", "datetime", "timestamp", "ds")
@@ -18,6 +18,17 @@ _TIMELY = re.compile(
     r"($|[^a-z])|time$|date$"
 )
 _COUNTERS = ("t", "time", "step", "timestep", "time_step", "seconds", "elapsed", "timestamp")
+_UNIT = (
+    r"\s*[\[(].*[\])]$|[_ ](?:s|ms|us|ns|sec|secs|seconds|min|h|hours?|days?)$"  # time (s), time_ms
+)
+# The names of a time's parts in columns of their own, and their bounds; each needs those before.
+_PARTS = (
+    ("year yr yyyy", 1000, 2999),
+    ("month mon mo mnth mm", 1, 12),
+    ("day dom mday dd", 1, 31),
+    ("hour hr hh", 0, 23),
+    ("minute min mi", 0, 59),
+)
 _HOURS = r"(?:[01]?\d|2[0-3])[:.][0-5]\d(?:[:.][0-5]\d(?:[.,]\d+)?)?(?: ?[AaPp][Mm])?"
 
 
@@ -29,24 +40,57 @@ def find_time(
     Of several the one that runs on from row to row of a series: dates of birth do not.
     """
     free = [name for name in frame.columns if name not in entity and name not in overrides]
+    parts = _in_parts(frame, free)
     groups = clocks.groups_of(frame, entity)
     best = 0.0
     found: tuple[str, ...] = ()
     for name in free:
-        times = _as_times(frame[name], str(name), first=name == frame.columns[0])
-        if times is None:
+        times = _as_times(frame[name], str(name), groups, first=name == frame.columns[0])
+        if times is None or name in parts:
             continue
         order, moves = _runs_on(times, groups)
         timely = bool(_TIMELY.search(str(name).lower()))
-        typed = pd.api.types.is_datetime64_any_dtype(frame[name].dtype)
+        typed = pd.api.types.is_datetime64_any_dtype(times.dtype) and not is_text(frame[name])
         sure = typed or timely or name == frame.columns[0] or order > 0.9
         score = order + moves / 2 + 0.2 * (str(name).lower().strip() in TIME_NAMES)
         if moves > 0 and sure and score > best:
             best, found = score, (name,)
     if found:
         return with_hours(frame, found, free)
+    if parts:
+        return parts
     pairs = (with_hours(frame, (name,), free) for name in free)
-    return next((pair for pair in pairs if len(pair) == 2), ())  # a single day
+    single_day = next((pair for pair in pairs if len(pair) == 2), ())
+    return single_day or next(((name,) for name in free if _times_of_day(frame, name, groups)), ())
+
+
+def _in_parts(frame: pd.DataFrame, free: list[str]) -> tuple[str, ...]:
+    """The columns of year, month and what follows, where a table has its times so; or ()."""
+    found: list[str] = []
+    for names, low, high in _PARTS:
+        part = next((name for name in free if str(name).lower().strip() in names.split()), None)
+        if part is None or not pd.api.types.is_integer_dtype(frame[part].dtype):
+            break
+        if not frame[part].between(low, high).all():  # missing values are not, either
+            break
+        found.append(part)
+    return tuple(found) if len(found) > 1 else ()
+
+
+def _times_of_day(frame: pd.DataFrame, name: str, groups: Int[np.ndarray, " rows"]) -> bool:
+    """Whether a column holds times of one day, as 00:00:10, that run on."""
+    column = frame[name]
+    said = str(name).lower().strip()
+    if not (_TIMELY.search(said) or said in _COUNTERS):
+        return False
+    if not is_text(column) or column.isna().any():
+        return False
+    if not column.astype(str).str.strip().str.fullmatch(_HOURS).all():
+        return False
+    form = formats.time_format(column)
+    times = formats.read(column.astype("string").str.strip(), form) if form else None
+    whole = times is not None and bool(times.notna().all())
+    return whole and times is not None and _runs_on(times, groups) == (1.0, 1.0)
 
 
 def with_hours(frame: pd.DataFrame, names: tuple[str, ...], free: list[str]) -> tuple[str, ...]:
@@ -56,6 +100,8 @@ def with_hours(frame: pd.DataFrame, names: tuple[str, ...], free: list[str]) -> 
     days = frame[names[0]]
     if pd.api.types.is_datetime64_any_dtype(days.dtype) or pd.api.types.is_float_dtype(days.dtype):
         return names
+    if isinstance(days.dtype, pd.PeriodDtype | pd.ArrowDtype):
+        return names
     for name in free:
         column = frame[name]
         if name == names[0] or column.isna().any():
@@ -63,7 +109,7 @@ def with_hours(frame: pd.DataFrame, names: tuple[str, ...], free: list[str]) -> 
         if pd.api.types.is_integer_dtype(column.dtype):
             hours = bool(re.search("hour|hr", str(name).lower()) and column.between(0, 23).all())
         else:
-            hours = pd.api.types.is_string_dtype(column.dtype) and bool(
+            hours = is_text(column) and bool(
                 column.astype(str).str.strip().str.fullmatch(_HOURS).all()
             )
         if hours and formats.time_format(clocks.one_column(frame, (names[0], name), "")):
@@ -128,12 +174,20 @@ def from_index(
     return plain, time, entity
 
 
-def _as_times(column: pd.Series, name: str, *, first: bool) -> pd.Series | None:
+def is_text(column: pd.Series) -> bool:
+    """Whether a column is text, or objects that are written as text."""
+    return pd.api.types.is_string_dtype(column.dtype) and dtypes.name_of(column) != "date"
+
+
+def _as_times(
+    column: pd.Series, name: str, groups: Int[np.ndarray, " rows"], *, first: bool
+) -> pd.Series | None:
     """A column's times, or None where it holds none; counts only where the name says so."""
+    column = dtypes.plain(column)
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
         return column
-    if isinstance(column.dtype, pd.PeriodDtype):
-        return column.dt.to_timestamp()
+    if pd.api.types.is_timedelta64_dtype(column.dtype):
+        column = column.dt.total_seconds()
     present = column.dropna()
     timely = bool(_TIMELY.search(name.lower()))
     if present.empty or pd.api.types.is_bool_dtype(column.dtype):
@@ -142,19 +196,29 @@ def _as_times(column: pd.Series, name: str, *, first: bool) -> pd.Series | None:
         whole = pd.api.types.is_integer_dtype(column.dtype) and len(present) == len(column)
         if whole and timely and formats.integer_format(column):
             return column
-        gaps = np.diff(column.to_numpy(np.float64, na_value=np.nan))
-        even = gaps.size > 1 and gaps[0] > 0 and np.allclose(gaps, gaps[0], rtol=1e-3, atol=0)
-        return column if even and name.lower().strip() in _COUNTERS else None
+        return column if _counts(column, name.lower().strip(), groups) else None
     if not pd.api.types.is_string_dtype(column.dtype):
         return None
     named = name.lower().strip() in TIME_NAMES
     share = 0.5 if named else 1.0  # where the name says so, a strange cell is an error
     if not formats.looks_like_time(present, share):
         compact = timely or first  # 20240103, which could be a number
-        if not (compact and formats.time_format(present.iloc[:50])):
+        if not (compact and formats.has_date(formats.time_format(present.iloc[:50]))):
             return None
     form = formats.time_format(present)
     return formats.read(present.astype("string").str.strip(), form) if form else None
+
+
+def _counts(column: pd.Series, name: str, groups: Int[np.ndarray, " rows"]) -> bool:
+    """Whether numbers are a count of time: seconds, steps or years, as their name says."""
+    gaps = np.diff(column.to_numpy(np.float64, na_value=np.nan))[np.diff(groups) == 0]
+    if gaps.size < 2:
+        return False
+    if re.sub(_UNIT, "", name) in _COUNTERS:
+        return bool((gaps > 0).all())
+    even = gaps[0] > 0 and np.allclose(gaps, gaps[0], rtol=1e-3, atol=0)
+    years = name in ("year", "yr") and column.between(1500, 2200).all()
+    return bool(_TIMELY.search(name)) and bool(even or (years and (gaps == 1).mean() > 0.5))
 
 
 def _runs_on(times: pd.Series, groups: Int[np.ndarray, " rows"]) -> tuple[float, float]:

@@ -1,11 +1,14 @@
 """Time zones that times of a table were written in, where the table does not name them."""
 
 import datetime
+import difflib
 import zoneinfo
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
+
+from timeldm_jax.errors import DataError, option
 
 HOUR = 3600.0
 # One zone for each common rule of daylight saving, tried before all others.
@@ -65,6 +68,39 @@ def of_local_hours(times: pd.Series, groups: Int[np.ndarray, " rows"]) -> str:
         if all(_apart(times.iloc[i], times.iloc[i + 1], zone) == usual for i in odd):
             return name
     return ""
+
+
+def of_local_days(times: pd.Series, groups: Int[np.ndarray, " rows"]) -> str:
+    """The zone whose clocks show one time of day at all times, of days or longer steps; or "".
+
+    Args:
+      times: with a zone, whose clocks do not show one time of day; rows in order.
+      groups: number of the series of each row.
+    """
+    gaps = times.diff().dt.total_seconds().to_numpy()[1:][np.diff(groups) == 0]
+    days = np.round(gaps / (24 * HOUR)) * 24 * HOUR
+    off = np.abs(gaps - days)
+    if not gaps.size or (days <= 0).any() or off.max() > HOUR or not (off == HOUR).any():
+        return ""
+    if times.dt.tz_localize(None).dt.time.nunique() == 1:
+        return ""
+    for name in USUAL:
+        if times.dt.tz_convert(name).dt.time.nunique() == 1:
+            return name
+    return ""
+
+
+def check(zone: str) -> str:
+    """A name of a zone, which must be known.
+
+    Raises:
+      DataError: it is not.
+    """
+    if zone and zone not in zoneinfo.available_timezones():
+        near = difflib.get_close_matches(zone, zoneinfo.available_timezones(), 1)
+        such = near[0] if near else "Europe/Berlin"
+        raise DataError(f"{option('zone', zone)} is no known time zone; expected one as {such}")
+    return zone
 
 
 def _apart(before: pd.Timestamp, after: pd.Timestamp, zone: zoneinfo.ZoneInfo) -> float:
