@@ -338,7 +338,7 @@ def test_the_user_says_which_zone():
     assert found.clock.zone == "Europe/Helsinki"
     pd.testing.assert_series_equal(sampled(found, 300)["date"], local, check_names=False)
     with pytest.raises(
-        DataError, match="zone='Europe/Berln' is no known time zone; .*Europe/Berlin"
+        DataError, match=r"zone='Europe/Berln' is no known time zone; .*Europe/Berlin"
     ):
         prepared(timed(local), zone="Europe/Berln")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from timeldm_jax.data import reader, table
+from timeldm_jax.data import numerals, reader, table
 from timeldm_jax.data.table import Options
 from timeldm_jax.errors import DataError
 
@@ -26,6 +26,8 @@ ALIKE = (
     "plain.csv", "preamble.csv", "row_names_of_r.csv", "row_numbers.csv", "sep_line.csv",
     "tabs.tsv", "trailing_separators.csv", "units.csv", "utf16.csv", "no_header.csv",
     "windows_1252.csv", "quoted_separator.csv", "time_in_the_last_column.csv", "spaces.txt",
+    "station.data", "hash_header.csv", "notes_above.csv", "records.json", "columns.json",
+    "degrees.csv",
 )  # fmt: skip
 
 # What else is read: the options, the clock (its columns, first time, step) and a few values.
@@ -36,6 +38,13 @@ READ = {
     "day_first.csv": ({}, (("when",), "2024-01-05T00:00:00", DAY), {}),
     "epoch_ms.csv": ({}, (("timestamp",), "2023-11-14T22:13:20", 60.0), {}),
     "gaps_in_one_column.csv": ({}, None, {"level": {5: None, 6: None}}),
+    "in_parts.csv": ({}, (("year", "month", "day", "hour"), "2024-01-01T00:00:00", HOUR), {}),
+    "weeks.csv": ({}, (("week",), "2024-01-01T00:00:00", 7 * DAY), {}),
+    "elapsed.csv": ({}, (("elapsed",), "1900-01-01T00:00:00", 10.0), {"level": {3: 4.5}}),
+    "instrument_time.txt": ({}, (("Time (s)",), 0.0, 0.02), {"level": {3: 4.5}}),
+    "readings.arff": ({}, None, {"level": {3: 4.5}, "state": {0: "off", 1: "on"}}),
+    "narrow_spaces.csv": ({}, (("when",), "2024-01-01T00:00:00", HOUR), {"sold": {3: 206_000}}),
+    "wide.csv": ({}, (("time",), "2024-01-05T00:00:00", DAY), {"shop": {0: "s0", 12: "s1"}}),
     "local_hours.csv": ({}, (("when",), "2024-10-26T15:00:00+02:00", HOUR), {}),
     "millions.csv": ({}, (("when",), "2024-01-01T00:00:00", HOUR), {}),
     "month_names.csv": ({}, (("when",), "2024-01-05T00:00:00", DAY), {}),
@@ -158,6 +167,39 @@ def test_a_damaged_workbook_is_named(tmp_path):
     path = tmp_path / "old.xls"
     path.write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"0" * 600)
     with pytest.raises(DataError, match=r"old\.xls is not a readable workbook"):
+        reader.read(str(path))
+
+
+def test_a_wide_table_is_one_series_a_row():
+    wide = pd.read_csv(FOLDER / "wide.csv")
+    frame, schema = prepared("wide.csv")
+    assert schema.entity == ("shop",)
+    np.testing.assert_array_equal(frame["value"].to_numpy().reshape(5, 12), wide.iloc[:, 1:])
+    frame, schema = table.prepare(*reader.read(wide.drop(columns="shop")), Options())
+    assert schema.entity == ("row",)
+    few = wide.iloc[:, :5]  # four days are no reason
+    pd.testing.assert_frame_equal(reader.read(few)[0], few)
+
+
+def test_numbers_with_a_unit_are_numbers_and_codes_with_a_letter_are_not():
+    frame = numerals.convert(pd.DataFrame({"t": ["3.9 °C", "-4 °C", "5 °C", None]}), ".")
+    np.testing.assert_array_equal(frame["t"], [3.9, -4, 5, np.nan])
+    for words in (["1st", "2nd", "3rd"], ["12a", "13b", "14a"], ["4 °C", "5 °F", "6 °C"]):
+        assert numerals.convert(pd.DataFrame({"t": words}), ".")["t"].tolist() == words
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": 1}', "holds no table; expected a list of rows"),
+        ("[1, 2]", "holds no table; expected a list of rows"),
+        ("{", "is not a readable JSON file"),
+    ],
+)
+def test_json_that_is_no_table_is_named(tmp_path, content, message):
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=message):
         reader.read(str(path))
 
 

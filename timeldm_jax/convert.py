@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax.data import reader
+from timeldm_jax.data import arrays, reader
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.order import IRREGULAR, Ordered
@@ -96,6 +96,9 @@ def present(
     if generator.config.data.name == "table":
         return frame
     values = frame[list(generator.schema.order)].to_numpy(np.float32)
+    if generator.schema.padded:  # series of different lengths
+        starts = np.flatnonzero(np.diff(frame[schemas.SERIES])) + 1
+        return np.split(values, starts)
     return values.reshape(*windows.shape[:2], -1)
 
 
@@ -115,16 +118,21 @@ def encode(
             f"{option('irregular', str(irregular))} is not one of {', '.join(IRREGULAR)}"
         )
     data = reader.accept(data)
+    if isinstance(data, np.ndarray) and data.ndim == 3 and schema.entity == (schemas.SERIES,):
+        data = arrays.Arrays(tuple(data))
+    if isinstance(data, arrays.Arrays):
+        data = arrays.stack(data, schema.order)
     if isinstance(data, np.ndarray):
         if data.ndim != 2 or data.shape[1] != len(schema.order):
             raise DataError(f"data has shape {data.shape}; expected (rows, {len(schema.order)})")
-        data = pd.DataFrame(reader.check_array(data, schema.order)[0], columns=schema.order)
+        data = pd.DataFrame(arrays.check_array(data, schema.order)[0], columns=schema.order)
     frame, where = reader.read(data, config.decimal)
     if config.na_values:
         data = frame = tables.mark_missing(frame, where, config.na_values)
     ordered = tables.arrange(frame, where, schema, irregular or config.irregular)
     encoded = tables.encode(ordered.frame, schema, where)
-    return ordered, encoded, data if isinstance(data, pd.DataFrame) else frame
+    given = data if isinstance(data, pd.DataFrame) and len(data) == len(frame) else frame
+    return ordered, encoded, given
 
 
 def put_back(
@@ -180,8 +188,13 @@ def like(given: Source, frame: pd.DataFrame) -> Any:
         column.name = given.name
         return column
     data = reader.accept(given)
+    if isinstance(data, arrays.Arrays):
+        values = frame.drop(columns=schemas.SERIES).to_numpy(np.float64)
+        return np.split(values, np.cumsum([len(part) for part in data.series])[:-1])
     if isinstance(data, np.ndarray):
-        return frame.to_numpy(data.dtype if data.dtype.kind == "f" else np.float64)
+        features = frame.drop(columns=schemas.SERIES) if data.ndim == 3 else frame
+        dtype = data.dtype if data.dtype.kind == "f" else np.float64
+        return features.to_numpy(dtype).reshape(data.shape)
     return frame
 
 
@@ -189,7 +202,9 @@ def encode_samples(generator: Generator, series: Source) -> Float[np.ndarray, "n
     """The features of what `sample_series` gave."""
     given = reader.accept(series)
     if isinstance(given, np.ndarray):
-        return _encode_windows(generator, reader.real_numbers(given))
+        return _encode_windows(generator, arrays.real_numbers(given))
+    if isinstance(given, arrays.Arrays):
+        given = arrays.stack(given, schema_of(generator).order)
     frame, _ = reader.read(given)
     count = frame[schemas.SERIES].nunique()
     encoded = tables.encode(frame, dataclasses.replace(schema_of(generator), entity=()))
@@ -206,7 +221,7 @@ def real_windows(generator: Generator, real: Source) -> Float[np.ndarray, "n win
     window = generator.models.vae.window
     real = reader.accept(real)
     if isinstance(real, np.ndarray):
-        return _encode_windows(generator, reader.real_numbers(real))
+        return _encode_windows(generator, arrays.real_numbers(real))
     _, encoded, _ = encode(generator, real)
     series = split_series(encoded.values, generator.columns, window, "paper", groups=encoded.groups)
     return series.windows(series.test)

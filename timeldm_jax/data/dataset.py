@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax.data import reader
+from timeldm_jax.data import arrays, reader
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.clock import groups_of, positions
@@ -26,6 +26,7 @@ from timeldm_jax.data.series import (
     Series,
     join_trajectories,
     overlaps,
+    pad,
     split_series,
     split_windows,
 )
@@ -165,7 +166,7 @@ def take(
     Args:
       config: as asked for.
       data: as from `reader.accept`: a path, a DataFrame, an array `(rows, features)` or
-        `(windows, time, features)`; default: what `config.data` names.
+        `(windows, time, features)`, or several; default: what `config.data` names.
       columns: names of an array's features.
 
     Raises:
@@ -178,20 +179,15 @@ def take(
     if data is None:
         kind = _kind_of_set(config.data.name)
         if kind == "a file":
-            given = config.data.path
-    elif isinstance(data, np.ndarray):
-        config.data.name, kind = "array", "a table in memory"
-        values, names = reader.check_array(data, columns)
-        given = pd.DataFrame(values, columns=list(names)) if values.ndim == 2 else None
-        if values.ndim == 3:
-            kind, given = "windows", Windows(values, names)
-            if config.data.window not in (0, values.shape[1]):
-                raise DataError(
-                    f"{option('window', str(config.data.window))} and the windows have "
-                    f"{values.shape[1]} rows: cut them to that length, or leave the window open"
-                )
-            config.data.window = values.shape[1]
-    else:
+            data = config.data.path
+    if isinstance(data, str):
+        array = arrays.read_array(data)
+        data, config.data.path = (data, config.data.path) if array is None else (array, "")
+    if isinstance(data, np.ndarray):
+        kind, given = _take_array(config, data, columns)
+    elif isinstance(data, arrays.Arrays):
+        kind, given = _take_series(config, data, columns)
+    elif data is not None:
         if columns is not None:
             raise DataError(
                 f"columns={list(columns)} names the features of an array; a table's columns have "
@@ -202,6 +198,35 @@ def take(
         given = data
     _refuse_unread(config, kind)
     return config, given
+
+
+def _take_array(
+    config: ConfigDict, data: np.ndarray, columns: Sequence[str] | None
+) -> tuple[str, Given]:
+    """One series, or windows; sets what follows in the configuration."""
+    values, names = arrays.check_array(data, columns)
+    if values.ndim == 2:
+        config.data.name = "array"
+        return "a table in memory", pd.DataFrame(values, columns=list(names))
+    if config.data.window not in (0, values.shape[1]):
+        raise DataError(
+            f"{option('window', str(config.data.window))} and the windows have "
+            f"{values.shape[1]} rows: cut them to that length, or leave the window open"
+        )
+    config.data.window = values.shape[1]
+    if arrays.needs_rows(values):
+        return _take_series(config, arrays.Arrays(tuple(values)), names)
+    config.data.name = "array"
+    return "windows", Windows(values, names)
+
+
+def _take_series(
+    config: ConfigDict, data: arrays.Arrays, columns: Sequence[str] | None
+) -> tuple[str, Given]:
+    """Series of different lengths or with gaps: a table, held out series by series."""
+    frame = arrays.stack(data, columns)
+    config.data.name, config.data.entity, config.data.split = "array", schemas.SERIES, "entity"
+    return "a table in memory", frame
 
 
 def _kind_of_set(name: str) -> str:
@@ -311,7 +336,7 @@ def from_table(frame: pd.DataFrame, schema: Schema, config: ConfigDict) -> Datas
     """
     data = config.data
     groups = groups_of(frame, schema.entity)
-    place, there = _pad(groups, data.window if schema.entity else 0)
+    place, there = pad(groups, data.window if schema.entity else 0)
     schema = dataclasses.replace(schema, padded=not there.all())
     # Split before anything is learnt of the values: all that is needed are the rows' numbers.
     numbers = np.where(there, place, np.nan)[:, None]
@@ -344,22 +369,6 @@ def from_table(frame: pd.DataFrame, schema: Schema, config: ConfigDict) -> Datas
     )
 
 
-def _pad(
-    groups: Int[np.ndarray, " rows"], window: int
-) -> tuple[Int[np.ndarray, " padded"], Bool[np.ndarray, " padded"]]:
-    """Rows with as many more after a short series that it fills a window.
-
-    Returns:
-      The number of each row, that of the last one for what was added; and which were there.
-    """
-    lengths = np.bincount(groups)
-    padded = np.maximum(lengths, window)
-    first = np.cumsum(lengths) - lengths
-    within = np.arange(padded.sum()) - np.repeat(np.cumsum(padded) - padded, padded)
-    there = within < np.repeat(lengths, padded)
-    return np.repeat(first, padded) + np.minimum(within, np.repeat(lengths - 1, padded)), there
-
-
 def from_windows(
     windows: Float[np.ndarray, "n window feature"], names: tuple[str, ...], protocol: str
 ) -> Dataset:
@@ -368,7 +377,7 @@ def from_windows(
     A tenth of them validates, and under `heldout` a fifth tests; see `split_windows`.
 
     Args:
-      windows: from `reader.check_array`.
+      windows: from `arrays.check_array`.
       names: of the features.
       protocol: `paper` or `heldout`.
 

@@ -114,13 +114,18 @@ def _layout(lines: list[str], where: str, decimal: str) -> _Layout:
         width = max(widths[number] for number in used)
     start = next(number for number in used if widths[number] == width)
     before = [number for number in used if number < start]
-    short = bool(before) and widths[before[-1]] == width - 1  # a header one name short
+    # A header one name short stands above rows, and not above a header of its own.
+    short = bool(before) and widths[before[-1]] == width - 1
+    if short and not _is_data(_cells(lines[start], separator)) and len(used) > 2:
+        below = _cells(lines[used[used.index(start) + 1]], separator)
+        short = any(map(numerals.is_number, _cells(lines[start], separator))) or not _is_data(below)
     if short and not _is_data(_cells(lines[before[-1]], separator)):
         start = before.pop()
     if len(before) > _PREAMBLE:
         start = used[0]
     header = _cells(lines[start], separator)
     names = [name.strip() for name in header]
+    names[0] = names[0].lstrip("#").strip() or names[0]  # as numpy.savetxt writes it
     rows = [number for number in used if number > start]
     if _is_data(names) and rows:
         names, rows = [f"column_{i}" for i in range(len(names))], [start, *rows]

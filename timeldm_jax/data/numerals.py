@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 _MISSING = ("None", "none")
 _PLAIN = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _COMMA = r"(?:\d+,?\d*|,\d+)(?:[eE][+-]?\d+)?"
-_SPACES = "   '’"  # between thousands: a space, one that does not break, a thin one, …
+_SPACES = " \u00a0\u2009\u202f'\u2019"  # between thousands: spaces of any width, apostrophes
 # A number whose thousands are apart, and the same with the other decimal point.
 _THOUSANDS = {
     ".": re.compile(rf"\d{{1,3}}(?:[,{_SPACES}]\d{{3}})*(?:\.\d+)?"),
@@ -22,6 +22,9 @@ _THOUSANDS = {
 }
 _NUMBER = {".": re.compile(_PLAIN), ",": re.compile(_COMMA)}
 _CURRENCY = re.compile(r"[€$£¥₹]|(?:USD|EUR|GBP|CHF|JPY) | (?:USD|EUR|GBP|CHF|JPY|€|kr)$")
+# A number with what it is measured in after it: 3.9 °C, 12kWh.
+_WITH_UNIT = re.compile(r"([+\-\u2212]?[\d.,]*\d)\s*([^\W\d_][^\s]{0,9}|[°µ%‰Ω][^\s]{0,9})")
+FEWEST_MEASURED = 3  # different cells with one unit, from which it is no code
 _SCALES = {"": 1.0, "K": 1e3, "k": 1e3, "M": 1e6, "B": 1e9}
 
 
@@ -71,9 +74,10 @@ def convert(frame: pd.DataFrame, decimal: str) -> pd.DataFrame:
         if pd.api.types.is_numeric_dtype(column.dtype):
             continue
         cells = _cells(column)
-        if not cells or any(_value(cell, decimal) is None for cell in cells):
+        unit = _unit(cells)
+        values = {cell: _value(cell.removesuffix(unit).strip(), decimal) for cell in cells}
+        if not cells or None in values.values():
             continue
-        values = {cell: _value(cell, decimal) for cell in cells}
         numbers = column.astype("string").str.strip().map(values).astype(np.float64)
         plain = all(re.fullmatch(r"[+-]?\d[\d.,\s]*", cell) for cell in cells)
         point = any(decimal in cell for cell in cells) or not plain
@@ -87,6 +91,16 @@ def _cells(column: pd.Series) -> list[str]:
     """The different cells of a column that hold something."""
     cells = column.dropna().astype(str).str.strip().unique()
     return [cell for cell in cells if cell not in ("", *_MISSING)]
+
+
+def _unit(cells: list[str]) -> str:
+    """What all cells are measured in, where each is a number with the same word after it; or ""."""
+    if len(cells) < FEWEST_MEASURED:
+        return ""
+    found = [_WITH_UNIT.fullmatch(cell) for cell in cells]
+    units = {match.group(2) if match else "" for match in found}
+    unit = units.pop()
+    return "" if units or unit in _SCALES or unit == "%" else unit
 
 
 def _value(cell: str, decimal: str) -> float | None:

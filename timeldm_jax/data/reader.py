@@ -1,6 +1,8 @@
-"""What users give as data: files and their dialects, frames, and arrays of any library."""
+"""What users give as data: files of many kinds, frames, and arrays of any library."""
 
 import bz2
+import codecs
+import contextlib
 import gzip
 import io
 import json
@@ -14,18 +16,19 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 from etils import epath
-from jaxtyping import Float
 
-from timeldm_jax.data import dialect, spreadsheet
+from timeldm_jax.data import arrays, dialect, spreadsheet, wide
 from timeldm_jax.errors import DataError, option
 
 _SUFFIXES = {
     "CSV": (".csv", ".tsv", ".txt", ".dat"),
     "Parquet": (".parquet", ".pq"),
     "Excel": (".xlsx", ".xlsm", ".xls", ".ods"),
-    "JSON lines": (".jsonl", ".ndjson"),
+    "JSON": (".json", ".jsonl", ".ndjson"),
     "Feather": (".feather", ".arrow"),
+    "ARFF": (".arff",),
 }
+_HEAD = 10_000  # bytes by which a file of no known suffix is taken for text
 _PACKED = (".gz", ".zip", ".zst", ".bz2", ".xz")
 
 
@@ -55,14 +58,15 @@ Source = (
 )
 
 
-def accept(data: Source) -> str | pd.DataFrame | np.ndarray:
-    """Whatever a user gives as data, as one of three: a path, a frame or an array.
+def accept(data: Source) -> str | pd.DataFrame | np.ndarray | arrays.Arrays:
+    """Whatever a user gives as data, as one of four: a path, a frame, an array or several.
 
     Args:
       data: a path; a DataFrame; a Series, which is a column called `value` if it has no name; a
         table or column with `to_pandas` (Polars, Arrow); a structured array, whose fields are
-        columns; numbers as an array, as lists or tuples, or with `__array__` (JAX, PyTorch). What
-        a mask hides, and None in a list, is missing.
+        columns; numbers as an array, as lists or tuples, or with `__array__` (JAX, PyTorch); a list
+        of arrays `(rows, features)` of different lengths. What a mask hides, and None in a list, is
+        missing.
 
     Raises:
       DataError: anything else, or rows of unequal length.
@@ -79,13 +83,13 @@ def accept(data: Source) -> str | pd.DataFrame | np.ndarray:
         if callable(convert):
             return accept(convert())
         if isinstance(data, list | tuple):
-            return _of_lists(data)
+            return arrays.of_lists(data)
         if hasattr(data, "__arrow_c_stream__") and not isinstance(data, type):
             import pyarrow as pa
 
             return accept(pa.table(data).to_pandas())
         if hasattr(data, "__array__") and not isinstance(data, type):
-            return _of_array(data if isinstance(data, np.ndarray) else np.asarray(data))
+            return arrays.of_array(data if isinstance(data, np.ndarray) else np.asarray(data))
     except DataError:
         raise
     except Exception as error:  # another library's, of any kind
@@ -96,57 +100,8 @@ def accept(data: Source) -> str | pd.DataFrame | np.ndarray:
     )
 
 
-def _of_lists(data: Sequence[Any]) -> np.ndarray:
-    try:
-        array = np.asarray(data)
-        if array.dtype == object and not any(isinstance(v, str) for v in array.flat):
-            array = np.asarray(data, np.float64)  # None is missing
-    except (ValueError, TypeError) as error:
-        raise DataError(f"data is a {type(data).__name__} that is no array: {error}") from error
-    return array
-
-
-def _of_array(array: np.ndarray) -> pd.DataFrame | np.ndarray:
-    """A frame of a structured array; else the array, what a mask hides NaN."""
-    if array.dtype.names is not None:
-        if array.ndim != 1:
-            raise DataError(f"a structured array has shape {array.shape}; expected (rows,)")
-        return pd.DataFrame({name: _of_field(name, array[name]) for name in array.dtype.names})
-    if isinstance(array, np.ma.MaskedArray):
-        if array.dtype.kind not in "fiu":
-            raise DataError(f"data has dtype {array.dtype}; expected real numbers")
-        return np.where(np.ma.getmaskarray(array), np.nan, np.ma.getdata(array).astype(np.float64))
-    if array.dtype.kind == "V":  # bfloat16 and its like
-        return np.asarray(array, np.float32)
-    return np.asarray(array)
-
-
-def _of_field(name: str, values: np.ndarray) -> pd.Series:
-    if values.ndim != 1:
-        raise DataError(
-            f"column {name!r} holds arrays of shape {values.shape[1:]}; take it apart into columns"
-        )
-    hidden = np.ma.getmaskarray(values)
-    plain = np.ma.getdata(values)
-    if plain.dtype.kind == "S":
-        plain = np.char.decode(plain, "utf-8")
-    column = pd.Series(plain.astype(plain.dtype.newbyteorder("=")))
-    return column.mask(hidden) if hidden.any() else column
-
-
-def real_numbers(array: np.ndarray) -> Float[np.ndarray, "..."]:
-    """An array as float64.
-
-    Raises:
-      DataError: it holds no real numbers.
-    """
-    if array.dtype.kind not in "fiu":
-        raise DataError(f"data has dtype {array.dtype}; expected real numbers")
-    return array.astype(np.float64)
-
-
 def read(source: str | pd.DataFrame, decimal: str = "") -> tuple[pd.DataFrame, str]:
-    """A table of a file, or a DataFrame with its index; and what to call it.
+    """A table of a file, or a DataFrame with its index, long if it was wide; and what to call it.
 
     Args:
       source: a path (of a workbook with several sheets, `book.xlsx#sheet`), or a table.
@@ -167,6 +122,7 @@ def read(source: str | pd.DataFrame, decimal: str = "") -> tuple[pd.DataFrame, s
         raise DataError(
             f"{where} has {len(frame)} rows of {frame.shape[1]} columns: nothing to learn"
         )
+    frame = wide.lengthen(frame)
     return frame, where
 
 
@@ -181,6 +137,8 @@ def _read_file(source: str, decimal: str) -> pd.DataFrame:
         raise DataError(f"{source} is a folder" if path.exists() else f"{source} does not exist")
     name, content = _unpack(path.name.lower(), path, source)
     kind = _kind_of(name)
+    if kind is None and _is_text(content):
+        kind = "CSV"  # whatever it is called
     if kind is None:
         known = " ".join(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
         raise DataError(
@@ -193,14 +151,59 @@ def _read_file(source: str, decimal: str) -> pd.DataFrame:
             return spreadsheet.unquote(dialect.read_csv(content, source, decimal))
         if kind == "Excel":
             return _read_workbook(content, source, sheet)
-        if kind == "JSON lines":
-            return pd.DataFrame(list(map(json.loads, filter(bytes.strip, content.splitlines()))))
+        if kind == "JSON":
+            return _of_records(content, source)
+        if kind == "ARFF":
+            return _of_arff(content, source)
         read = pd.read_parquet if kind == "Parquet" else pd.read_feather
         return read(io.BytesIO(content))
     except DataError:
         raise
     except (ValueError, OSError, ImportError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{source} is not a readable {kind} file: {error}") from error
+
+
+def _is_text(content: bytes) -> bool:
+    """Whether the start of a file is UTF-8 with a line break, and no zero byte."""
+    head = content[:_HEAD]
+    if b"\0" in head or b"\n" not in head:
+        return False
+    with contextlib.suppress(UnicodeDecodeError):
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+        return True
+    return False
+
+
+def _of_records(content: bytes, where: str) -> pd.DataFrame:
+    """JSON: a list of rows, columns with lists, or a row a line."""
+    text = content.decode("utf-8-sig")
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = [json.loads(line) for line in text.splitlines() if line.strip()]
+    if isinstance(found, dict) and len(found) == 1:  # {"data": [{…}, …]}
+        inner = next(iter(found.values()))
+        found = inner if _are_rows(inner) else found
+    rows = _are_rows(found)
+    columns = isinstance(found, dict) and all(isinstance(c, list) for c in found.values())
+    if not rows and not columns:
+        raise DataError(f"{where} holds no table; expected a list of rows, each {{name: value}}")
+    return pd.DataFrame(found)
+
+
+def _are_rows(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(row, dict) for row in found)
+
+
+def _of_arff(content: bytes, where: str) -> pd.DataFrame:
+    from scipy.io import arff  # imports slowly
+
+    rows, _ = arff.loadarff(io.StringIO(dialect.decode(content, where)))
+    frame = pd.DataFrame(rows)
+    words = [name for name in frame.columns if frame[name].dtype == object]
+    for name in words:
+        frame[name] = frame[name].str.decode("utf-8").replace("?", None)
+    return frame
 
 
 def _kind_of(name: str) -> str | None:
@@ -254,43 +257,3 @@ def _read_workbook(content: bytes, where: str, sheet: str) -> pd.DataFrame:
             f"{where}#{filled[0] if filled else 'Sheet1'}"
         )
     return book[sheet or filled[0]].dropna(how="all").reset_index(drop=True)
-
-
-def check_array(
-    array: Float[np.ndarray, "..."], columns: Sequence[str] | None
-) -> tuple[Float[np.ndarray, "..."], tuple[str, ...]]:
-    """A user's array as float64, and the names of its features.
-
-    Args:
-      array: `(rows, features)`, one series in time order, NaN where a value is missing; or
-        `(windows, time, features)`.
-      columns: names of the features, or None for `feature_0`, ….
-
-    Raises:
-      DataError: wrong shape or dtype, infinite values, NaN in windows, or names that do not match
-        the features.
-    """
-    values = np.asarray(array)
-    if values.ndim not in (2, 3) or 0 in values.shape:
-        raise DataError(
-            f"data has shape {values.shape}; expected (rows, features) or (windows, time, features)"
-        )
-    values = real_numbers(values)
-    features = values.shape[-1]
-    if columns is None:
-        names = tuple(f"feature_{i}" for i in range(features))
-    else:
-        names = tuple(str(name) for name in columns)
-    if len(names) != features:
-        raise DataError(f"{len(names)} column names for {features} features")
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise DataError(f"two columns are called {twice[0]!r}; names must differ")
-    bad = np.argwhere(np.isinf(values) if values.ndim == 2 else ~np.isfinite(values))
-    if bad.size:
-        *where, feature = bad[0]
-        raise DataError(
-            f"column {names[feature]!r} has {values[tuple(bad[0])]} at index "
-            f"{[int(i) for i in where]} ({len(bad)} such values in all); fill or drop them first"
-        )
-    return values, names

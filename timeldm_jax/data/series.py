@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from timeldm_jax.errors import DataError, option
 
@@ -388,3 +388,19 @@ def check_protocol(protocol: str) -> None:
     """Raises DataError unless `protocol` is a known one."""
     if protocol not in PROTOCOLS:
         raise DataError(f"{option('protocol', protocol)} is not one of {', '.join(PROTOCOLS)}")
+
+
+def pad(
+    groups: Int[np.ndarray, " rows"], window: int
+) -> tuple[Int[np.ndarray, " padded"], Bool[np.ndarray, " padded"]]:
+    """Rows with as many more after a short series that it fills a window.
+
+    Returns:
+      The number of each row, that of the last one for what was added; and which were there.
+    """
+    lengths = np.bincount(groups)
+    padded = np.maximum(lengths, window)
+    first = np.cumsum(lengths) - lengths
+    within = np.arange(padded.sum()) - np.repeat(np.cumsum(padded) - padded, padded)
+    there = within < np.repeat(lengths, padded)
+    return np.repeat(first, padded) + np.minimum(within, np.repeat(lengths - 1, padded)), there

@@ -18,7 +18,7 @@ from timeldm_jax.data import clock as clocks
 from timeldm_jax.data import columns as kinds
 from timeldm_jax.data import order as orders
 from timeldm_jax.data import schema as schemas
-from timeldm_jax.data import time_columns, words, zones
+from timeldm_jax.data import time_columns, wide, words, zones
 from timeldm_jax.data.clock import Reading
 from timeldm_jax.data.order import Ordered
 from timeldm_jax.data.schema import Schema
@@ -160,7 +160,7 @@ def _own_columns(
     frame: pd.DataFrame, where: str, options: Options, declared: dict[str, Any]
 ) -> tuple[pd.DataFrame, tuple[str, ...], tuple[str, ...]]:
     """The table with its index as columns, and those that the user names as time and entity."""
-    given = options.entity or declared.get("entity", "")
+    given = options.entity or declared.get("entity", "") or frame.attrs.get(wide.ENTITY, "")
     time = options.time or declared.get("time", "")
     known = [*map(str, frame.columns), *map(str, filter(None, frame.index.names))]
     entity = _several(given, known)
