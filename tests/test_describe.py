@@ -97,6 +97,47 @@ def test_ordinary_columns_raise_no_doubt(draw):
     assert not TimeLDM().describe(frame).doubts
 
 
+def test_what_stands_for_missing_in_several_columns_is_said_once():
+    frame = readings()
+    frame["other"] = frame["level"] * 30 + 5_000  # a range in which -200 is not far
+    frame.loc[frame.index[::9], ["level", "other"]] = -200.0
+    (doubt,) = TimeLDM().describe(frame).doubts
+    assert "column 'level' holds -200 in 67 rows" in str(doubt)
+    assert "so do 'other'. If it stands for a missing value: na_values='-200'" in str(doubt)
+
+
+def test_series_that_are_counted_anew_are_seen():
+    lengths = (30, 50, 40)
+    frame = pd.DataFrame(
+        {
+            "unit": np.repeat([4, 1, 9], lengths),
+            "cycle": np.concatenate([np.arange(1, length + 1) for length in lengths]),
+            "x": np.random.default_rng(0).normal(size=120),
+        }
+    )
+    (doubt,) = TimeLDM().describe(frame).doubts
+    assert "look like 3 series" in str(doubt)
+    assert str(doubt).endswith("entity='unit' and time='cycle'")
+    found = TimeLDM().describe(frame, entity="unit", time="cycle")
+    assert not found.doubts
+    assert "Series: 3 by 'unit', of 30 to 50 rows" in str(found)
+
+
+def test_a_column_that_counts_the_rows_is_seen():
+    frame = readings()
+    frame.insert(0, "No", np.arange(1, len(frame) + 1))
+    (doubt,) = TimeLDM().describe(frame).doubts
+    assert str(doubt).startswith("column 'No' counts the rows. It is no measurement: leave it out")
+
+
+def test_one_message_says_all_that_a_panel_newest_first_needs():
+    frame = pd.concat([readings(seed=i).assign(site=f"site {i}").iloc[::-1] for i in range(3)])
+    (problem,) = TimeLDM().describe(frame.reset_index(drop=True)).problems
+    assert str(problem).endswith("entity='site' and irregular='sort'")
+    settings = {"entity": "site", "irregular": "sort"}
+    assert not TimeLDM().describe(frame.reset_index(drop=True), **settings).problems
+
+
 def test_a_panel_without_its_entity_is_told_which_column_it_may_be():
     frame = pd.concat([readings(seed=i).assign(site=f"site {i}") for i in range(3)])
     text = str(TimeLDM().describe(frame.reset_index(drop=True)))

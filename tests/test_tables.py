@@ -27,7 +27,7 @@ ALIKE = (
     "tabs.tsv", "trailing_separators.csv", "units.csv", "utf16.csv", "no_header.csv",
     "windows_1252.csv", "quoted_separator.csv", "time_in_the_last_column.csv", "spaces.txt",
     "station.data", "hash_header.csv", "notes_above.csv", "records.json", "columns.json",
-    "degrees.csv",
+    "degrees.csv", "readings_and_blanks.csv",
 )  # fmt: skip
 
 # What else is read: the options, the clock (its columns, first time, step) and a few values.

@@ -24,12 +24,11 @@ from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.dataset import Dataset, Table
-from timeldm_jax.errors import USER_ERRORS, DataError, in_flags, option
+from timeldm_jax.data.doubts import doubts as found_doubts
+from timeldm_jax.errors import USER_ERRORS, DataError, in_flags
 
 EXIT_PROBLEMS = 1
 LONG_WINDOW = 256  # rows; the VAE's attention takes time by the square of it
-FAR = 20.0  # a value is far off where it is this many spreads beyond the nearest other
-MOSTLY = 0.5  # share of missing values from which a column is said to be mostly empty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +88,7 @@ def describe(
     doubts: list[DataError] = []
     if isinstance(prepared, Table):
         facts += _table_facts(prepared)
-        doubts = _doubts(prepared)
+        doubts = [DataError(f"{said}. {advice}") for said, advice in found_doubts(*prepared)]
     try:
         chosen, dataset = asked, None
         if prepared is not None:
@@ -155,56 +154,6 @@ def _slow(config: ConfigDict, dataset: Dataset) -> list[str]:
     if window > LONG_WINDOW:
         slow.append(f"windows of {window} rows: a step of the VAE grows with the square of that")
     return slow
-
-
-def _doubts(table: Table) -> list[DataError]:
-    """What of a table looks wrong, column by column."""
-    frame, schema = table
-    found = []
-    for column in schema.columns:
-        values = frame[column.name]
-        share = float(values.isna().mean())
-        if share > MOSTLY:
-            found.append(
-                DataError(
-                    f"column {column.name!r} lacks {share:.0%} of its values; a schema leaves it "
-                    f'out: {{"columns": {{"{column.name}": {{"kind": "drop"}}}}}}'
-                )
-            )
-        if column.kind in ("float", "integer") and column.scaling != "constant":
-            numbers = values.dropna().to_numpy(np.float64)
-            found += _far_values(column.name, numbers)
-    return found
-
-
-def _far_values(name: str, numbers: np.ndarray) -> list[DataError]:
-    """Values at an end that are far from all others: what stands for a missing one, or a slip."""
-    found = []
-    levels, counts = np.unique(numbers, return_counts=True)
-    if len(levels) < 3:
-        return []
-    for end, rest in ((0, levels[1:]), (-1, levels[:-1])):
-        low, high = np.quantile(np.repeat(rest, _without(counts, end)), [0.02, 0.98])
-        value, nearest = levels[end], rest[0 if end == 0 else -1]
-        spread = max(high - low, np.finfo(np.float64).tiny)
-        typical = float(np.median(np.diff(rest))) if len(rest) > 1 else spread
-        gap = abs(value - nearest)
-        often = counts[end] > 1 and gap > max(spread, 50 * typical)
-        if gap < 0.5 * (rest[-1] - rest[0]) or not (often or gap > FAR * spread):
-            continue
-        rows = "1 row" if counts[end] == 1 else f"{counts[end]:,} rows"
-        found.append(
-            DataError(
-                f"column {name!r} holds {value:.15g} in {rows}, far from the rest "
-                f"({rest[0]:.15g} to {rest[-1]:.15g}). If it stands for a missing value: "
-                f"{option('na_values', f'{value:.15g}')}"
-            )
-        )
-    return found
-
-
-def _without(counts: np.ndarray, end: int) -> np.ndarray:
-    return counts[1:] if end == 0 else counts[:-1]
 
 
 def define_flags() -> flags.FlagValues:

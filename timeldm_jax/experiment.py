@@ -18,7 +18,8 @@ from timeldm_jax import config as configuration
 from timeldm_jax import recipe, results
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import schema as schemas
-from timeldm_jax.data.dataset import Dataset
+from timeldm_jax.data.dataset import Dataset, Table
+from timeldm_jax.data.doubts import doubts
 from timeldm_jax.errors import ConfigError, DataError
 from timeldm_jax.metrics.comparison import FEWEST_WINDOWS
 from timeldm_jax.training import checkpoint, parallel, stages
@@ -73,7 +74,11 @@ def start(
     refuse_if(lambda: conflict(asked, workdir))
     for stage in ("vae", "ldm"):
         stages.make_batch(asked, stage)
-    chosen, dataset = choose(asked, datasets.prepare(given, asked), workdir)
+    prepared = datasets.prepare(given, asked)
+    if isinstance(prepared, Table):
+        for doubt in doubts(*prepared):
+            _log.warning("%s: is that meant? `describe` says what to do about it", doubt.said)
+    chosen, dataset = choose(asked, prepared, workdir)
     refuse_if(lambda: _missing_stage(chosen, workdir, names))
     series = dataset.series
     _log.info(

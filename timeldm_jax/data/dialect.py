@@ -23,6 +23,7 @@ NOTHING = (
     "<NA>", "N/A", "NA", "NULL", "NaN", "n/a", "nan", "null",
 )  # fmt: skip
 _SEPARATORS = "\t;|,"
+_BLANK = _SEPARATORS + " "
 _SPACES = r"\s+"
 _HEAD = 200  # lines by which the separator is found
 _PREAMBLE = 50  # most lines above a header
@@ -103,7 +104,7 @@ def _layout(lines: list[str], where: str, decimal: str) -> _Layout:
         separator = _separator(lines[:_HEAD], decimal)
     widths = _widths(lines, separator)
     last = len(lines)
-    while last > first and not lines[last - 1].strip(separator + " \t"):
+    while last > first and not lines[last - 1].strip(_SEPARATORS + separator + " "):
         last -= 1  # blank lines, and rows of separators alone
     used = [number for number in range(first, last) if widths[number]]
     if not used:
@@ -256,8 +257,12 @@ def _fit(
             f"{where}: the header has {len(names)} names and rows have {width} cells, such as "
             f"{separator.join(full[0])!r}; name every column"
         )
-    if names and not names[-1] and full and not any(cells[-1].strip() for cells in full):
-        return [*names[:-1], "(nothing)"], (len(names) - 1,)
+    named = len(names)
+    while named and not names[named - 1].strip(_BLANK):
+        named -= 1
+    if full and not any(cell.strip(_BLANK) for cells in full for cell in cells[named:]):
+        empty = tuple(range(named, len(names)))
+        return [*names[:named], *(f"(nothing {place})" for place in empty)], empty
     return names, ()
 
 

@@ -160,7 +160,7 @@ def _check_order(
     back = np.flatnonzero((np.diff(stamps) < 0) & (np.diff(groups) == 0)) + 1
     if back.size:
         first = int(back[0])
-        hint = _series_hint(frame, time, entity)
+        hint = _series_hint(frame, time, entity, stamps)
         hint = hint or f"{option('irregular', 'sort')} puts them in order"
         raise DataError(
             f"{at}, row {row_of(frame[time[0]].iloc[first:])}: {_cell(frame, time, first)} comes "
@@ -172,7 +172,12 @@ def _cell(frame: pd.DataFrame, time: tuple[str, ...], row: int) -> str:
     return " ".join(str(frame[name].iloc[row]) for name in time)
 
 
-def _series_hint(frame: pd.DataFrame, time: tuple[str, ...], entity: tuple[str, ...]) -> str:
+def _series_hint(
+    frame: pd.DataFrame,
+    time: tuple[str, ...],
+    entity: tuple[str, ...],
+    stamps: Float[np.ndarray, " rows"],
+) -> str:
     """Which column to name as the entity where rows of one series share times, or ""."""
     if entity or not frame.duplicated(list(time)).any():
         return ""
@@ -187,9 +192,11 @@ def _series_hint(frame: pd.DataFrame, time: tuple[str, ...], entity: tuple[str, 
         for names in several:
             if not frame.duplicated([*names, *time]).any():
                 said = " and ".join(map(repr, names))
+                steps = pd.Series(stamps).groupby([frame[name].to_numpy() for name in names]).diff()
+                also = f" and {option('irregular', 'sort')}" if (steps < 0).any() else ""
                 return (
                     f"several rows have the same time, but not of one {said}: if that says which "
-                    f"series a row belongs to, {option('entity', ','.join(names))}"
+                    f"series a row belongs to, {option('entity', ','.join(names))}{also}"
                 )
     return (
         "several rows have the same time: if they are of several series, name the column that "
@@ -338,7 +345,7 @@ def _check_even(
         return
     column = frame[time[0]]
     bad = int(uneven[0]) + 1
-    hint = _series_hint(frame, time, entity)
+    hint = _series_hint(frame, time, entity, steps.stamps)
     advice = (
         f"{option('irregular', 'sort')} takes every row for one step; "
         f"{option('irregular', 'resample')} makes steps even, missing where there is no row"

@@ -1,0 +1,76 @@
+"""Public tables as people have them, each by one command: does it train at first, and how well.
+
+    python benchmarks/tables.py --data=../shared/data --budget=3m
+
+Each command is `launch --config=configs/table.py` with nothing but the options that `describe`
+names for that file. Writes `results/tables.json`: exit code, minutes, windows, verdict.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "tables.json"
+# File, and what `describe` advises for it.
+TABLES: dict[str, tuple[str, ...]] = {
+    "ETTh1.csv": (),
+    "stock_data.csv": (),
+    "energydata_complete.csv": (),
+    "field/air_quality_uci.csv": ("na_values=-200",),
+    "field/bike_hour.csv": ("irregular=resample",),
+    "field/cmapss_fd001_25_units.txt": ("entity=column_0", "time=column_1"),
+    "field/covid_countries.csv": ("entity=Country",),
+    "field/eeg_eye_state.csv": (),
+    "field/opsd_daily.csv": (),
+    "field/stock_panel.csv": ("entity=Stock", "irregular=sort"),
+}
+
+
+def main() -> None:
+    """Runs all tables in turn; what was measured before is kept."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=pathlib.Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--budget", default="3m")
+    parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs" / "tables")
+    arguments = parser.parse_args()
+    found = {}
+    for name, options in TABLES.items():
+        found[name] = one(arguments.data / name, options, arguments.budget, arguments.runs)
+        print(name, found[name], flush=True)
+        RESULTS.write_text(json.dumps({"budget": arguments.budget, "tables": found}, indent=1))
+
+
+def one(path: pathlib.Path, options: tuple[str, ...], budget: str, runs: pathlib.Path) -> dict:
+    """Trains, samples and scores one table; what came of it."""
+    workdir = runs / path.stem
+    command = [
+        sys.executable, "-m", "timeldm_jax.launch", "--config=configs/table.py",
+        f"--config.data.path={path}", f"--config.budget={budget}", f"--workdir={workdir}",
+        *(f"--config.data.{option}" for option in options),
+    ]  # fmt: skip
+    started = time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    minutes = (time.monotonic() - started) / 60
+    said = done.stdout + done.stderr
+    windows = re.search(r"windows of (\d+): ([\d,]+) train", said)
+    scores = workdir / "scores.json"
+    content = json.loads(scores.read_text()) if scores.exists() else {}
+    judged = content.get("scores", {})
+    return {
+        "options": list(options),
+        "exit": done.returncode,
+        "minutes": round(minutes, 2),
+        "window": int(windows.group(1)) if windows else None,
+        "within_floor": sum(bool(score["within_floor"]) for score in judged.values()),
+        "scores": len(judged),
+        "verdict": content.get("verdict", said.strip().splitlines()[-1][:300] if said else ""),
+    }
+
+
+if __name__ == "__main__":
+    main()
