@@ -145,7 +145,8 @@ def put_back(
     the model learnt.
 
     Args:
-      given: as the user gave it.
+      given: as the user gave it. Flags that are written as words become flags where some are
+        filled.
       filled: from `tables.decode`, of the rows that `tables.arrange` gave.
       place: the row of `filled` of each given row.
       schema: of the model.
@@ -153,11 +154,15 @@ def put_back(
     found = given.copy()
     labels = {str(label): label for label in given.columns}
     for column in schema.columns:
+        if column.scaling == "constant" and column.value is None:
+            continue  # empty in training, too
         label = labels[column.name]
         lacks = given[label].isna().to_numpy()
         if lacks.any():
             cells = given[label].astype(object).to_numpy(copy=True)
-            cells[lacks] = filled[column.name].astype(object).to_numpy()[place][lacks]
+            new = filled[column.name].astype(object).to_numpy()[place]
+            words = column.kind == "boolean" and not pd.api.types.is_bool_dtype(given[label].dtype)
+            cells[lacks if not words else slice(None)] = new if words else new[lacks]
             found[label] = _with_dtype(cells, given[label], filled[column.name].dtype)
     return found
 
@@ -171,9 +176,9 @@ def _with_dtype(cells: np.ndarray, given: pd.Series, learnt: Any) -> pd.Series:
             continue
         try:
             cast = whole.astype(dtype)
+            same = (cast == whole).fillna(False).to_numpy(bool)
         except (ValueError, TypeError, OverflowError):
             continue
-        same = (cast == whole).fillna(False).to_numpy(bool)
         if pd.api.types.is_float_dtype(dtype):  # a narrow one rounds what was filled in
             same = same | np.isclose(cast.astype(np.float64), whole.astype(np.float64), 1e-6)
         if same.all():

@@ -15,6 +15,7 @@ from etils import epath
 from jaxtyping import Float, Int
 
 from timeldm_jax import command
+from timeldm_jax.data import columns, dtypes
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.schema import Schema
@@ -101,7 +102,8 @@ def summarise(
     step = samples.groupby(schemas.SERIES).cumcount()
     parts = []
     for name in numeric:
-        levels = samples[name].astype(float).groupby(step).quantile(np.array(QUANTILES)).unstack()
+        numbers = pd.Series(columns.as_numbers(dtypes.plain(samples[name]), name))
+        levels = numbers.groupby(step).quantile(np.array(QUANTILES)).unstack()
         levels.insert(0, "column", name)
         if times is None:
             levels.insert(0, "step", levels.index)

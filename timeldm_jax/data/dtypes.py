@@ -19,11 +19,15 @@ def name_of(series: pd.Series) -> str:
     """The name of a column's dtype; of objects that pandas has none for, that of their class."""
     if isinstance(series.dtype, pd.CategoricalDtype):
         return INTERVALS if series.cat.categories.inferred_type == "interval" else "category"
-    if series.dtype == object:
-        classes = {type(value) for value in series.dropna()}
-        if len(classes) == 1 and (name := classes.pop().__name__) in (*OBJECTS, INTERVALS):
-            return name
+    if series.dtype == object and (name := _class(series)) in (*OBJECTS, INTERVALS):
+        return name
     return str(series.dtype)
+
+
+def _class(series: pd.Series) -> str:
+    """The class of all objects of a column, or ""."""
+    classes = {type(value).__name__ for value in series.dropna()}
+    return classes.pop() if len(classes) == 1 else ""
 
 
 def plain(series: pd.Series) -> pd.Series:
@@ -43,6 +47,13 @@ def plain(series: pd.Series) -> pd.Series:
     if isinstance(series.dtype, pd.CategoricalDtype):
         series = series.astype(object)
     if series.dtype == object:
+        name = _class(series)
+        if name == "Period":
+            return series.map(lambda period: period.to_timestamp(), na_action="ignore").astype(
+                "datetime64[us]"
+            )
+        if name in ("Timedelta", "timedelta", "timedelta64"):
+            return pd.to_timedelta(series)
         words = (pd.Interval, datetime.time)
         return series.map(lambda v: str(v) if isinstance(v, words) else v, na_action="ignore")
     return series

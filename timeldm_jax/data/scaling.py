@@ -83,6 +83,8 @@ class Curve:
         the mean one, so that a twentieth beyond the end is a twentieth of the range.
         """
         knots, places = np.array(self.knots), self._spread(np.array(self.levels))
+        if knots[0] == knots[-1]:
+            return np.ones(2)
         slopes = (knots[[1, -1]] - knots[[0, -2]]) / (places[[1, -1]] - places[[0, -2]])
         mean = (knots[-1] - knots[0]) / (places[-1] - places[0])
         return np.minimum(np.where(slopes > 0, slopes, mean), mean)
