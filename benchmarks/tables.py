@@ -1,6 +1,6 @@
 """Public tables as people have them, each by one command: does it train at first, and how well.
 
-    python benchmarks/tables.py --data=../shared/data --budget=3m
+    TIMELDM_DATA_DIR=… python benchmarks/tables.py --budget=3m
 
 Each command is `launch --config=configs/table.py` with nothing but the options that `describe`
 names for that file. Writes `results/tables.json`: exit code, minutes, windows, verdict.
@@ -8,6 +8,7 @@ names for that file. Writes `results/tables.json`: exit code, minutes, windows, 
 
 import argparse
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -34,7 +35,8 @@ TABLES: dict[str, tuple[str, ...]] = {
 def main() -> None:
     """Runs all tables in turn; what was measured before is kept."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=pathlib.Path, default=ROOT.parent / "shared" / "data")
+    data = pathlib.Path(os.environ.get("TIMELDM_DATA_DIR") or ROOT.parent / "shared" / "data")
+    parser.add_argument("--data", type=pathlib.Path, default=data)
     parser.add_argument("--budget", default="3m")
     parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs" / "tables")
     arguments = parser.parse_args()
