@@ -198,7 +198,11 @@ def _are_rows(found: Any) -> bool:
 def _of_arff(content: bytes, where: str) -> pd.DataFrame:
     from scipy.io import arff  # imports slowly
 
-    rows, _ = arff.loadarff(io.StringIO(dialect.decode(content, where)))
+    text = dialect.decode(content, where)
+    try:
+        rows, _ = arff.loadarff(io.StringIO(text))
+    except Exception as error:  # of any kind, where a line is not as the format says
+        raise DataError(f"{where} is not a readable ARFF file: {error}") from error
     frame = pd.DataFrame(rows)
     words = [name for name in frame.columns if frame[name].dtype == object]
     for name in words:
