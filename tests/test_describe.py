@@ -53,6 +53,13 @@ def test_describing_is_what_training_does(tmp_path):
     assert said in str(TimeLDM().describe(readings()))
 
 
+def test_the_class_describes_too():
+    assert str(TimeLDM.describe(readings())) == str(TimeLDM().describe(readings()))
+    assert "windows of 48" in str(TimeLDM(window=48).describe(readings())).lower()
+    with pytest.raises(DataError, match="'entiti' is not known"):
+        TimeLDM.describe(readings(), entiti="site")
+
+
 def test_all_problems_are_told_at_once():
     frame = readings()
     frame["note"] = [f"remark {i}" for i in range(len(frame))]

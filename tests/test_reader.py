@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from timeldm_jax import TimeLDM
-from timeldm_jax.data import reader, table
+from timeldm_jax.data import frames, reader, table
 from timeldm_jax.data.table import Options
 from timeldm_jax.errors import DataError
 
@@ -76,6 +76,22 @@ def test_what_a_mask_hides_is_missing():
 @pytest.mark.parametrize("given", [FRAME, pa.Table.from_pandas(FRAME), Frames()])
 def test_tables(given):
     pd.testing.assert_frame_equal(reader.accept(given), FRAME)
+
+
+@pytest.mark.parametrize("library", ["pyarrow", "polars"])
+def test_tables_of_other_libraries_come_back_in_kind(library):
+    module = pytest.importorskip(library)
+    given = module.Table.from_pandas(FRAME) if library == "pyarrow" else module.from_pandas(FRAME)
+    kind = frames.kind_of(given)
+    assert kind == library
+    pd.testing.assert_frame_equal(reader.accept(given), FRAME)
+    back = frames.of_kind(reader.accept(given), kind)
+    assert type(back) is type(given)
+    assert back.equals(given)
+    if library == "polars":
+        pd.testing.assert_frame_equal(reader.accept(given.lazy()), FRAME)
+    assert frames.of_kind(FRAME, frames.kind_of(FRAME)) is FRAME
+    assert frames.of_kind(FRAME, frames.kind_of([[1.0]])) is FRAME
 
 
 def test_columns():

@@ -2,9 +2,10 @@
 
 import contextlib
 import copy
+import functools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,27 @@ from ml_collections import ConfigDict
 from timeldm_jax import config as configuration
 from timeldm_jax import convert, experiment, model_folder, results
 from timeldm_jax import forecast as forecasts
-from timeldm_jax.data import reader
+from timeldm_jax.data import frames, reader
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.reader import Source
 from timeldm_jax.describe import Description, describe
 from timeldm_jax.errors import ConfigError, DataError, whole, whole_seed
 from timeldm_jax.generator import Generator, load_generator
-from timeldm_jax.metrics import evaluation, seams, suite
+from timeldm_jax.metrics import evaluation, seams
 from timeldm_jax.training import loop
 from timeldm_jax.workdir import TemporaryFolder, Workdir, absolute, told_where, write_json
 
-LARGEST_REPORT = 10_000  # windows that a report scores
+
+class _OfClassToo:
+    """A method that the class has, too, as one of a new object."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self.__doc__ = method.__doc__
+        self._method = method
+
+    def __get__(self, instance: Any, owner: type) -> Callable[..., Any]:
+        return functools.partial(self._method, owner() if instance is None else instance)
 
 
 class TimeLDM:
@@ -82,6 +92,7 @@ class TimeLDM:
         self._dataset: Dataset | None = None
         self._scores: dict[str, Any] | None = None  # of a loaded model
         self._temporary: TemporaryFolder | None = None
+        self._kind = frames.PANDAS  # of tables that samples are
 
     # Wide: keyword settings of the user.
     def fit(
@@ -128,7 +139,7 @@ class TimeLDM:
             budget.
           KeyboardInterrupt: Ctrl-C; what was done is kept, and the message says where.
         """
-        data = reader.accept(data)
+        kind, data = frames.kind_of(data), reader.accept(data)
         asked = convert.settings(
             self._config, time=time, entity=entity, irregular=irregular, decimal=decimal,
             schema=schema, na_values=na_values, **more,
@@ -142,13 +153,16 @@ class TimeLDM:
             experiment.run(started)
         self._generator = load_generator(path)
         self._workdir = path
-        self._dataset = started.dataset
+        self._dataset, self._kind = started.dataset, kind
         return self
 
+    @_OfClassToo
     def describe(
         self, data: Source, *, columns: Sequence[str] | None = None, **given: Any
     ) -> Description:
         """What `fit` would take this data for, and what is wrong with it, without training.
+
+        `TimeLDM.describe(data)` is that of a model with nothing set.
 
         Args:
           data: as for `fit`.
@@ -174,14 +188,17 @@ class TimeLDM:
 
         Returns:
           A table with the columns, order and dtypes of the data, and `series` first, which numbers
-          the windows; of an array, windows `(count, window, features)` float32.
+          the windows, of the library that the data was of (a loaded model's is of pandas); of an
+          array, windows `(count, window, features)` float32, and of series of different lengths a
+          list.
 
         Raises:
           NonFiniteSamplesError: the model gave NaN or infinity.
           ValueError: `count` below 1, or a model that is not trained.
           TypeError: `count` or `seed` is no whole number.
         """
-        return convert.present(self._trained(), self._windows(count, seed), missing)
+        found = convert.present(self._trained(), self._windows(count, seed), missing)
+        return frames.of_kind(found, self._kind)
 
     def sample_series(self, length: int, seed: int = 0, *, count: int = 1) -> Any:
         """Series longer than a window, drawn a third of a window at a time given the rows before.
@@ -208,7 +225,7 @@ class TimeLDM:
             first = np.concatenate([first, forecasts.extend(generator, first, rest, seed)], axis=1)
             if generator.schema is not None:
                 first = tables.within_range(first, generator.schema)
-        return convert.present(generator, first[:, :length])
+        return frames.of_kind(convert.present(generator, first[:, :length]), self._kind)
 
     def seam_score(self, series: Source) -> dict[str, Any]:
         """Whether joins of windows in `sample_series`'s result can be told; see `metrics.seams`."""
@@ -421,30 +438,7 @@ class TimeLDM:
         generator, count = self._trained(), whole("count", count)
         return np.concatenate(list(generator.sample(count, whole_seed(seed))))
 
-    def _score(
-        self, real: Source | None, count: int | None, seed: int
-    ) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray]:
-        """Scores, and the real, synthetic and training windows that they are of."""
+    def _score(self, real: Source | None, count: int | None, seed: int) -> results.Scored:
         generator = self._trained()
-        config = generator.config
-        if real is not None:
-            windows = convert.real_windows(generator, real)
-            synthetic = self._windows(count or min(len(windows), LARGEST_REPORT), seed)
-            if generator.schema is not None:
-                synthetic, (windows,) = tables.close_gaps(
-                    synthetic, [windows], generator.schema, config.data.missing, seed
-                )
-            scores = evaluation.evaluate(
-                windows,
-                synthetic,
-                generator.columns,
-                seed=seed,
-                evaluators=suite.Evaluators(**config.evaluate),
-            )
-            return scores, windows, synthetic, windows
-        assert self._dataset is not None
-        series = self._dataset.series
-        synthetic = self._windows(count or min(len(series.test), LARGEST_REPORT), seed)
-        scores = results.evaluate_samples(config, self._dataset, synthetic, seed)
-        windows, training, synthetic = results.comparable(config, self._dataset, synthetic, seed)
-        return scores, windows, synthetic, training
+        windows = None if real is None else convert.real_windows(generator, real)
+        return results.score(generator, self._dataset, windows, count, seed)

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax.data import arrays, reader
+from timeldm_jax.data import arrays, frames, reader
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.order import IRREGULAR, Ordered
@@ -187,7 +187,7 @@ def _with_dtype(cells: np.ndarray, given: pd.Series, learnt: Any) -> pd.Series:
 
 
 def like(given: Source, frame: pd.DataFrame) -> Any:
-    """A table as a Series or an array where one was given."""
+    """A table as what was given: a Series, arrays, or a table of another library."""
     if isinstance(given, pd.Series):
         column = frame.iloc[:, 0]
         column.name = given.name
@@ -200,7 +200,7 @@ def like(given: Source, frame: pd.DataFrame) -> Any:
         features = frame.drop(columns=schemas.SERIES) if data.ndim == 3 else frame
         dtype = data.dtype if data.dtype.kind == "f" else np.float64
         return features.to_numpy(dtype).reshape(data.shape)
-    return frame
+    return frames.of_kind(frame, frames.kind_of(given))
 
 
 def encode_samples(generator: Generator, series: Source) -> Float[np.ndarray, "n length feature"]:

@@ -6,7 +6,7 @@ again from what the run still has.
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from timeldm_jax.data import table as tables
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.errors import DataError
-from timeldm_jax.generator import load_generator
+from timeldm_jax.generator import Generator, load_generator
 from timeldm_jax.metrics import evaluation, suite
 from timeldm_jax.models import bind
 from timeldm_jax.models.vae import VAE
@@ -31,6 +31,7 @@ from timeldm_jax.workdir import Workdir, open_atomic, write_json
 
 _log = logging.getLogger(__name__)
 
+LARGEST_REPORT = 10_000  # windows that a report scores
 TABLE_BATCH = 10_000  # windows turned into rows at a time
 
 
@@ -202,3 +203,50 @@ def report(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
         seed=config.seed,
     )
     print(f"report: {written[0]}")
+
+
+class Scored(NamedTuple):
+    """Scores, and the real, synthetic and training windows that they are of."""
+
+    scores: dict[str, Any]
+    real: Float[np.ndarray, "n window feature"]
+    synthetic: Float[np.ndarray, "n window feature"]
+    training: Float[np.ndarray, "n window feature"]
+
+
+def score(
+    generator: Generator,
+    dataset: Dataset | None,
+    real: Float[np.ndarray, "n window feature"] | None,
+    count: int | None,
+    seed: int,
+) -> Scored:
+    """Scores of fresh samples.
+
+    Args:
+      generator: of the samples.
+      dataset: that it was trained on; needed where `real` is None.
+      real: windows to score against; default: the test windows of the dataset.
+      count: how many samples; default: as many as real windows, at most `LARGEST_REPORT`.
+      seed: of the samples and the evaluators.
+    """
+    config = generator.config
+
+    def drawn(size: int) -> Float[np.ndarray, "n window feature"]:
+        return np.concatenate(list(generator.sample(count or min(size, LARGEST_REPORT), seed)))
+
+    if real is None:
+        assert dataset is not None
+        synthetic = drawn(len(dataset.series.test))
+        scores = evaluate_samples(config, dataset, synthetic, seed)
+        windows, training, synthetic = comparable(config, dataset, synthetic, seed)
+        return Scored(scores, windows, synthetic, training)
+    synthetic = drawn(len(real))
+    if generator.schema is not None:
+        missing = config.data.missing
+        synthetic, (real,) = tables.close_gaps(synthetic, [real], generator.schema, missing, seed)
+    evaluators = suite.Evaluators(**config.evaluate)
+    scores = evaluation.evaluate(
+        real, synthetic, generator.columns, seed=seed, evaluators=evaluators
+    )
+    return Scored(scores, real, synthetic, real)

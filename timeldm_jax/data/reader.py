@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from etils import epath
 
-from timeldm_jax.data import arrays, dialect, spreadsheet, wide
+from timeldm_jax.data import arrays, dialect, frames, spreadsheet, wide
 from timeldm_jax.errors import DataError, option
 
 _SUFFIXES = {
@@ -63,7 +63,7 @@ def accept(data: Source) -> str | pd.DataFrame | np.ndarray | arrays.Arrays:
 
     Args:
       data: a path; a DataFrame; a Series, which is a column called `value` if it has no name; a
-        table or column with `to_pandas` (Polars, Arrow); a structured array, whose fields are
+        table or column that narwhals knows (Polars, Arrow, …); a structured array, whose fields are
         columns; numbers as an array, as lists or tuples, or with `__array__` (JAX, PyTorch); a list
         of arrays `(rows, features)` of different lengths. What a mask hides, and None in a list, is
         missing.
@@ -76,14 +76,17 @@ def accept(data: Source) -> str | pd.DataFrame | np.ndarray | arrays.Arrays:
     if isinstance(data, pd.DataFrame):
         return data
     if isinstance(data, pd.Series):
-        return data.to_frame("value" if data.name is None else data.name)
+        return data.to_frame("value" if data.name in (None, "") else data.name)
     kind = f"{type(data).__module__}.{type(data).__qualname__}".removeprefix("builtins.")
     try:
+        if isinstance(data, list | tuple):
+            return arrays.of_lists(data)
+        table = frames.to_pandas(data)
+        if table is not None:
+            return accept(table)
         convert = None if isinstance(data, type) else getattr(data, "to_pandas", None)
         if callable(convert):
             return accept(convert())
-        if isinstance(data, list | tuple):
-            return arrays.of_lists(data)
         if hasattr(data, "__arrow_c_stream__") and not isinstance(data, type):
             import pyarrow as pa
 
