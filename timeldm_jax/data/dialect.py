@@ -289,6 +289,8 @@ def _parse(body: str, layout: _Layout, decimal: str) -> pd.DataFrame:
 
 def _keep_leading_zeros(frame: pd.DataFrame, body: str, layout: _Layout) -> pd.DataFrame:
     """Codes such as 01000 are words, which a number would shorten."""
+    if not any(_are_whole(frame[name]) for name in frame.columns):
+        return frame
     edge = rf'[{layout.separator}"]'
     code = rf"(?:^|{edge}) *0\d\d+ *(?:$|{edge})"
     if layout.separator == _SPACES or not re.search(code, body, re.MULTILINE):
@@ -299,12 +301,19 @@ def _keep_leading_zeros(frame: pd.DataFrame, body: str, layout: _Layout) -> pd.D
         skip_blank_lines=len(layout.names) > 1,
     )  # fmt: skip
     for name in frame.columns:
-        if pd.api.types.is_numeric_dtype(frame[name].dtype):
+        if _are_whole(frame[name]):
             cells = words[name].dropna()
             coded = cells.str.fullmatch(r"\d{3,}").all() and cells.str.match("0").any()
             if coded and cells.str.len().nunique() == 1:
                 frame[name] = words[name]
     return frame
+
+
+def _are_whole(column: pd.Series) -> bool:
+    """Whether a column is whole numbers, or nothing but whole numbers and gaps."""
+    if not pd.api.types.is_float_dtype(column.dtype):
+        return pd.api.types.is_integer_dtype(column.dtype)
+    return bool((column.dropna() % 1 == 0).all())
 
 
 def _name_the_unnamed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import pandas as pd
 
 _log = logging.getLogger(__name__)
 
+_HEAD = 50  # cells by which a column of text is known
 _MISSING = ("None", "none")
 _PLAIN = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _COMMA = r"(?:\d+,?\d*|,\d+)(?:[eE][+-]?\d+)?"
@@ -48,6 +49,8 @@ def decimal_of(frame: pd.DataFrame, separator: str) -> str:
     for column in (frame[name] for name in frame.columns):
         if pd.api.types.is_numeric_dtype(column.dtype):
             continue
+        if not _may_be_numbers(column):
+            continue
         cells = _cells(column)
         if not cells or not any("," in cell for cell in cells):
             continue
@@ -73,6 +76,8 @@ def convert(frame: pd.DataFrame, decimal: str) -> pd.DataFrame:
         column = frame[name]
         if pd.api.types.is_numeric_dtype(column.dtype):
             continue
+        if not _may_be_numbers(column):
+            continue
         cells = _cells(column)
         unit = _unit(cells)
         values = {cell: _value(cell.removesuffix(unit).strip(), decimal) for cell in cells}
@@ -85,6 +90,14 @@ def convert(frame: pd.DataFrame, decimal: str) -> pd.DataFrame:
         frame[name] = numbers.astype("int64") if whole else numbers
         _log.info("column %r: %r is read as %.15g, and so on", name, cells[0], values[cells[0]])
     return frame
+
+
+def _may_be_numbers(column: pd.Series) -> bool:
+    """Whether the first cells are numbers in some writing; most text is known by them at once."""
+    cells = _cells(column.dropna().iloc[:_HEAD])
+    unit = _unit(cells)
+    bare = [cell.removesuffix(unit).strip() for cell in cells]
+    return any(all(_value(cell, point) is not None for cell in bare) for point in ".,")
 
 
 def _cells(column: pd.Series) -> list[str]:

@@ -18,12 +18,12 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]inf")
 
 def quote(frame: pd.DataFrame) -> pd.DataFrame:
     """A table whose words, and names of columns, no spreadsheet takes for a formula."""
-    return _map_words(frame, _quoted)
+    return _map_words(frame, _quoted, _FORMULA.pattern)
 
 
 def unquote(frame: pd.DataFrame) -> pd.DataFrame:
     """The inverse of `quote`, of a table as read from a file."""
-    return _map_words(frame, _unquoted)
+    return _map_words(frame, _unquoted, "'")
 
 
 def _quoted(word: str) -> str:
@@ -34,10 +34,13 @@ def _unquoted(word: str) -> str:
     return word[1:] if word.startswith("'") and _FORMULA.match(word) else word
 
 
-def _map_words(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+def _map_words(frame: pd.DataFrame, change: Callable[[str], str], start: str) -> pd.DataFrame:
+    """A table with words changed, those that begin with a pattern at most."""
     found = frame.copy(deep=False)
     for name, column in frame.items():
         if pd.api.types.is_numeric_dtype(column.dtype):
+            continue
+        if column.dtype != object and not column.astype("string").str.match(start).any():
             continue
         words = {word for word in column.unique() if isinstance(word, str)}
         changed = {word: change(word) for word in words if change(word) != word}
