@@ -1,12 +1,15 @@
 """The commands that use a trained model: the interface's results, in files that are whole."""
 
+import json
 import pathlib
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from timeldm_jax import TimeLDM, __main__, command, forecast, impute, sample
+from timeldm_jax import TimeLDM, __main__, command, evaluate, forecast, impute, sample
+from timeldm_jax.metrics import suite
+from timeldm_jax.report import __main__ as report_command
 from timeldm_jax.samples import read_windows
 
 pytestmark = pytest.mark.training
@@ -51,6 +54,30 @@ def test_sample_of_a_run_goes_on_where_a_smaller_one_ended(tmp_path):
     rows = pd.read_csv(tmp_path / "it.csv")
     assert list(rows["series"]) == [0] * 8 + [1] * 8
     np.testing.assert_allclose(rows.to_numpy()[:, 1:].reshape(2, 8, 5), few, rtol=1e-5)
+
+
+def test_evaluate_reads_the_tables_of_a_model(tmp_path, monkeypatch, capsys):
+    """The tool's own samples, words and all, against another table of the same columns."""
+    monkeypatch.setattr(suite, "PROTOCOL", suite.Evaluators(2, 5, 5, 2))
+    out, page = tmp_path / "scores.json", tmp_path / "page.html"
+    samples = tmp_path / "samples.csv"
+    sample.main(["sample", f"--model={TABLE}", "--count=20", f"--out={samples}"])
+    rows = pd.read_csv(samples).drop(columns="series").drop_duplicates("when", ignore_index=True)
+    real = tmp_path / "real.csv"
+    pd.concat([rows.head(8)] * 4, ignore_index=True).assign(
+        when=pd.date_range("2023-03-01", periods=32, freq="6h").strftime("%d/%m/%Y %H:%M")
+    ).to_csv(real, index=False)
+    flags = [f"--model={TABLE}", f"--real={real}", f"--synthetic={samples}", f"--out={out}"]
+    evaluate.main(["evaluate", *flags, "--scale=none"])
+    found = json.loads(out.read_text())
+    assert found["columns"] == list(TimeLDM.load(TABLE).columns)
+    assert found["evaluators"]["scale"] == "none"
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        evaluate.main(["evaluate", *flags, "--window=8"])
+    assert "--window is not read with --model" in capsys.readouterr().err
+    report_command.main(["report", f"--model={TABLE}", f"--out={page}"])
+    assert "<html" in page.read_text()
 
 
 def test_sample_gives_longer_series(tmp_path):

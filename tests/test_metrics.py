@@ -1,6 +1,5 @@
 """Scores against closed forms, a second implementation, and the original evaluators' figures."""
 
-import functools
 import importlib
 import json
 import os
@@ -16,7 +15,7 @@ from scipy import stats
 
 from timeldm_jax import evaluate
 from timeldm_jax.errors import DataError
-from timeldm_jax.metrics import context_fid, evaluation, suite, verdicts
+from timeldm_jax.metrics import comparison, context_fid, evaluation, suite, verdicts
 from timeldm_jax.metrics.correlational import (
     correlational_runs,
     correlational_score,
@@ -453,12 +452,21 @@ def test_means_lie_within_the_originals_interval(sines, name, monkeypatch):
                 assert (mine["mean"] - ours[other].mean()) * order > 0, (one, other)
 
 
+def test_values_may_be_left_in_their_own_scale():
+    real, fake = windows(40), windows(30, seed=1)
+    sets = {"real": real, "synthetic": fake}
+    kept, _, _ = comparison.scale(sets, ("a", "b", "c"), "none")
+    np.testing.assert_array_equal(kept["real"], real.astype(np.float32))
+    stretched, _, _ = comparison.scale(sets, ("a", "b", "c"))
+    assert (stretched["real"].min(), stretched["real"].max()) == (0, 1)
+
+
 # The command.
 
 
 def test_the_command_scores_any_generators_files(tmp_path, monkeypatch, capsys):
-    quickly = functools.partial(evaluation.evaluate, evaluators=suite.Evaluators(2, 20, 20, 2))
-    monkeypatch.setattr(evaluation, "evaluate", quickly)
+    sizes = suite.Evaluators(2, 20, 20, 2)
+    monkeypatch.setattr(suite, "PROTOCOL", sizes)
     monkeypatch.chdir(tmp_path)
     real, synthetic = windows(40), windows(30, seed=1)
     np.save("real.npy", real)
@@ -468,7 +476,9 @@ def test_the_command_scores_any_generators_files(tmp_path, monkeypatch, capsys):
     assert all(line.startswith("evaluate: score") for line in done.err.splitlines())
     found = json.loads((tmp_path / "out.json").read_text())
     names = ("feature_0", "feature_1", "feature_2")
-    expected = quickly(real, synthetic.astype(np.float32).astype(float), names)
+    expected = evaluation.evaluate(
+        real, synthetic.astype(np.float32).astype(float), names, evaluators=sizes
+    )
     assert found == json.loads(json.dumps(expected))
     assert done.out == evaluation.table(expected) + "\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fake.npz", "out.json", "real.npy"]

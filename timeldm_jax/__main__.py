@@ -17,6 +17,7 @@ COMMANDS = {
     "impute": "fill the missing values of a table",
     "forecast": "draw what may follow the last rows of a series",
     "evaluate": "every score of any generator's windows against real ones",
+    "report": "the page of a saved model or a finished run",
 }
 
 

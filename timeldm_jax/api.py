@@ -359,6 +359,11 @@ class TimeLDM:
         )
 
     @property
+    def generator(self) -> Generator:
+        """What draws: networks, statistics and scaling."""
+        return self._trained()
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Names of the features: of a table, its columns and what its categories become."""
         return self._trained().columns

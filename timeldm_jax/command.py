@@ -152,28 +152,28 @@ def output(path: str, kinds: Sequence[str]) -> epath.Path:
 
 
 def write_result(
-    path: epath.Path, result: "pd.DataFrame | np.ndarray", names: Sequence[str]
+    path: epath.Path,
+    result: "pd.DataFrame | np.ndarray | list[np.ndarray]",
+    names: Sequence[str],
 ) -> None:
     """Writes a table, or windows `(n, time, feature)` with the names of their features.
 
     Whole or not at all. Windows in a table get a column `series`, which numbers them.
 
     Raises:
-      DataError: a table as `.npz`.
+      DataError: a table, or series of different lengths, as `.npz`.
     """
-    from timeldm_jax.data import spreadsheet
+    from timeldm_jax.data import arrays, spreadsheet
     from timeldm_jax.samples import write_npz
 
     if path.suffix.lower() == ".npz":
-        if isinstance(result, pd.DataFrame):
-            raise DataError(f"--out={path}: the model gives tables; write .csv or .parquet")
+        if not isinstance(result, np.ndarray):
+            kind = "tables" if isinstance(result, pd.DataFrame) else "series of different lengths"
+            raise DataError(f"--out={path}: the model gives {kind}; write .csv or .parquet")
         write_npz(path, [result], result.shape, tuple(names))
     else:
         if not isinstance(result, pd.DataFrame):
-            count, length, features = result.shape
-            frame = pd.DataFrame(result.reshape(-1, features), columns=list(names))
-            frame.insert(0, "series", np.repeat(np.arange(count), length))
-            result = frame
+            result = arrays.stack(arrays.Arrays(tuple(result)), names)
         if path.suffix.lower() == ".parquet":
             with open_atomic(path, "wb") as file:
                 result.to_parquet(file, index=False)

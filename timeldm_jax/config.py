@@ -326,6 +326,7 @@ _ADDED: dict[str, Any] = {
     "evaluate.discriminative_steps": 2_000,
     "evaluate.predictive_steps": 5_000,
     "evaluate.context_fid_steps": 0,
+    "evaluate.scale": "range",
 }
 
 

@@ -1,17 +1,20 @@
 """`python -m timeldm_jax.evaluate`: every score of any generator's windows against real ones.
 
 python -m timeldm_jax.evaluate --real=real.npy --synthetic=fake.npy --out=scores.json
+python -m timeldm_jax.evaluate --model=runs/mine --real=my.csv --synthetic=runs/mine/samples.csv
 """
 
+import dataclasses
 import sys
 
 from absl import flags
 from etils import epath
 
 from timeldm_jax import command
+from timeldm_jax.data import table as tables
 from timeldm_jax.errors import DataError
-from timeldm_jax.metrics import evaluation
-from timeldm_jax.samples import read_windows
+from timeldm_jax.metrics import evaluation, suite
+from timeldm_jax.samples import Windows, read_windows
 from timeldm_jax.workdir import write_json
 
 
@@ -22,6 +25,7 @@ def define_flags() -> flags.FlagValues:
         ("real", None, "Real windows: .npy, .npz or .csv, (windows, time, features) or a table."),
         ("synthetic", None, "Synthetic windows, the same units."),
         ("train", None, "Windows that the generator was trained on, where --real are others."),
+        ("model", None, "Of which both are tables: columns become its features."),
         ("out", "scores.json", "Where the scores go."),
         ("report", None, "Where an HTML report goes; none without it."),
     ):
@@ -31,6 +35,10 @@ def define_flags() -> flags.FlagValues:
         ("seed", 0, "Of the evaluators' networks, batches and draws."),
     ):
         flags.DEFINE_integer(name, number, meaning, flag_values=own)
+    flags.DEFINE_enum(
+        "scale", "range", ["range", "none"],
+        "Stretch the real windows to [0, 1], or leave values as they are.", flag_values=own,
+    )  # fmt: skip
     flags.mark_flags_as_required(["real", "synthetic"], own)
     return own
 
@@ -44,6 +52,9 @@ def main(argv: list[str]) -> None:
         for target in (own.out, own.report):  # before minutes of work
             if target is not None and not epath.Path(target).absolute().parent.is_dir():
                 raise DataError(f"{target}: its folder does not exist; make it first")
+        if own.model is not None:
+            _evaluate_tables(own)
+            return
         real, columns = read_windows(epath.Path(own.real), window)
         synthetic, synthetic_columns = read_windows(epath.Path(own.synthetic), window)
         if columns and synthetic_columns and columns != synthetic_columns:
@@ -58,13 +69,42 @@ def main(argv: list[str]) -> None:
             training, _ = read_windows(epath.Path(own.train), window)
         unnamed = tuple(f"feature_{i}" for i in range(real.shape[-1]))
         names = columns or synthetic_columns or unnamed
-        scores = evaluation.evaluate(real, synthetic, names, training=training, seed=own.seed)
-        write_json(epath.Path(own.out), scores)
-        if own.report is not None:
-            from timeldm_jax.report.page import write_report  # plotting takes seconds to import
+        _write(own, real, synthetic, names, training)
 
-            known = real if training is None else training
-            write_report(epath.Path(own.report), scores, real, synthetic, names, training=known)
+
+def _evaluate_tables(own: flags.FlagValues) -> None:
+    """Scores tables of a model's columns: words, flags and gaps as it learnt them."""
+    from timeldm_jax import convert
+
+    for name in ("train", "window"):
+        if own[name].value is not None:
+            raise DataError(f"--{name} is not read with --model; leave it out")
+    generator = command.open_model(own.model).generator
+    real = convert.real_windows(generator, own.real)
+    synthetic = convert.encode_samples(generator, own.synthetic)
+    schema = generator.schema
+    if schema is not None:
+        synthetic, (real,) = tables.close_gaps(synthetic, [real], schema, "fill", own.seed)
+    _write(own, real, synthetic, generator.columns, None)
+
+
+def _write(
+    own: flags.FlagValues,
+    real: Windows,
+    synthetic: Windows,
+    names: tuple[str, ...],
+    training: Windows | None,
+) -> None:
+    evaluators = dataclasses.replace(suite.PROTOCOL, scale=own.scale)
+    scores = evaluation.evaluate(
+        real, synthetic, names, training=training, seed=own.seed, evaluators=evaluators
+    )
+    write_json(epath.Path(own.out), scores)
+    if own.report is not None:
+        from timeldm_jax.report.page import write_report  # plotting takes seconds to import
+
+        known = real if training is None else training
+        write_report(epath.Path(own.report), scores, real, synthetic, names, training=known)
     print(evaluation.table(scores))
 
 

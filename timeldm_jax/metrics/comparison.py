@@ -1,7 +1,7 @@
 """The windows that scores compare: checked, in one scale, drawn in equal numbers, and ruined."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,6 +13,7 @@ SPLITS = 10  # draws for the floors of scores that train nothing, or one network
 FEWEST_WINDOWS = 10
 LARGEST = 1e12  # scaled values whose squares still sum up in float32
 OUTSIDE = 0.5  # ranges beyond the real range that a note mentions
+Scale = Literal["range", "none"]
 Windows = Float[np.ndarray, "n time feature"]
 
 
@@ -60,9 +61,15 @@ def check(sets: dict[str, Windows], columns: tuple[str, ...]) -> None:
 
 
 def scale(
-    sets: dict[str, Windows], columns: tuple[str, ...]
+    sets: dict[str, Windows], columns: tuple[str, ...], by: Scale = "range"
 ) -> tuple[dict[str, Windows], tuple[str, ...], list[str]]:
-    """Sets in the range of the real windows, without features constant there; and what to note."""
+    """Sets in one scale, without features constant in the real windows; and what to note.
+
+    Args:
+      sets: one of them `real`.
+      columns: names of the features.
+      by: `range` stretches the real windows to [0, 1]; `none` leaves values as they are.
+    """
     known = [windows for name, windows in sets.items() if name != "synthetic"]
     low = np.min([windows.min(axis=(0, 1)) for windows in known], axis=0)
     high = np.max([windows.max(axis=(0, 1)) for windows in known], axis=0)
@@ -98,6 +105,8 @@ def scale(
         f"Synthetic windows of {used[i]!r} reach {reach[i]:.1f} times the real range beyond it."
         for i in np.flatnonzero(reach > OUTSIDE)
     ]
+    if by == "none":
+        scaled = {name: windows[:, :, varies].astype(np.float32) for name, windows in sets.items()}
     return scaled, used, notes
 
 

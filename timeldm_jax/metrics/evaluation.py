@@ -84,7 +84,7 @@ def evaluate(
       real_starts: rows at which the real windows start, likewise.
       protocol: written into the scores.
       seed: of the evaluators.
-      evaluators: how long they train.
+      evaluators: how long they train, and the scale of values.
 
     Returns:
       `scores.json`, without what only a run knows.

@@ -14,7 +14,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 
 from timeldm_jax.metrics import context_fid, detection, distribution
 from timeldm_jax.metrics.comparison import (
+    Scale,
     Split,
     Windows,
     check,
@@ -33,7 +34,7 @@ from timeldm_jax.metrics.correlational import correlational_runs, fifths
 from timeldm_jax.metrics.discriminative import discriminative_runs
 from timeldm_jax.metrics.predictive import predictive_runs
 from timeldm_jax.metrics.verdicts import judge, overall, summaries
-from timeldm_jax.settings import COUNT, Rule, at_least, check_fields
+from timeldm_jax.settings import COUNT, Rule, at_least, check_fields, one_of
 from timeldm_jax.versions import package_versions
 
 SCHEMA = 3
@@ -69,19 +70,22 @@ Show = Callable[[int, int, str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Evaluators:
-    """How long the evaluators train; the defaults are the published protocol.
+    """How long the evaluators train, and on what; the defaults are the published protocol.
 
     Attributes:
       repeats: of each published score, 2 to 10.
       discriminative_steps: of the discriminative score's GRU.
       predictive_steps: of the predictive score's GRU.
       context_fid_steps: of TS2Vec; 0: 600, or 200 where the real set has at most 100,000 values.
+      scale: `range` stretches each feature's real windows to [0, 1]; `none` leaves values as they
+        are, as published scores of some sets do.
     """
 
     repeats: int = 5
     discriminative_steps: int = 2_000
     predictive_steps: int = 5_000
     context_fid_steps: int = 0
+    scale: Scale = "range"
 
     def __post_init__(self) -> None:
         """Checks the settings; raises ConfigError."""
@@ -91,6 +95,7 @@ class Evaluators:
             discriminative_steps=COUNT,
             predictive_steps=COUNT,
             context_fid_steps=at_least(0),
+            scale=one_of(*get_args(Scale)),
         )
 
 
@@ -188,9 +193,9 @@ def _prepare(
     if reference is not None:
         sets["reference"] = reference
     check(sets, columns)
-    scaled, used, notes = scale(sets, columns)
-    real, synthetic = scaled["real"], scaled["synthetic"]
-    other = scaled.get("reference")
+    sets, used, notes = scale(sets, columns, evaluators.scale)
+    real, synthetic = sets["real"], sets["synthetic"]
+    other = sets.get("reference")
     splits = draw_splits(len(real), len(synthetic), None if other is None else len(other), seed)
     other = real if other is None else other
     if len(real) != len(synthetic):
