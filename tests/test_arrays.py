@@ -41,6 +41,7 @@ def windows():
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.training
 def test_windows_with_gaps_and_a_constant_feature_train(windows):
     model = quick.Quick().fit(windows)

@@ -56,6 +56,26 @@ def test_sample_of_a_run_goes_on_where_a_smaller_one_ended(tmp_path):
     np.testing.assert_allclose(rows.to_numpy()[:, 1:].reshape(2, 8, 5), few, rtol=1e-5)
 
 
+@pytest.mark.parametrize("command_of", [impute, forecast], ids=["impute", "forecast"])
+def test_uneven_times_follow_the_flag(tmp_path, history, capsys, command_of):
+    """Newest first is refused in the words of the command, and taken with what it advises."""
+    newest = tmp_path / "newest.csv"
+    pd.read_csv(history).iloc[::-1].to_csv(newest, index=False)
+    name = command_of.__name__.rsplit(".", 1)[1]
+    out = tmp_path / "out.csv"
+    more = ["--horizon=3", "--count=4"] if command_of is forecast else []
+    flags = [name, f"--model={TABLE}", f"--data={newest}", f"--out={out}", *more]
+    with pytest.raises(SystemExit):
+        command_of.main(flags)
+    assert "--irregular=sort puts them in order" in capsys.readouterr().err
+    assert not out.exists()
+    command_of.main([*flags, "--irregular=sort"])
+    assert len(pd.read_csv(out))
+    with pytest.raises(SystemExit):
+        command_of.main([*flags, "--irregular=maybe"])
+    assert "--irregular=maybe is not one of error, sort, resample" in capsys.readouterr().err
+
+
 def test_evaluate_reads_the_tables_of_a_model(tmp_path, monkeypatch, capsys):
     """The tool's own samples, words and all, against another table of the same columns."""
     monkeypatch.setattr(suite, "PROTOCOL", suite.Evaluators(2, 5, 5, 2))

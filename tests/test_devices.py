@@ -347,6 +347,7 @@ def budgeted(server, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_table_within_a_budget(budgeted, tmp_path):
     """All run the steps that are timed, and one stopwatch decides for both."""
     workdir = tmp_path / "run"

@@ -15,7 +15,7 @@ def uneven():
 
 def test_a_setting_is_named_as_it_would_be_set():
     error = DataError(f"{option('entity')}, {option('decimal', ',')}, {option('split', 'time')}")
-    assert str(error) == "entity, decimal=',', config.data.split='time'"
+    assert str(error) == "entity, decimal=',', split='time'"
     assert in_flags(error) == (
         "--config.data.entity, --config.data.decimal=,, --config.data.split=time"
     )

@@ -39,6 +39,21 @@ def test_settings_of_a_given_configuration_are_used():
     assert asked.data.irregular == "sort"
 
 
+def test_settings_of_the_split_are_arguments():
+    given = {"split": "entity", "stride": 3, "protocol": "future", "missing": "generate"}
+    asked = convert.settings(small(), **given)
+    assert {name: asked.data[name] for name in given} == given
+    for name, value, message in (
+        ("split", "half", "split='half' is not one of"),
+        ("protocol", "later", "protocol='later' is not one of"),
+        ("stride", 0, "stride"),
+    ):
+        with pytest.raises((ConfigError, DataError, ValueError), match=message):
+            TimeLDM().fit(panel(), entity="who", time="t", **{name: value})
+    with pytest.raises(TypeError, match="stride"):
+        TimeLDM().describe(panel(), stride=2.5)
+
+
 @pytest.mark.slow
 @pytest.mark.training
 def test_the_decimal_point_of_a_fitted_file_is_that_of_later_files(tmp_path):

@@ -37,9 +37,8 @@ def results(model, *inputs):
     return start, jax.jit(jax.grad(loss, has_aux=True))(jax.tree.unflatten(treedef, moved))
 
 
-@pytest.mark.parametrize(
-    ("norm", "heads"), [("pre", 2), pytest.param("post", 1, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("norm", "heads"), [("pre", 2), ("post", 1)])
 def test_a_block_of_an_accelerator_is_that_of_the_cpu(norm, heads, on_accelerator):
     """The same parameters, name by name, the same outputs and gradients to rounding."""
     block = Block(width=8, heads=heads, mlp_ratio=2, norm=norm, first=False)

@@ -115,20 +115,19 @@ class TimeLDM:
         stays as the model's configuration has it, and what the data has no use for is refused.
 
         Args:
-          data: a CSV or Parquet file, a DataFrame, an array `(rows, features)` in time order, or
-            one of windows `(windows, time, features)`, or whatever else `data.reader.accept` takes
-            for one of these. NaN is a missing value.
+          data: a file, a DataFrame, an array `(rows, features)` in time order or one of windows
+            `(windows, time, features)`, or what `data.reader.accept` takes for one of these.
           columns: names of an array's features; default: `feature_0`, ….
           time: the time column; default: looked for.
           entity: the column, or columns, that say whose a row is; default: one series.
-          schema: overrides what is inferred of columns: a JSON file or its content; see
-            `data.schema`.
+          schema: overrides what is inferred of columns, JSON or its file; see `data.schema`.
           irregular: what to do with times out of order or uneven; see `data.table.Options`.
           decimal: the decimal point of a CSV file.
           na_values: a value, or a list of them, that stands for a missing one; or such by column.
           workdir: where checkpoints and metrics go, so that the same call resumes; default: a
             temporary directory, deleted with the model.
-          **more: `time_format`, `dayfirst` and `zone`; see `data.table.Options`.
+          **more: all else of `data.table.Options`; `split`, `stride`, `protocol`, `missing` of
+            `data.dataset.DataConfig`.
 
         Returns:
           This model, trained.

@@ -77,12 +77,13 @@ def model_flags(**meanings: str) -> flags.FlagValues:
 
 
 @contextlib.contextmanager
-def one_line_errors(*also: type[Exception], then: str = "") -> Iterator[None]:
+def one_line_errors(*also: type[Exception], then: str = "", prefix: str = "--") -> Iterator[None]:
     """Ends the command with one line where a user or the system made an error, or it was stopped.
 
     Args:
       *also: further errors that a user can do something about.
       then: how to go on after a fault of the system or a stop, added to the line.
+      prefix: of the command's flags for settings of the data.
     """
     try:
         with stopped_by_signals():
@@ -99,7 +100,7 @@ def one_line_errors(*also: type[Exception], then: str = "") -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, (*USER_ERRORS, *also)):
             raise
-        fail(error)
+        fail(error, prefix)
 
 
 @contextlib.contextmanager
@@ -183,7 +184,7 @@ def write_result(
     print(f"{path}: {len(result):,} {'rows' if isinstance(result, pd.DataFrame) else 'windows'}")
 
 
-def fail(error: Exception) -> NoReturn:
+def fail(error: Exception, prefix: str = "--config.data.") -> NoReturn:
     """Prints an error in the words of the command line and exits."""
-    print(f"error: {in_flags(error)}", file=sys.stderr)
+    print(f"error: {in_flags(error, prefix)}", file=sys.stderr)
     sys.exit(EXIT_USAGE)

@@ -19,8 +19,10 @@ from timeldm_jax.data.reader import Source
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.series import split_series
 from timeldm_jax.data.table import Options
-from timeldm_jax.errors import DataError, option
+from timeldm_jax.errors import DataError, option, whole
 from timeldm_jax.generator import Generator
+
+_MORE = ("protocol", "split", "stride", "missing")  # of `DataConfig`, beside those of a table
 
 
 def settings(
@@ -40,14 +42,15 @@ def settings(
       na_values: a value, a list of values, or a mapping of columns to either.
       entity: a name or a list of them.
       dayfirst: true or false, or the words.
-      **given: settings that are text.
+      **given: settings that are text, and `stride`.
 
     Raises:
       DataError: another name or type.
     """
     config = config.copy_and_resolve_references()
+    settable = [*(field.name for field in dataclasses.fields(Options)), *_MORE]
     for name in given:
-        schemas.known(name, [field.name for field in dataclasses.fields(Options)], "argument")
+        schemas.known(name, settable, "argument")
     if isinstance(schema, Mapping):
         try:
             given["schema"] = json.dumps(dict(schema), sort_keys=True)
@@ -65,6 +68,9 @@ def settings(
     given["entity"] = ",".join(map(str, entity)) if isinstance(entity, list | tuple) else entity
     given["dayfirst"] = str(dayfirst).lower() if isinstance(dayfirst, bool) else dayfirst
     for name, value in given.items():
+        if name == "stride" and value is not None:
+            config.data.stride = whole(name, value)
+            continue
         if value is not None and not isinstance(value, str):
             expected = "a path or a mapping" if name == "schema" else "text"
             raise DataError(

@@ -16,8 +16,8 @@ Setting = Literal[
 ]  # fmt: skip
 # What Python calls a setting that is an argument there; it sets the others in a configuration.
 _SAME = (
-    "dayfirst", "decimal", "entity", "irregular", "missing", "na_values", "schema", "time",
-    "time_format", "window", "zone",
+    "dayfirst", "decimal", "entity", "irregular", "missing", "na_values", "protocol", "schema",
+    "split", "stride", "time", "time_format", "window", "zone",
 )  # fmt: skip
 _ARGUMENTS = {"path": "data"} | {name: name for name in _SAME}
 _OPTION = re.compile(r"\{option:(\w+)(?:=([^}]*))?\}")

@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
     own = define_flags(found)
     command.parse(own, found, __doc__, functools.partial(_explain, found))
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax says what it does at every save
-    with command.one_line_errors(then=THEN):
+    with command.one_line_errors(then=THEN, prefix="--config.data."):
         configuration.read_none(own.config)
         configuration.validate(own.config)
         stages = _check_stages(own.stages)

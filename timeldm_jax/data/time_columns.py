@@ -190,7 +190,8 @@ def _as_times(
         column = column.dt.total_seconds()
     present = column.dropna()
     timely = bool(_TIMELY.search(name.lower()))
-    if present.empty or pd.api.types.is_bool_dtype(column.dtype):
+    numeric = column.dtype.kind not in "bc"  # flags and complex numbers are no times
+    if present.empty or not numeric:
         return None
     if pd.api.types.is_numeric_dtype(column.dtype):
         whole = pd.api.types.is_integer_dtype(column.dtype) and len(present) == len(column)
