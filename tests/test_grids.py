@@ -144,6 +144,7 @@ def table():
     return pd.DataFrame({"meter": meter, "power": power, "as is": meter, "free": walk(seed=4)})
 
 
+@pytest.mark.slow
 @pytest.mark.training
 def test_samples_and_what_fills_gaps_are_on_the_grid(table):
     model = quick.Quick(window=12).fit(table, schema={"columns": {"as is": {"step": 0}}})

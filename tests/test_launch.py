@@ -356,6 +356,7 @@ def test_another_configuration_is_refused_with_the_difference(finished, cache):
     assert files(folder / "run") == before
 
 
+@pytest.mark.slow
 def test_stages_one_by_one_make_the_same_samples(finished, timeldm, tmp_path):
     folder, _ = finished
     common = ("--config=configs/sines.py", "--workdir=run", *OVERRIDES)
@@ -489,6 +490,7 @@ def test_a_damaged_run_says_so(finished, cache, tmp_path):
         assert "config.json is not" in run_command(cache, tmp_path, [CONFIG, WORKDIR]).err
 
 
+@pytest.mark.slow
 def test_a_report_passes_over_a_cut_line_of_the_journal(finished, cache, tmp_path):
     folder, _ = finished
     copy(folder / "run", tmp_path / "run")
