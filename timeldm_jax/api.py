@@ -196,7 +196,7 @@ class TimeLDM:
           ValueError: `count` below 1, or a model that is not trained.
           TypeError: `count` or `seed` is no whole number.
         """
-        found = convert.present(self._trained(), self._windows(count, seed), missing)
+        found = convert.present(self._trained(), self._windows(count, seed), seed, missing)
         return frames.of_kind(found, self._kind)
 
     def sample_series(self, length: int, seed: int = 0, *, count: int = 1) -> Any:
@@ -224,7 +224,7 @@ class TimeLDM:
             first = np.concatenate([first, forecasts.extend(generator, first, rest, seed)], axis=1)
             if generator.schema is not None:
                 first = tables.within_range(first, generator.schema)
-        return frames.of_kind(convert.present(generator, first[:, :length]), self._kind)
+        return frames.of_kind(convert.present(generator, first[:, :length], seed), self._kind)
 
     def seam_score(self, series: Source) -> dict[str, Any]:
         """Whether joins of windows in `sample_series`'s result can be told; see `metrics.seams`."""

@@ -93,12 +93,15 @@ def schema_of(generator: Generator) -> Schema:
 
 
 def present(
-    generator: Generator, windows: Float[np.ndarray, "n time feature"], missing: str = "fill"
+    generator: Generator,
+    windows: Float[np.ndarray, "n time feature"],
+    seed: int,
+    missing: str = "fill",
 ) -> Any:
-    """Windows as the user gave their data: a table or an array."""
+    """Windows of a seed as the user gave their data: a table or an array."""
     if generator.schema is None:
         return windows.astype(np.float32)
-    frame = tables.decode(windows, generator.schema, missing=missing)
+    frame = tables.decode(windows, generator.schema, missing=missing, seed=seed)
     if generator.config.data.name == "table":
         return frame
     values = frame[list(generator.schema.order)].to_numpy(np.float32)

@@ -188,9 +188,8 @@ def check_description(path: pathlib.Path, made: Generator) -> None:
             if not conforms(made.schema, schemas.Schema) or names != made.columns:
                 raise ValueError("its schema is not of its columns")
             window = scaler.unscale(np.full((1, made.models.vae.window, features), 0.5))
-            convert.present(
-                made, tables.within_range(tables.snap(window, made.schema), made.schema)
-            )
+            window = tables.within_range(tables.snap(window, made.schema), made.schema)
+            convert.present(made, window, 0)
     except BAD_CONTENT as error:
         raise CheckpointError(
             f"{path} is damaged: it describes no model ({cause(error)})"

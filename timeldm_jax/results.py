@@ -92,6 +92,7 @@ def write_table(config: ConfigDict, schema: Schema, workdir: Workdir) -> None:
                 schema,
                 missing=config.data.missing,
                 first_series=first,
+                seed=config.sample.seed,
             )
             spreadsheet.quote(frame).to_csv(file, index=False, header=first == 0)
     _log.info("samples: %s", path)

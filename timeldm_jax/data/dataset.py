@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax.data import arrays, reader
+from timeldm_jax.data import arrays, reader, start_times
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.clock import groups_of, positions
@@ -362,6 +362,11 @@ def from_table(frame: pd.DataFrame, schema: Schema, config: ConfigDict) -> Datas
     layout = schemas.features(schema)
     names = tuple(feature.name for feature in layout)
     series = dataclasses.replace(series, values=values, columns=names)
+    chosen = start_times.few(series.train)
+    begins = clock[place][chosen]
+    schema = dataclasses.replace(
+        schema, starts=start_times.learn(series.windows(chosen), begins, schema.clock)
+    )
     # Samples of a table stay float64; those of an array are given out as float32.
     kept = np.float32 if data.name == "array" else np.float64
     return make_dataset(

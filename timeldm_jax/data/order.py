@@ -370,7 +370,7 @@ def _start(time: Any) -> str | float:
 
 def _with_steps(clock: Clock, times: pd.Series, steps: _Steps) -> Clock:
     step = steps.usual if steps.usual > 0 else 1.0
-    return dataclasses.replace(clock, start=_start(times.iloc[0]), step=step, offset=steps.offset)
+    return dataclasses.replace(clock, start=_start(times.min()), step=step, offset=steps.offset)
 
 
 def _words(step: float, times: pd.Series) -> str:

@@ -20,6 +20,7 @@ from timeldm_jax.data.clock import Clock
 from timeldm_jax.data.columns import KINDS, SCALINGS, Column, Scaling
 from timeldm_jax.data.entities import Ids
 from timeldm_jax.data.grids import Grid
+from timeldm_jax.data.start_times import StartTimes
 from timeldm_jax.errors import DataError, Problems
 
 SERIES = "series"  # the id that synthetic windows get
@@ -39,6 +40,8 @@ class Schema:
       entity: names of the columns that say which series a row belongs to.
       padded: whether some series are shorter than the window, so that samples have lengths too.
       ids: what samples get in the entity columns; () in models saved before they got any.
+      starts: at what times samples begin; None where the clock has no calendar, and in models saved
+        before there was a choice: they begin where the table does.
     """
 
     columns: tuple[Column, ...]
@@ -47,6 +50,7 @@ class Schema:
     entity: tuple[str, ...] = ()
     padded: bool = False
     ids: tuple[Ids, ...] = ()
+    starts: StartTimes | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -69,7 +73,10 @@ class Schema:
         entity = content["entity"]  # one name, of models saved before there could be several
         entity = tuple(filter(None, [entity] if isinstance(entity, str) else entity))
         ids = tuple(Ids(**each) for each in content.get("ids", ()))
-        return cls(columns, tuple(content["order"]), clock, entity, bool(content["padded"]), ids)
+        starts = content.get("starts") and StartTimes.from_json(content["starts"])
+        return cls(
+            columns, tuple(content["order"]), clock, entity, bool(content["padded"]), ids, starts
+        )
 
     def describe(self) -> list[str]:
         """A line a column, for people."""

@@ -317,6 +317,17 @@ def snap(windows: Windows, schema: Schema) -> Windows:
     return found
 
 
+def _times(windows: Windows, schema: Schema, seed: int, first: int) -> pd.DataFrame:
+    """The times of all rows, or of one window where all are alike."""
+    assert schema.clock is not None
+    time = windows.shape[1]
+    if schema.starts is None:
+        return schema.clock.times(time)
+    begins = schema.starts.draw(windows, schema.clock, seed, first)
+    steps, place = np.unique(begins[:, None] + np.arange(time), return_inverse=True)
+    return schema.clock.write(schema.clock.stamps(steps)).iloc[place.ravel()]
+
+
 def within_range(windows: Windows, schema: Schema) -> Windows:
     """Windows whose values lie between the smallest and largest that the table showed.
 
@@ -388,6 +399,7 @@ def decode(
     missing: str = "fill",
     first_series: int = 0,
     times: pd.DataFrame | None = None,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """A table of windows: the schema's columns and dtypes, with a number of each before them.
 
@@ -398,7 +410,9 @@ def decode(
       schema: whose features they are.
       missing: `fill` gives every value, `generate` leaves out what the model leaves out.
       first_series: id of the first window.
-      times: of the rows of each window; default: from the clock's start.
+      times: of the rows of each window; default: they begin as the schema's `starts` draw them,
+        or where it has none at the clock's start.
+      seed: of these draws.
     """
     if missing not in MISSING:
         raise DataError(f"{option('missing', missing)} is not one of {', '.join(MISSING)}")
@@ -410,14 +424,16 @@ def decode(
         schemas.SERIES: np.repeat(np.arange(first_series, first_series + count), time)
     }
     if schema.clock is not None:
-        times = schema.clock.times(time) if times is None else times
+        times = times if times is not None else _times(snapped, schema, seed, first_series)
+        times = times if len(times) > time else pd.concat([times] * count)
+        times = times.reset_index(drop=True)
     ids = {each.name: each for each in schema.ids}
     for name in schema.order:
         if name in ids:
             data[name] = ids[name].new(data[schemas.SERIES])
             continue
         if times is not None and name in times:
-            data[name] = pd.concat([times[name]] * count, ignore_index=True)
+            data[name] = times[name]
             continue
         number = next(i for i, c in enumerate(schema.columns) if c.name == name)
         places = [p for p, f in enumerate(layout) if f.column == number and f.role != "missing"]
