@@ -284,8 +284,9 @@ def test_a_fair_generator_is_within_the_floor_and_what_is_wrong_is_not(light):
     """Fast scores only; `test_the_whole_suite_tells_good_from_bad` has them all."""
     real = sines_like(1000, 0)
     fair = score(real, sines_like(1000, 1))["scores"]
-    # At 99.5% a score, 16 of them: one may stray.
-    assert sum(not entry["within_floor"] for entry in fair.values()) <= 1
+    # At 99.5% a score, 16 of them: one may stray. Those of two light runs may say nothing.
+    strays = [entry for entry in fair.values() if entry["tells"] and not entry["within_floor"]]
+    assert len(strays) <= 1
     for ceiling in ("shuffled", "gaussian"):
         ratios = [entry["ceilings"][ceiling]["ratio"] for entry in fair.values()]
         assert max(ratios) > 10
@@ -321,9 +322,14 @@ def test_the_whole_suite_tells_good_from_bad():
     good = evaluated(sines_like(4000, 2))
     assert seen(good) == set()
     assert not good["memorisation"]["memorised"]
-    for name in ("discriminative", "predictive", "context_fid"):
+    for name in ("discriminative", "context_fid"):
         for ceiling in good["scores"][name]["ceilings"].values():
             assert not ceiling["within_floor"]
+    # Of waves, Gaussian windows of the same covariance teach a predictor nearly as much: worse than
+    # each floor run (.1985 for .185-.192), but five runs do not rule that out.
+    predictive = good["scores"]["predictive"]
+    assert not predictive["ceilings"]["shuffled"]["within_floor"]
+    assert predictive["ceilings"]["gaussian"]["mean"] > max(predictive["floor"]["runs"])
     assert evaluated(real.copy())["memorisation"]["memorised"]
     noise = np.random.default_rng(3).normal(scale=0.02, size=real.shape)
     assert {"increments", "spectrum"} <= seen(evaluated(sines_like(4000, 2) + noise))
@@ -334,6 +340,25 @@ def test_the_whole_suite_tells_good_from_bad():
         w[::10] = w[::10, :, ::-1] * 0.5
     left_out = evaluation.evaluate(two_kinds[0], sines_like(4000, 2), names, fresh=two_kinds[1])
     assert "context_fid" in seen(left_out)
+
+
+def test_a_score_that_useless_windows_pass_says_nothing():
+    def judged(floor, ceiling, runs=(0.16, 0.9, 0.02)):
+        ceilings = {"shuffled": ceiling, "gaussian": ceiling}
+        found = verdicts.judge(verdicts.summaries(runs, runs, floor, ceilings))
+        return found | {"label": "Discriminative"}
+
+    wide = judged([0.05, 0.4, 0.1], 0.5)  # ½ is the worst that there is
+    assert not wide["tells"]
+    assert not wide["within_floor"]
+    assert wide["verdict"].startswith("says nothing")
+    sharp = judged([0.05, 0.06, 0.07], 0.5, (0.06, 0.06, 0.06))
+    assert sharp["tells"]
+    assert sharp["within_floor"]
+    said = verdicts.overall({"a": sharp, "b": wide})
+    assert said.startswith("All 1 scores are within the floor")
+    assert said.endswith("Discriminative says nothing: there are too few windows for it.")
+    assert verdicts.overall({"a": wide}) == "No score tells anything of so few windows."
 
 
 def test_the_interval_is_students():

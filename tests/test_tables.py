@@ -16,7 +16,7 @@ from timeldm_jax.data.table import Options
 from timeldm_jax.errors import DataError
 
 FOLDER = pathlib.Path(__file__).parent / "tables"
-GUIDE = pathlib.Path(__file__).parents[1] / "docs" / "table.md"
+GUIDE = pathlib.Path(__file__).parents[1] / "docs" / "tables.md"
 HOUR, DAY = 3_600.0, 86_400.0
 
 # Files that hold the table of plain.csv, however they write it.
@@ -139,7 +139,13 @@ def test_words_stay_words_and_numbers_become_numbers():
 def test_every_file_is_tested_and_in_the_guide():
     files = {path.name for path in FOLDER.iterdir()}
     assert files == {*ALIKE, *READ, *REFUSED, *WORKBOOKS}
-    assert set(re.findall(r"`([\w.]+)` \|$", GUIDE.read_text(), re.MULTILINE)) == files
+    listed = re.findall(r"\| `([\w.]+)` \| (?:`(.*)`|packed) \|$", GUIDE.read_text(), re.MULTILINE)
+    assert {name for name, _ in listed} == files
+    for name, line in listed:
+        content = (FOLDER / name).read_bytes()
+        encoding = "utf-16" if name == "utf16.csv" else "cp1252" if "1252" in name else "utf-8"
+        shown = line.replace("→", "\t").replace("\\|", "|").removesuffix("…")
+        assert not line or shown in content.decode(encoding), name
 
 
 def test_workbooks_are_read():

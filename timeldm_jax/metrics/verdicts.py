@@ -8,6 +8,7 @@ from jaxtyping import Float
 from scipy import stats
 
 CONFIDENCE = 0.995  # one-sided, that a real set lies within the floor
+NOTHING = "says nothing: useless windows are within its floor too"
 
 
 def summary(runs: Float[np.ndarray, " runs"]) -> dict[str, Any]:
@@ -30,7 +31,10 @@ def summaries(
 
 
 def judge(score: dict[str, Any]) -> dict[str, Any]:
-    """Adds the comparison with the floor, in numbers and words, to a score and its ceilings."""
+    """Adds the comparison with the floor, in numbers and words, to a score and its ceilings.
+
+    A score whose floor holds every ceiling `tells` nothing: of few windows, floors are wide.
+    """
     ceilings = {
         name: ceiling | compare([ceiling["mean"]], score["floor"]["runs"])
         for name, ceiling in score["ceilings"].items()
@@ -39,7 +43,10 @@ def judge(score: dict[str, Any]) -> dict[str, Any]:
         if ceiling["within_floor"]:
             ceiling["verdict"] = "not seen by this score"
     beside_floor = compare(score["calibrated"]["runs"], score["floor"]["runs"])
-    return score | {"ceilings": ceilings} | beside_floor
+    tells = not ceilings or not all(ceiling["within_floor"] for ceiling in ceilings.values())
+    if not tells:
+        beside_floor |= {"within_floor": False, "verdict": NOTHING}
+    return score | {"ceilings": ceilings, "tells": tells} | beside_floor
 
 
 def compare(runs: list[float], floor: list[float]) -> dict[str, Any]:
@@ -65,11 +72,21 @@ def compare(runs: list[float], floor: list[float]) -> dict[str, Any]:
 def overall(scores: dict[str, Any]) -> str:
     """All scores in a sentence or two."""
     judged = {name: entry for name, entry in scores.items() if "skipped" not in entry}
+    silent = [entry["label"] for entry in judged.values() if not entry.get("tells", True)]
+    judged = {name: entry for name, entry in judged.items() if entry.get("tells", True)}
     above = {name: entry for name, entry in judged.items() if not entry["within_floor"]}
-    if not above:
-        return f"All {len(judged)} scores are within the floor: as close as real windows are."
-    worst = max(above.values(), key=lambda entry: entry["ratio"] or math.inf)
-    return (
-        f"{len(judged) - len(above)} of {len(judged)} scores are within the floor. Furthest from "
-        f"it: {worst['label']}, {worst['verdict']}."
-    )
+    said = f"{len(judged) - len(above)} of {len(judged)} scores are within the floor."
+    if above:
+        worst = max(above.values(), key=lambda entry: entry["ratio"] or math.inf)
+        said += f" Furthest from it: {worst['label']}, {worst['verdict']}."
+    elif judged:
+        said = f"All {len(judged)} scores are within the floor: as close as real windows are."
+    else:
+        said = "No score tells anything of so few windows."
+    if silent and judged:
+        several = len(silent) > 1
+        said += (
+            f" {', '.join(silent)} {'say' if several else 'says'} nothing: there are too few "
+            f"windows for {'them' if several else 'it'}."
+        )
+    return said
