@@ -237,8 +237,17 @@ def test_every_key_has_a_line_that_says_what_it_is(section, default):
 
 def test_every_number_has_a_range():
     """All but P_mean, which may be any: zero, or −1, is refused wherever it makes no sense."""
-    free = {"seed", "microbatch", "blocks", "context_fid_steps", "maximum", "minimum", "P_std"}
-    free |= {"churn", "b2", "ema", "P_mean", "marginal_windows"}
+    free = {
+        "seed",
+        "microbatch",
+        "blocks",
+        "context_fid_steps",
+        "trees",
+        "maximum",
+        "minimum",
+        "P_std",
+    }
+    free |= {"churn", "b2", "ema", "P_mean", "marginal_windows", "span"}
     for prefix, default in c.SECTIONS:
         for field in c.settings_fields(default):
             kind = type(getattr(default, field))
@@ -312,6 +321,8 @@ def set_value(config, key, value):
         ("vae.optimizer.learning_rate", math.nan, "learning_rate=nan must be positive"),
         ("vae.optimizer.learning_rate", math.inf, "learning_rate=inf must be positive"),
         ("ldm.noise.P_mean", math.inf, "config.ldm.noise.P_mean=inf must be finite"),
+        ("ldm.model.blocks", 0, "config.ldm.model.gated=True needs blocks of 1 or more"),
+        ("ldm.span", 0.5, "config.ldm.span=0.5 must be at least 1, or 0"),
         ("vae.beta.decay", 0.0, "config.vae.beta.decay=0.0 must be in (0, 1]"),
         ("vae.beta.minimum", 0.5, "config.vae.beta.minimum=0.5 must not exceed"),
         ("sample.sigma_max", 0.001, "must not exceed config.sample.sigma_max=0.001"),
@@ -356,7 +367,7 @@ def test_a_wrong_value_is_named(key, value, message):
         ("sample.sigma_max", 80),
         ("sample.churn", 0),
         ("seed", 0),
-        ("ldm.model.blocks", 0),
+        ("ldm.span", 0),
         ("vae.optimizer.ema", 0.0),
     ],
 )
@@ -470,7 +481,7 @@ def test_a_key_that_is_gone_from_todays_format_is_not_filled_in():
 
 def test_a_configuration_of_a_later_version_says_so():
     saved = c.to_saved(load("etth")) | {"format": c.FORMAT + 1}
-    with pytest.raises(ConfigError, match=r"later version of timeldm_jax, in format 4; .*up to 3"):
+    with pytest.raises(ConfigError, match=r"later version of timeldm_jax, in format 5; .*up to 4"):
         c.upgrade(saved)
 
 

@@ -10,7 +10,7 @@ import pytest
 import quick
 
 from timeldm_jax import config as configuration
-from timeldm_jax import marginals, recipe
+from timeldm_jax import recipe
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import table
 from timeldm_jax.errors import ConfigError
@@ -84,7 +84,7 @@ def test_steps_fill_the_budget(dataset, monkeypatch):
     monkeypatch.setattr(recipe, "_scores_seconds", lambda config, data: 100.0)
     chosen = recipe.choose_steps(config, data)
     trained = chosen.vae.steps * 0.01 + chosen.ldm.steps * 0.04
-    windows = config.sample.count + marginals.draws(config.data.window)
+    windows = config.sample.count + chosen.sample.marginal_windows
     sampling = 0.04 / config.ldm.batch / 3 * config.sample.steps * windows
     total = trained + sampling + 100 + recipe.START_SECONDS + recipe.REPORT_SECONDS
     # Steps come in chunks of 50: 2 s at most of each stage; the probes took no time.
@@ -102,7 +102,14 @@ def test_a_short_budget_takes_from_the_evaluators_or_says_so(dataset, monkeypatc
     published = configuration.base().evaluate
     assert chosen.evaluate.discriminative_steps < published.discriminative_steps
     monkeypatch.setattr(stages, "step_seconds", lambda *_: 1.0)
-    with pytest.raises(ConfigError, match=r"leaves \d+ steps to the vae .*give it more time"):
+    advice = r"is too short .*budget=([\d.]+m) would do"
+    with pytest.raises(ConfigError, match="budget=3m " + advice) as no:
+        recipe.choose_steps(config, data)
+    config.budget = re.search(advice, str(no.value))[1]
+    assert recipe.choose_steps(config, data).vae.steps >= recipe.FEWEST_STEPS
+    config.budget = "1m"  # said before anything is timed
+    monkeypatch.setattr(stages, "step_seconds", None)
+    with pytest.raises(ConfigError, match="budget=1m " + advice):
         recipe.choose_steps(config, data)
 
 

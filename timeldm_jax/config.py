@@ -87,9 +87,9 @@ SECTIONS: tuple[tuple[str, Any], ...] = (
     ("vae.beta", BetaConfig(maximum=1e-2, minimum=3e-5, decay=0.7, patience=15, restart=True)),
     ("ldm", StageConfig(steps=12_000, batch=256, chunk=50, eval_every=1_000)),
     ("ldm", LatentConfig()),
-    ("ldm.model", Denoiser(hidden=512, blocks=3, precision="bfloat16")),
+    ("ldm.model", Denoiser(hidden=512, blocks=3, precision="bfloat16", gated=True)),
     ("ldm.optimizer", _OPTIMIZER),
-    ("ldm.noise", NoiseConfig(sigma_data=1.0, P_mean=0.5, P_std=1.6)),
+    ("ldm.noise", NoiseConfig(sigma_data=1.0, P_mean=-1.2, P_std=1.2)),
     ("sample", SampleConfig()),
     ("evaluate", Evaluators()),  # the published protocol
 )
@@ -289,7 +289,7 @@ def read_none(config: ConfigDict) -> None:
             node[leaf] = None
 
 
-FORMAT = 3  # of saved configurations; those without a number are of format 1
+FORMAT = 4  # of saved configurations; those without a number are of format 1
 
 # Keys that format 1 saved under another name.
 _RENAMED = {
@@ -362,6 +362,9 @@ def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
         flat = _ADDED | flat
     if version < 3:
         flat = {"ldm.model.condition": "wide"} | flat
+    if version < 4:
+        added = {"ldm.model.gated": False, "ldm.span": 0.0, "ldm.posterior": "draw"}
+        flat = added | {"evaluate.trees": 0} | flat
     return _nest(flat)
 
 

@@ -1,6 +1,7 @@
 """Latents between the two stages: posteriors, their statistics, and the diffusion's coordinates."""
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +13,13 @@ from timeldm_jax.data.series import DeviceWindows, fill, gather
 from timeldm_jax.diffusion import edm
 from timeldm_jax.models import bind
 from timeldm_jax.models.vae import VAE
-from timeldm_jax.settings import check_fields, one_of
+from timeldm_jax.settings import Rule, check_fields, one_of
 
 ENCODE_BATCH = 1024
 CALL_BYTES = 2 * 2**30  # of activations, in calls of `windows_per_call` windows
 LATENT_COPIES = 8  # posterior, draw, noises and what the denoiser makes of them
 STATS_BATCH = 16_384
+EMPTY = 1e-5  # of the widest deviation
 LAYOUTS = ("raw", "standard", "principal")
 
 
@@ -28,20 +30,36 @@ class LatentConfig:
     Attributes:
       latents: `raw`, as the VAE gives them; `standard`, to zero mean and one scale; or
         `principal`, turned to the principal axes of a window's latents; see `latent_stats`.
+      span: of principal axes, how many times the deviation of the narrowest that of the widest may
+        be; larger ones are raised to the power that makes it so. 0: they stay as they are.
+      posterior: whether the diffusion learns a fresh `draw` of the posterior at each visit, or its
+        `mean`, which holds no noise that the data has not.
     """
 
     latents: str = "principal"
+    span: float = 200.0
+    posterior: str = "mean"
 
     def __post_init__(self) -> None:
         """Checks the settings; raises ConfigError."""
-        check_fields(self, latents=one_of(*LAYOUTS))
+        check_fields(
+            self,
+            latents=one_of(*LAYOUTS),
+            span=Rule(lambda value: value == 0 or value >= 1, "must be at least 1, or 0"),
+            posterior=one_of("draw", "mean"),
+        )
 
 
 class Posteriors(NamedTuple):
-    """The posterior of every training window, flattened: what the latent diffusion trains on."""
+    """The posterior of every training window, flattened: what the latent diffusion trains on.
+
+    Attributes:
+      mean: of each.
+      log_variance: of each; `()` where the diffusion learns the means alone.
+    """
 
     mean: Float[Array | np.ndarray, "windows flat"]
-    log_variance: Float[Array | np.ndarray, "windows flat"]
+    log_variance: Float[Array | np.ndarray, "windows flat"] | tuple[()] = ()
 
 
 class LatentStats(NamedTuple):
@@ -122,22 +140,24 @@ def encode(
         return bind(vae, params, "encode")(x)
 
     shape = (count, vae.window * vae.latent)
-    found = Posteriors(np.empty(shape, np.float32), np.empty(shape, np.float32))
+    found = np.empty(shape, np.float32), np.empty(shape, np.float32)
     for first in range(0, count, size):
         # The last batch repeats its last window rather than compile for another size.
         index = np.minimum(np.arange(first, first + size), count - 1)
         for array, part in zip(found, encode_batch(params, data, index), strict=True):
             array[first : first + size] = np.asarray(part).reshape(size, -1)[: count - first]
-    return found
+    return Posteriors(*found)
 
 
-def latent_stats(posteriors: Posteriors, latents: str, sigma_data: float) -> LatentStats:
-    """How latents are laid out for the diffusion, from posterior draws of the training windows.
+def latent_stats(
+    posteriors: Posteriors, latents: str, sigma_data: float, span: float = 0.0
+) -> LatentStats:
+    """How latents are laid out for the diffusion, from what it learns of the training windows.
 
     - `raw`: as they are.
     - `standard`: zero mean and unit variance per coordinate.
-    - `principal`: turned to the principal axes of the draws' covariance, widest first, and scaled
-      as a whole to a mean square of `sigma_data²`; each keeps its own deviation.
+    - `principal`: turned to the principal axes of the covariance, widest first, and scaled as a
+      whole to a mean square of `sigma_data²`; each keeps its own deviation, within the `span`.
 
     The covariance of draws is that of the means plus the mean of the variances.
     """
@@ -151,7 +171,8 @@ def latent_stats(posteriors: Posteriors, latents: str, sigma_data: float) -> Lat
     for first in range(0, len(posteriors.mean), STATS_BATCH):  # bounds the memory of float64
         part = slice(first, first + STATS_BATCH)
         centred = posteriors.mean[part] - mean
-        own_variance += np.exp(posteriors.log_variance[part], dtype=np.float64).sum(axis=0)
+        if not isinstance(posteriors.log_variance, tuple):
+            own_variance += np.exp(posteriors.log_variance[part], dtype=np.float64).sum(axis=0)
         if covariance is None:
             variance += np.square(centred).sum(axis=0)
         else:
@@ -162,9 +183,24 @@ def latent_stats(posteriors: Posteriors, latents: str, sigma_data: float) -> Lat
     covariance = (covariance + np.diag(own_variance)) / len(posteriors.mean)
     variance, axes = np.linalg.eigh(covariance)
     variance, axes = np.maximum(variance[::-1], 1e-12 * variance[-1]), axes[:, ::-1]
-    scale = np.sqrt(variance.mean()) / sigma_data
-    stats = LatentStats(mean, np.full(flat, scale), axes, np.sqrt(variance) / scale)
+    deviation = _within_span(np.sqrt(variance / variance[0]), span)
+    deviation *= sigma_data / np.sqrt(np.square(deviation).mean())
+    stats = LatentStats(mean, np.sqrt(variance) / deviation, axes, deviation)
     return jax.tree.map(lambda array: np.ascontiguousarray(array, np.float32), stats)
+
+
+def _within_span(deviation: Float[np.ndarray, " flat"], span: float) -> Float[np.ndarray, " flat"]:
+    """Deviations from 1 down, raised to one power so that the widest is `span` times the last.
+
+    Smooth windows have axes a hundred thousand times as narrow as the widest; noise that reaches
+    from one to the other would leave each level few examples. Axes below `EMPTY` hold rounding:
+    they are made so narrow that they count for nothing.
+    """
+    if span == 0:
+        return deviation
+    live = deviation >= EMPTY
+    power = min(1.0, math.log(span) / max(-math.log(deviation[live].min()), 1e-9))
+    return np.where(live, deviation**power, EMPTY / span)
 
 
 def zero_stats(flat: int, latents: str) -> LatentStats:

@@ -38,10 +38,14 @@ MOST_SAMPLES = 10_000
 MOST_LATENTS = 4_096
 VAE_SHARE = 0.15
 FEWEST_STEPS = 200
+FEWEST_TREES = 20
 SCORES_SHARE = 0.3  # of the budget, at most; evaluators train for less otherwise
-MARGINALS_SHARE = 0.1  # of the budget, at most, for windows that `match_marginals` is measured on
+LEAST_SCORES_SHARE = 0.1  # where training would get less than `TRAINING_SHARE` of it
+TRAINING_SHARE = 0.4
+MARGINALS_SHARE = 0.05  # of the budget, at most, for windows that `match_marginals` is measured on
 REPORT_SECONDS = 25.0
 START_SECONDS = 35.0  # compilation
+PROBE_SECONDS = 20.0  # of the steps that are timed
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -126,29 +130,20 @@ def choose_steps(config: ConfigDict, dataset: Dataset) -> ConfigDict:
     if config.vae.steps and config.ldm.steps:
         return config
     budget = seconds_of(config.budget)
-    seconds = _measure(config, dataset)
-    if seconds.scores > SCORES_SHARE * budget:
-        shorter = SCORES_SHARE * budget / seconds.scores
+    if budget < START_SECONDS + REPORT_SECONDS + PROBE_SECONDS:
+        raise _too_short(config, START_SECONDS + REPORT_SECONDS + PROBE_SECONDS + 60)
+    measured = _measure(config, dataset)
+    seconds, own, shorter = _within_budget(config, measured, budget)
+    chosen = _steps(config, seconds, budget)
+    if min(chosen.values()) < FEWEST_STEPS:
+        while min(_steps(config, seconds, budget).values()) < FEWEST_STEPS:
+            budget += 30
+            seconds, _, _ = _within_budget(config, measured, budget)
+        raise _too_short(config, budget)
+    config.sample.marginal_windows = own
+    if shorter < 1:
         _shorten_evaluators(config, shorter)
-        seconds = dataclasses.replace(seconds, scores=seconds.scores * shorter)
-    if config.sample.match_marginals:
-        own = config.sample.marginal_windows or min(
-            marginals.draws(config.data.window),
-            max(int(MARGINALS_SHARE * budget / seconds.window), marginals.FEWEST_DRAWS),
-        )
-        config.sample.marginal_windows = own
-        seconds = dataclasses.replace(seconds, sampling=seconds.sampling + own * seconds.window)
-    left = budget - seconds.besides_training() - seconds.training(config)
-    shares = {"vae": VAE_SHARE, "ldm": 1 - VAE_SHARE}
-    open_shares = {stage: share for stage, share in shares.items() if config[stage].steps == 0}
-    for stage, share in open_shares.items():
-        steps = int(max(left, 0) * share / sum(open_shares.values()) / seconds.step[stage])
-        if steps < FEWEST_STEPS:
-            raise ConfigError(
-                f"config.budget={config.budget} leaves {steps} steps to the {stage} (of "
-                f"{seconds.step[stage] * 1e3:.0f} ms each), fewer than {FEWEST_STEPS}; give it "
-                "more time, or a smaller model"
-            )
+    for stage, steps in chosen.items():
         config[stage].steps = steps // config[stage].chunk * config[stage].chunk
     for section in (config.vae, config.ldm):
         tenth = max(section.steps // 10 // section.chunk, 1) * section.chunk
@@ -166,6 +161,48 @@ def choose_steps(config: ConfigDict, dataset: Dataset) -> ConfigDict:
     )
     configuration.validate(config)
     return config
+
+
+def _within_budget(
+    config: ConfigDict, seconds: Seconds, budget: float
+) -> tuple[Seconds, int, float]:
+    """What is not training, fitted into the budget.
+
+    Returns:
+      The times; how many of its own windows the model is measured on, 0 without marginals; and the
+      share of their training that is left to the scores' judges.
+    """
+    own = 0
+    if config.sample.match_marginals:
+        own = config.sample.marginal_windows or min(
+            marginals.draws(config.data.window),
+            max(int(MARGINALS_SHARE * budget / seconds.window), marginals.FEWEST_DRAWS),
+        )
+        seconds = dataclasses.replace(seconds, sampling=seconds.sampling + own * seconds.window)
+    rest = (1 - TRAINING_SHARE) * budget - (seconds.besides_training() - seconds.scores)
+    most = min(SCORES_SHARE * budget, max(rest, LEAST_SCORES_SHARE * budget))
+    shorter = min(1.0, most / seconds.scores)
+    return dataclasses.replace(seconds, scores=seconds.scores * shorter), own, shorter
+
+
+def _steps(config: ConfigDict, seconds: Seconds, budget: float) -> dict[str, int]:
+    """The steps that a budget leaves to each stage that has none yet."""
+    left = max(budget - seconds.besides_training() - seconds.training(config), 0)
+    shares = {"vae": VAE_SHARE, "ldm": 1 - VAE_SHARE}
+    free = {stage: share for stage, share in shares.items() if config[stage].steps == 0}
+    return {
+        stage: int(left * share / sum(free.values()) / seconds.step[stage])
+        for stage, share in free.items()
+    }
+
+
+def _too_short(config: ConfigDict, seconds: float) -> ConfigError:
+    """The error of a budget, with one that would do, to the half minute above."""
+    minutes = math.ceil(seconds * 1.1 / 30) / 2
+    return ConfigError(
+        f"config.budget={config.budget} is too short for this table and machine: "
+        f"config.budget={minutes:g}m would do, or a smaller model"
+    )
 
 
 def _measure(config: ConfigDict, dataset: Dataset) -> Seconds:
@@ -188,8 +225,10 @@ def _shorten_evaluators(config: ConfigDict, shorter: float) -> None:
         config.evaluate[key] = max(round(config.evaluate[key] * shorter), 10)
     encoder_steps = config.evaluate.context_fid_steps or context_fid.STEPS
     config.evaluate.context_fid_steps = max(round(encoder_steps * shorter), 10)
+    trees = config.evaluate.trees or detection.TREES
+    config.evaluate.trees = max(round(trees * shorter), FEWEST_TREES)
     _log.info(
-        "a budget of %s leaves %.0f%% of the published training to the scores' own networks",
+        "a budget of %s leaves %.0f%% of the published training to the scores' own judges",
         config.budget,
         100 * shorter,
     )

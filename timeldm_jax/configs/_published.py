@@ -31,7 +31,10 @@ def apply_published(config: ConfigDict, *, epoch_steps: int, epochs: int = 15_00
     config.ldm.optimizer.plateau_factor = 0.9
     config.ldm.optimizer.plateau_patience = 20
     config.ldm.latents = "raw"
+    config.ldm.posterior = "draw"
+    config.ldm.span = 0.0
     config.ldm.model.blocks = 0
+    config.ldm.model.gated = False
     config.ldm.model.precision = "float32"
     config.ldm.noise.update({"sigma_data": 0.5, "P_mean": -1.2, "P_std": 1.2})
     config.sample.solver = "heun"

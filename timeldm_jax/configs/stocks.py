@@ -20,8 +20,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config = c.base()
     config.data.name = "stocks"
     config.vae.model.latent = 6
-    # Its principal axes are narrower by far than other sets': prices of a day hardly differ.
-    config.ldm.noise.update({"P_mean": 0.0, "P_std": 2.2})
     config.sample.count = WINDOWS
     return c.choose_variant(
         config, variant, {"paper": paper, "released": released, "quick": c.apply_quick}

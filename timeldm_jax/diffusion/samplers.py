@@ -180,16 +180,17 @@ def polar(
     """
     sigmas = jnp.asarray(sigmas, unit_noise.dtype)
     deviation = jnp.broadcast_to(jnp.asarray(sigma_data, unit_noise.dtype), unit_noise.shape[1:])
-    angles = jnp.arctan2(sigmas[:, None], deviation)
+    # As a complement, π/2 − θ: near π/2 float32 could not tell the levels of a narrow coordinate.
+    complements = jnp.arctan2(deviation, sigmas[:, None])
     radii = jnp.hypot(sigmas[:, None], deviation)
 
     def step(carry: tuple[FlatLatents, FlatLatents, Array], i: Array) -> tuple[Any, None]:
         v, before, turned = carry
         slope = raw_output(v * radii[i], sigmas[i][None])
-        turn = angles[i] - angles[i + 1]
+        turn = complements[i + 1] - complements[i]
         # At first nothing was turned before, `turned` is infinite and the step is Euler's.
         extrapolated = slope + 0.5 * turn / turned * (slope - before)
-        return (v + turn * jnp.where(angles[i + 1] > 0, extrapolated, slope), slope, turn), None
+        return (v + turn * jnp.where(sigmas[i + 1] > 0, extrapolated, slope), slope, turn), None
 
     start = (unit_noise, jnp.zeros_like(unit_noise), jnp.full_like(deviation, jnp.inf))
     (v, _, _), _ = jax.lax.scan(step, start, jnp.arange(len(sigmas) - 1))

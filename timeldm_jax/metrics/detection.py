@@ -188,8 +188,8 @@ def differences(windows: Windows, order: int) -> Float[np.ndarray, "n column"]:
     return flat if order < 2 else np.concatenate([flat, steps.std(axis=1)], axis=1)
 
 
-def trees(pool: Windows, orders: Sequence[int]) -> Fit:
-    """Boosted trees on windows differenced so often, at most `COLUMNS` columns."""
+def trees(pool: Windows, orders: Sequence[int], count: int | None = None) -> Fit:
+    """Boosted trees, `TREES` or `count`, on windows differenced so often, `COLUMNS` at most."""
     # Takes a second to import.
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -204,7 +204,7 @@ def trees(pool: Windows, orders: Sequence[int]) -> Fit:
             return every[:, np.random.default_rng(seed).permutation(every.shape[1])[:COLUMNS]]
 
         model = HistGradientBoostingClassifier(
-            max_iter=TREES, early_stopping=False, random_state=seed
+            max_iter=count or TREES, early_stopping=False, random_state=seed
         )
         model.fit(read(rows), labels)
         return lambda asked: np.asarray(model.predict_proba(read(asked))[:, 1])
@@ -261,13 +261,14 @@ def by_view(
     blocks: Rows,
     *,
     seed: int = 0,
+    count: int | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Accuracy of trees on each of `VIEWS` alone: mean, half-width, and the floor's mean."""
     found = {}
     for name, (order, _) in VIEWS.items():
         if pool.shape[1] <= order:
             continue
-        fit = trees(pool, (order,))
+        fit = trees(pool, (order,), count)
         runs = detection_runs(fit, synthetic, blocks, seed=seed)
         usual = detection_runs(fit, floor, blocks, seed=seed)
         found[name] = {
@@ -286,6 +287,7 @@ def given_away(
     views: dict[str, dict[str, Any]],
     *,
     seed: int = 0,
+    count: int | None = None,
 ) -> dict[str, Any]:
     """What tells the sets apart: the view, the features that do so alone, and a sentence."""
     worst = max(views, key=lambda name: views[name]["mean"])
@@ -305,7 +307,7 @@ def given_away(
         strange = np.argsort(-np.nan_to_num(np.abs(np.log(ratio)), posinf=1e9), kind="stable")
     alone = {}
     for feature in np.sort(strange[:FEATURES]):
-        fit = trees(pool[:, :, feature : feature + 1], (order,))
+        fit = trees(pool[:, :, feature : feature + 1], (order,), count)
         runs = detection_runs(fit, [(rows[0], rows[1])], blocks, seed=seed)
         alone[int(feature)] = float(accuracies(runs)[0])
     first = max(alone, key=lambda feature: alone[feature])

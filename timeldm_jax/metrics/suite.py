@@ -76,6 +76,7 @@ class Evaluators:
       repeats: of each published score, 2 to 10.
       discriminative_steps: of the discriminative score's GRU.
       predictive_steps: of the predictive score's GRU.
+      trees: of each judge; 0: `detection.TREES`.
       context_fid_steps: of TS2Vec; 0: 600, or 200 where the real set has at most 100,000 values.
       scale: `range` stretches each feature's real windows to [0, 1]; `none` leaves values as they
         are, as published scores of some sets do.
@@ -85,6 +86,7 @@ class Evaluators:
     discriminative_steps: int = 2_000
     predictive_steps: int = 5_000
     context_fid_steps: int = 0
+    trees: int = 0
     scale: Scale = "range"
 
     def __post_init__(self) -> None:
@@ -95,6 +97,7 @@ class Evaluators:
             discriminative_steps=COUNT,
             predictive_steps=COUNT,
             context_fid_steps=at_least(0),
+            trees=at_least(0),
             scale=one_of(*get_args(Scale)),
         )
 
@@ -372,14 +375,17 @@ def _judges(context: _Context) -> dict[str, Any]:
         return {name: {"skipped": "needs more windows that share no rows"} for name in JUDGES}
     found, seed, repeats = {}, context.seed, context.evaluators.repeats
     orders = (0, 1) if pool.shape[1] > 1 else (0,)
-    judges = detection.trees(pool, orders), detection.kernels(pool, seed)
+    count = context.evaluators.trees
+    judges = detection.trees(pool, orders, count), detection.kernels(pool, seed)
     for name, fit in zip(JUDGES, judges, strict=True):
         runs = detection.detection_runs(fit, comparisons, blocks, seed=seed)
         entry = _parts(detection.accuracies(runs), context)
         found[name] = entry | {"half_width": detection.half_width(runs[:repeats])}
     published, floor = (comparisons[first * repeats :][:VIEW_RUNS] for first in (0, 2))
-    views = detection.by_view(pool, published, floor, blocks, seed=seed)
-    words = detection.given_away(pool, context.columns, published[0], blocks, views, seed=seed)
+    views = detection.by_view(pool, published, floor, blocks, seed=seed, count=count)
+    words = detection.given_away(
+        pool, context.columns, published[0], blocks, views, seed=seed, count=count
+    )
     found["detection"] |= {"by_view": views} | words
     return found
 

@@ -148,7 +148,7 @@ def step_seconds(config: ConfigDict, dataset: Dataset, stage: str) -> float:
     else:
         step = make_ldm_step(config, models)
         zeros = np.zeros((min(len(dataset.series.train), 10_000), models.flat), np.float32)
-        data = Posteriors(zeros, zeros)
+        data = Posteriors(zeros, () if config.ldm.posterior == "mean" else zeros)
         stats = jax.tree.map(jnp.ones_like, zero_stats(config, models))
         train = init_ldm_state(config, models, stats)
     chunk = parallel.chunk_runner(step, make_batch(config, stage))(config[stage].chunk)
@@ -205,8 +205,12 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     posteriors = latents.encode(models.vae, vae_params, values, dataset.series.train)
     valid = latents.encode(models.vae, vae_params, values, _valid_sample(dataset.series.valid))
     _check_latents(posteriors, workdir.vae)
+    if config.ldm.posterior == "mean":
+        posteriors, valid = Posteriors(posteriors.mean), Posteriors(valid.mean)
     noise_config = configuration.noise_config(config)
-    stats = latents.latent_stats(posteriors, config.ldm.latents, noise_config.sigma_data)
+    stats = latents.latent_stats(
+        posteriors, config.ldm.latents, noise_config.sigma_data, config.ldm.span
+    )
     stats = parallel.share_from_first(stats)  # axes are unique only up to sign and rounding
     _check_latents(stats, workdir.vae)
     step = make_ldm_step(config, models)

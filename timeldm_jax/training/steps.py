@@ -203,7 +203,7 @@ def ldm_step(
     noise_config: NoiseConfig,
     batch: Batch,
 ) -> Step:
-    """The latent diffusion's step over `Posteriors`, a fresh posterior draw at each visit."""
+    """The latent diffusion's step over `Posteriors`, a fresh draw at each visit, or the means."""
 
     def step(train: TrainState, data: Posteriors) -> tuple[TrainState, Metrics]:
         def loss_fn(params: Any, positions: Int[Array, " part"]) -> tuple[Array, Metrics]:
@@ -226,12 +226,10 @@ def latent_losses(
     positions: Int[Array, " batch"],
 ) -> Callable[[Any], Float[Array, " batch"]]:
     """The denoising loss of each of the examples `index`, as a function of the weights alone."""
-    shape = data.mean.shape[1:]
-    z = draw(
-        data.mean[index],
-        data.log_variance[index],
-        state.normal(state.step_key(train, Stream.POSTERIOR), positions, shape),
-    )
+    shape, z = data.mean.shape[1:], data.mean[index]
+    if not isinstance(data.log_variance, tuple):
+        unit = state.normal(state.step_key(train, Stream.POSTERIOR), positions, shape)
+        z = draw(z, data.log_variance[index], unit)
     z = train.latent_stats.apply(z)
     level = state.normal(state.step_key(train, Stream.NOISE_LEVEL), positions, ())
     sigma = edm.noise_level(level, noise_config.P_mean, noise_config.P_std)
