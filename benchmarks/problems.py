@@ -123,8 +123,9 @@ def make_training(problem: Problem, stage: str, *, in_parts: bool = True) -> Tra
 
 
 def _latent_stats(problem: Problem) -> latents.LatentStats:
-    config = problem.config.ldm
-    return latents.latent_stats(problem.posteriors, config.latents, config.noise.sigma_data)
+    layout = configuration.latent_config(problem.config)
+    sigma_data = problem.config.ldm.noise.sigma_data
+    return latents.latent_stats(problem.posteriors, layout, sigma_data)
 
 
 def make_generator(problem: Problem) -> Generator:

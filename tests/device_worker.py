@@ -114,7 +114,7 @@ def figures():
         jnp.asarray(random.normal(size=(40, models.flat)), jnp.float32),
         jnp.asarray(random.normal(size=(40, models.flat)) - 3, jnp.float32),
     )
-    stats = latents.latent_stats(jax.tree.map(np.asarray, posteriors), "principal", 1.0)
+    stats = latents.latent_stats(jax.tree.map(np.asarray, posteriors), latents.LatentConfig(), 1.0)
     vae_state = stages.init_vae_state(config, models)
     ldm_state = stages.init_ldm_state(config, models, stats)
     for name, train in (("vae", vae_state), ("ldm", ldm_state)):

@@ -236,7 +236,7 @@ def final_figures(workdir):
     """Weights at the end of both stages by name, and the training losses."""
     config = stages.read_config(Workdir(epath.Path(workdir)))
     models = stages.build_models(config, 5)
-    stats = latents.zero_stats(models.flat, config.ldm.latents)
+    stats = latents.zero_stats(models.flat, models.axes, config.ldm.latents)
     templates = {
         "vae": lambda: stages.init_vae_state(config, models),
         "ldm": lambda: stages.init_ldm_state(config, models, stats),

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from timeldm_jax.diffusion import edm, samplers
+from timeldm_jax.errors import ConfigError
+from timeldm_jax.models.denoiser import Denoiser
 
 MEAN = np.array([1.0, -2.0, 0.5])
 STD = np.array([0.5, 1.0, 2.0])
@@ -206,6 +208,25 @@ def test_denoising_loss_weighs_coordinates_by_the_scale_of_their_output():
     target = (clean - STD**2 / total * (clean + sigma[:, None] * noise)) / out
     expected = np.average((raw - target) ** 2, axis=1, weights=out)
     np.testing.assert_allclose(loss, expected, rtol=2e-4)
+
+
+def test_gates_scale_each_coordinate():
+    """With all of the trunk's weights at hand: out + z · factor, both linear in its last state."""
+    gated, plain = (Denoiser(hidden=16, blocks=1, gated=gated) for gated in (True, False))
+    z, label = jax.random.normal(jax.random.key(0), (5, 3)), jnp.linspace(-1, 1, 5)
+    params = gated.init(jax.random.key(1), z, label)["params"]
+    assert (gated.apply({"params": params}, z, label) == 0).all()  # starts as c_skip·z
+    moved = jax.tree.map(lambda a: a + 0.3, params)
+    factor = {"out": moved["factor"]} | {
+        k: v for k, v in moved.items() if k not in ("out", "factor")
+    }
+    out = {k: v for k, v in moved.items() if k != "factor"}
+    expected = plain.apply({"params": out}, z, label) + z * plain.apply(
+        {"params": factor}, z, label
+    )
+    np.testing.assert_allclose(gated.apply({"params": moved}, z, label), expected, rtol=1e-5)
+    with pytest.raises(ConfigError, match="gated=True needs blocks of 1 or more"):
+        Denoiser(hidden=16, blocks=0, gated=True)
 
 
 def polar_of_a_gaussian(unit, steps, sigma_data, sigma_max):

@@ -40,7 +40,9 @@ def made(layout="principal", window=WINDOW, latent=4, **changes):
     mixed = random.normal(size=(min(flat, 64), flat))
     mean = random.normal(size=(200, len(mixed))) @ mixed / len(mixed) ** 0.5
     posteriors = latents.Posteriors(mean.astype(np.float32), np.full((200, flat), -5.0, np.float32))
-    stats = latents.latent_stats(posteriors, layout, config.ldm.noise.sigma_data)
+    stats = latents.latent_stats(
+        posteriors, latents.LatentConfig(layout, span=0), config.ldm.noise.sigma_data
+    )
 
     def noisy(state):
         return jax.tree.map(

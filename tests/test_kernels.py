@@ -9,7 +9,7 @@ import pytest
 
 from timeldm_jax.models import kernels
 from timeldm_jax.models.denoiser import Denoiser
-from timeldm_jax.models.transformer import Block
+from timeldm_jax.models.transformer import Attention, Block
 from timeldm_jax.models.vae import VAE
 
 
@@ -72,6 +72,43 @@ def test_a_bfloat16_denoiser_of_an_accelerator_is_that_of_the_cpu(on_accelerator
     chex.assert_trees_all_equal(other_start, start)
     # A sum in another order may round to the next number of eight bits, .004 away.
     chex.assert_trees_all_close(accelerated, on_cpu, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("time", [16, 18])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_attention_in_blocks_is_that_of_each_block(time, shifted):
+    batch, channels, block = 3, 8, 4
+    x, memory = normal(0, batch, time, channels), normal(1, batch, time, 5)
+    one = Attention(2, channels, block=block, shifted=shifted)
+    flat = [jnp.float32(a.reshape(batch * time, -1)) for a in (x, memory)]
+    params = one.init(jax.random.key(0), *flat, batch)
+    found = one.apply(params, *flat, batch).reshape(batch, time, channels)
+    # Blocks begin at 0, 4, … or at −2, 2, …; those at the ends see zeros beyond the window.
+    before = 2 if shifted else 0
+    ends = ((0, 0), (before, -(time + before) % block), (0, 0))
+    whole = Attention(2, channels)
+    for first in range(0, time + before, block):
+        part = [
+            jnp.float32(np.pad(a, ends)[:, first : first + block].reshape(batch * block, -1))
+            for a in (x, memory)
+        ]
+        expected = whole.apply(params, *part, batch).reshape(batch, block, channels)
+        steps = np.arange(first - before, first - before + block)
+        inside = (steps >= 0) & (steps < time)
+        np.testing.assert_allclose(found[:, steps[inside]], expected[:, inside], atol=1e-5)
+
+
+def test_blocks_beyond_the_window_are_the_whole_window():
+    vaes = [
+        VAE(3, 12, 3, 8, 2, 2, 2, 1, norm="pre", head="linear", skip=True, block=block)
+        for block in (0, 12, 4)
+    ]
+    x, noise = jnp.float32(normal(0, 5, 12, 3)), jnp.float32(normal(1, 5, 12, 3))
+    params = vaes[0].init(jax.random.key(0), x, noise)["params"]
+    params = jax.tree.map(lambda a: a + jnp.float32(normal(a.size, *a.shape)), params)
+    whole, same, local = (vae.apply({"params": params}, x, noise).mean for vae in vaes)
+    np.testing.assert_array_equal(same, whole)
+    assert np.abs(local - whole).max() > 1e-4
 
 
 def test_attention_is_that_of_jax():

@@ -40,7 +40,9 @@ def problem():
     def noisy(params):
         return jax.tree.map(lambda a: a + 0.1 * random.normal(size=a.shape).astype("f4"), params)
 
-    stats = latents.zero_stats(models.flat, "standard")._replace(scale=jnp.ones(models.flat))
+    stats = latents.zero_stats(models.flat, models.flat, "standard")._replace(
+        scale=jnp.ones(models.flat)
+    )
     rows = random.normal(size=(60, 3)).astype(np.float32)
     rows[random.random(60) < np.linspace(0.9, 0, 60), 0] = np.nan  # most of them early
     return {

@@ -11,6 +11,7 @@ from timeldm_jax import config as configuration
 from timeldm_jax import latents
 from timeldm_jax.data.series import DeviceWindows, Missing
 from timeldm_jax.diffusion import samplers
+from timeldm_jax.errors import ConfigError
 from timeldm_jax.generator import Generator
 from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE
@@ -51,13 +52,18 @@ def vae_problem(micro=None, missing=None):
     return step, batch, train, data
 
 
+def laid_out(layout):
+    """Deviations as they are."""
+    return latents.LatentConfig(layout, span=0)
+
+
 def ldm_problem(layout="principal"):
     batch = steps.Batch(16)
     optimizer = steps.make_optimizer(OPTIMIZER, 10)
     step = steps.ldm_step(DENOISER, optimizer, OPTIMIZER, NOISE, batch)
     posteriors = latents.Posteriors(normal(5, 53, 6), normal(6, 53, 6) - 3)
     host = jax.tree.map(np.asarray, posteriors)
-    stats = latents.latent_stats(host, layout, NOISE.sigma_data)
+    stats = latents.latent_stats(host, laid_out(layout), NOISE.sigma_data)
     params = DENOISER.init(jax.random.key(0), jnp.zeros((1, 6)), jnp.zeros(1))["params"]
     train = state.init(params, optimizer, jax.random.key(1), latent_stats=stats)
     return step, batch, train, posteriors
@@ -177,13 +183,13 @@ def test_standardised_draws_have_mean_zero_and_variance_one():
     mean = rng.normal(size=(20_000, 3)) * [0.1, 1.0, 5.0] + [1.0, -2.0, 0.0]
     log_variance = np.log([0.04, 1.0, 0.01]) + np.zeros((20_000, 3))
     posteriors = latents.Posteriors(mean.astype(np.float32), log_variance.astype(np.float32))
-    stats = latents.latent_stats(posteriors, "standard", 1.0)
+    stats = latents.latent_stats(posteriors, laid_out("standard"), 1.0)
     draws = mean + np.exp(log_variance / 2) * rng.normal(size=mean.shape)
     standard = stats.apply(draws)
     # Standard errors at n = 2e4: 0.007 of the mean, 0.005 of the deviation; 4 of each.
     np.testing.assert_allclose(standard.mean(axis=0), 0, atol=0.028)
     np.testing.assert_allclose(standard.std(axis=0), 1, atol=0.02)
-    raw = latents.latent_stats(posteriors, "raw", 1.0)
+    raw = latents.latent_stats(posteriors, laid_out("raw"), 1.0)
     np.testing.assert_array_equal(raw.apply(draws), draws)
 
 
@@ -193,7 +199,7 @@ def test_principal_draws_are_uncorrelated_and_come_back(monkeypatch):
     mean = rng.normal(size=(20_000, 4)) @ rng.normal(size=(4, 4)) + [1.0, -2.0, 0.0, 5.0]
     log_variance = np.log([0.04, 1.0, 0.01, 0.1]) + np.zeros((20_000, 4))
     posteriors = latents.Posteriors(mean.astype(np.float32), log_variance.astype(np.float32))
-    stats = latents.latent_stats(posteriors, "principal", 0.5)
+    stats = latents.latent_stats(posteriors, laid_out("principal"), 0.5)
     draws = mean + np.exp(log_variance / 2) * rng.normal(size=mean.shape)
     covariance = np.cov(stats.apply(draws).T)
     # Widest first; as a whole of the mean square asked for. Sampling error at n = 2e4, as above.
@@ -207,12 +213,67 @@ def test_principal_draws_are_uncorrelated_and_come_back(monkeypatch):
     assert len(set(stats.scale.tolist())) == 1
 
 
+def wide_and_narrow(count=3_000):
+    """Latents along six axes of deviations 1, .3, .01, .001, .0002 and none, turned."""
+    rng = np.random.default_rng(3)
+    turned = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    deviations = np.array([1, 0.3, 1e-2, 1e-3, 2e-4, 0])
+    drawn = rng.normal(size=(count, 6))
+    drawn = (drawn - drawn.mean(0)) / drawn.std(0)
+    return (drawn * deviations @ turned.T).astype(np.float32), deviations
+
+
+def test_deviations_are_brought_within_the_span():
+    mean, deviations = wide_and_narrow()
+    stats = latents.latent_stats(latents.Posteriors(mean), latents.LatentConfig(span=50), 1.0)
+    # By hand: the ratio of 5,000 is 50 at the power ln 50 / ln 5000.
+    power = np.log(50) / np.log(5_000)
+    found = stats.deviation / stats.deviation[0]
+    np.testing.assert_allclose(found[:5], deviations[:5] ** power, rtol=0.1)
+    assert found[5] < 1e-6  # counts for nothing
+    np.testing.assert_allclose(np.square(stats.deviation).mean(), 1, rtol=1e-5)
+    # What the diffusion sees has these deviations, and comes back.
+    seen = np.asarray(stats.apply(mean))
+    np.testing.assert_allclose(seen.std(0)[:5], stats.deviation[:5], rtol=0.02)
+    np.testing.assert_allclose(stats.invert(seen), mean, atol=1e-6)
+    # Within the span already: as they are.
+    kept = latents.latent_stats(latents.Posteriors(mean), latents.LatentConfig(span=1e4), 1.0)
+    np.testing.assert_allclose((kept.deviation / kept.deviation[0])[:5], deviations[:5], rtol=0.1)
+
+
+def test_the_widest_axes_are_those_of_all(monkeypatch):
+    mean, _ = wide_and_narrow(60)
+    posteriors = latents.Posteriors(mean)
+    every = latents.latent_stats(posteriors, latents.LatentConfig(span=0), 1.0)
+    few = latents.latent_stats(posteriors, latents.LatentConfig(axes=3, span=0), 1.0)
+    assert few.axes.shape == (6, 3)
+    np.testing.assert_allclose(abs(np.sum(few.axes * every.axes[:, :3], axis=0)), 1, atol=1e-5)
+    scaled = few.deviation / few.deviation[0]
+    np.testing.assert_allclose(scaled, every.deviation[:3] / every.deviation[0], rtol=1e-4)
+    # What is left out is the narrowest: .001 and less.
+    np.testing.assert_allclose(few.invert(few.apply(mean)), mean, atol=5e-3)
+    with pytest.raises(ConfigError, match=r"config.ldm.axes=5 must be below .* windows, 5"):
+        latents.latent_stats(latents.Posteriors(mean[:5]), latents.LatentConfig(axes=5), 1.0)
+
+
+def test_narrow_axes_are_sampled_with_their_deviations():
+    """Float32 cannot tell the angles of the widest levels from π/2: their complements it can."""
+    deviation = jnp.float32(np.array([5, 1, 1e-3, 1e-6, 1e-9]))
+    unit, sigmas = normal(7, 20_000, 5), samplers.karras_sigmas(18, 0.002, 80.0, 7.0)
+    # A network that is off by a tenth of each coordinate, to integrate at all.
+    z = samplers.polar(
+        lambda z, sigma: 0.1 * z / jnp.hypot(sigma, deviation), unit, sigmas, deviation
+    )
+    # dv/dθ = −.1 v over a quarter turn: deviations grow by exp(.1·π/2); 4 standard errors of 2 %.
+    np.testing.assert_allclose(z.std(0) / deviation, np.exp(0.05 * np.pi), rtol=0.03)
+
+
 def test_untrained_samples_have_the_latents_covariance():
     """A network that answers 0 leaves the denoiser of the Gaussian: samples are its draws."""
     rng = np.random.default_rng(2)
     mean = (rng.normal(size=(5_000, 4)) @ rng.normal(size=(4, 4)) + 3).astype(np.float32)
     posteriors = latents.Posteriors(mean, np.full(mean.shape, -4, np.float32))
-    stats = latents.latent_stats(posteriors, "principal", 1.0)
+    stats = latents.latent_stats(posteriors, laid_out("principal"), 1.0)
     deviation = stats.sigma_data(1.0)
     unit, sigmas = normal(7, 40_000, 4), samplers.karras_sigmas(4, 0.002, 80.0, 7.0)
     z = samplers.polar(lambda z, sigma: 0 * z, unit, sigmas, deviation)
@@ -234,7 +295,7 @@ def test_a_generator_draws_the_same_latents_with_either_solver():
     models = stages.build_models(config, 3)
     mixed = normal(1, 500, 12) @ normal(2, 12, 12)
     posteriors = latents.Posteriors(np.asarray(mixed), np.full(mixed.shape, -5, np.float32))
-    stats = latents.latent_stats(posteriors, "principal", 1.0)
+    stats = latents.latent_stats(posteriors, laid_out("principal"), 1.0)
     initial = stages.init_ldm_state(config, models, stats).params
     params = jax.tree.map(lambda a: a + 0.1 * normal(a.size, *a.shape), initial)
     index = jnp.arange(64)

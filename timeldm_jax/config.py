@@ -254,11 +254,12 @@ def validate(config: ConfigDict) -> None:
         values = {f: node[f] for f in fields if f"{prefix}.{f}".lstrip(".") not in automatic}
         _build(prefix, default, values)
     window, latent = config.data.window, config.vae.model.latent
-    if config.ldm.latents == "principal" and window * latent > MOST_PRINCIPAL:
+    whole = config.ldm.latents == "principal" and config.ldm.axes == 0
+    if whole and window * latent > MOST_PRINCIPAL:
         raise ConfigError(
             f"config.ldm.latents='principal' with config.data.window={window} and "
             f"config.vae.model.latent={latent} needs the axes of {window * latent:,} "
-            f"numbers, more than {MOST_PRINCIPAL:,}; use a smaller latent, or ldm.latents=standard"
+            f"numbers, more than {MOST_PRINCIPAL:,}; use fewer axes (config.ldm.axes=1024)"
         )
 
 
@@ -363,8 +364,8 @@ def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
     if version < 3:
         flat = {"ldm.model.condition": "wide"} | flat
     if version < 4:
-        added = {"ldm.model.gated": False, "ldm.span": 0.0, "ldm.posterior": "draw"}
-        flat = added | {"evaluate.trees": 0} | flat
+        added = {"ldm.model.gated": False, "ldm.span": 0.0, "ldm.axes": 0, "ldm.posterior": "draw"}
+        flat = added | {"evaluate.trees": 0, "vae.model.block": 0} | flat
     return _nest(flat)
 
 
@@ -402,6 +403,12 @@ def beta_config(config: ConfigDict) -> BetaConfig:
 def optimizer_config(stage: ConfigDict) -> OptimizerConfig:
     """Settings of a stage's optimiser."""
     return OptimizerConfig(**stage.optimizer)
+
+
+def latent_config(config: ConfigDict) -> LatentConfig:
+    """What the diffusion sees of latents."""
+    fields = (field.name for field in dataclasses.fields(LatentConfig))
+    return LatentConfig(**{field: config.ldm[field] for field in fields})
 
 
 def noise_config(config: ConfigDict) -> NoiseConfig:

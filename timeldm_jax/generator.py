@@ -227,7 +227,7 @@ class Generator:
             network = bind(denoiser, ldm_params)
 
             def noise(number: Array | int) -> Array:
-                return state.normal(jax.random.fold_in(key, number), index, (self.models.flat,))
+                return state.normal(jax.random.fold_in(key, number), index, (self.models.axes,))
 
             deviation = stats.sigma_data(sigma_data)
             return conditional.complete(
@@ -302,7 +302,7 @@ class Generator:
             network = bind(self.models.denoiser, ldm_params)
 
             def noise(stream: Stream, *numbers: Array | int) -> Array:
-                return state.normal(streams.key(key, stream, *numbers), index, (self.models.flat,))
+                return state.normal(streams.key(key, stream, *numbers), index, (self.models.axes,))
 
             start = noise(Stream.SAMPLE_START)
             deviation = stats.sigma_data(sigma_data)

@@ -11,14 +11,16 @@ from jaxtyping import Array, Float, Int
 
 from timeldm_jax.data.series import DeviceWindows, fill, gather
 from timeldm_jax.diffusion import edm
+from timeldm_jax.errors import ConfigError
 from timeldm_jax.models import bind
 from timeldm_jax.models.vae import VAE
-from timeldm_jax.settings import Rule, check_fields, one_of
+from timeldm_jax.settings import Rule, at_least, check_fields, one_of
 
 ENCODE_BATCH = 1024
 CALL_BYTES = 2 * 2**30  # of activations, in calls of `windows_per_call` windows
 LATENT_COPIES = 8  # posterior, draw, noises and what the denoiser makes of them
 STATS_BATCH = 16_384
+GRAM_WINDOWS = 4_096  # that the widest axes are found from
 EMPTY = 1e-5  # of the widest deviation
 LAYOUTS = ("raw", "standard", "principal")
 
@@ -30,6 +32,8 @@ class LatentConfig:
     Attributes:
       latents: `raw`, as the VAE gives them; `standard`, to zero mean and one scale; or
         `principal`, turned to the principal axes of a window's latents; see `latent_stats`.
+      axes: of principal axes, how many of the widest there are; 0: all. Fewer than the training
+        windows.
       span: of principal axes, how many times the deviation of the narrowest that of the widest may
         be; larger ones are raised to the power that makes it so. 0: they stay as they are.
       posterior: whether the diffusion learns a fresh `draw` of the posterior at each visit, or its
@@ -37,6 +41,7 @@ class LatentConfig:
     """
 
     latents: str = "principal"
+    axes: int = 0
     span: float = 200.0
     posterior: str = "mean"
 
@@ -45,6 +50,7 @@ class LatentConfig:
         check_fields(
             self,
             latents=one_of(*LAYOUTS),
+            axes=at_least(0),
             span=Rule(lambda value: value == 0 or value >= 1, "must be at least 1, or 0"),
             posterior=one_of("draw", "mean"),
         )
@@ -67,24 +73,24 @@ class LatentStats(NamedTuple):
 
     Attributes:
       mean: subtracted first, `(flat,)`.
-      scale: divided by last, `(flat,)`.
-      axes: orthonormal columns that latents are turned to in between, `(flat, flat)`; `()` where
+      scale: divided by last, `(axis,)`.
+      axes: orthonormal columns that latents are turned to in between, `(flat, axis)`; `()` where
         they are not turned.
-      deviation: standard deviation of each coordinate after that, `(flat,)`; `()` where it is the
+      deviation: standard deviation of each coordinate after that, `(axis,)`; `()` where it is the
         noise's one `sigma_data` for all.
     """
 
     mean: Float[Array | np.ndarray, " flat"]
-    scale: Float[Array | np.ndarray, " flat"]
-    axes: Float[Array | np.ndarray, "flat flat"] | tuple[()] = ()
-    deviation: Float[Array | np.ndarray, " flat"] | tuple[()] = ()
+    scale: Float[Array | np.ndarray, " axis"]
+    axes: Float[Array | np.ndarray, "flat axis"] | tuple[()] = ()
+    deviation: Float[Array | np.ndarray, " axis"] | tuple[()] = ()
 
-    def apply(self, z: Float[Array, "batch flat"]) -> Float[Array, "batch flat"]:
+    def apply(self, z: Float[Array, "batch flat"]) -> Float[Array, "batch axis"]:
         """From the VAE's latents to the diffusion's."""
         z = z - self.mean
         return (z if isinstance(self.axes, tuple) else z @ self.axes) / self.scale
 
-    def invert(self, z: Float[Array, "batch flat"]) -> Float[Array, "batch flat"]:
+    def invert(self, z: Float[Array, "batch axis"]) -> Float[Array, "batch flat"]:
         """From the diffusion's latents to the VAE's."""
         z = z * self.scale
         return (z if isinstance(self.axes, tuple) else z @ self.axes.T) + self.mean
@@ -97,8 +103,9 @@ class LatentStats(NamedTuple):
 def windows_per_call(vae: VAE, most: int, kept: int = 2) -> int:
     """How many windows networks take at once on a device, at least 1, within `CALL_BYTES`.
 
-    Attention holds `heads · T²` float32 numbers a window, before the softmax and after it; the
-    layers around it a few times the width of the feed-forward for each of T steps.
+    Attention holds `heads · T²` float32 numbers a window, before the softmax and after it, or
+    `heads · T · block`; the layers around it a few times the width of the feed-forward for each of
+    T steps.
 
     Args:
       vae: the network.
@@ -107,7 +114,8 @@ def windows_per_call(vae: VAE, most: int, kept: int = 2) -> int:
         them where a derivative is to come.
     """
     time = vae.window
-    numbers = vae.heads * time**2 + 2 * time * vae.width * vae.mlp_ratio
+    reach = min(time, 2 * vae.block) if vae.block else time
+    numbers = vae.heads * time * reach + 2 * time * vae.width * vae.mlp_ratio
     return max(1, min(most, int(CALL_BYTES // (4 * kept * numbers))))
 
 
@@ -149,9 +157,7 @@ def encode(
     return Posteriors(*found)
 
 
-def latent_stats(
-    posteriors: Posteriors, latents: str, sigma_data: float, span: float = 0.0
-) -> LatentStats:
+def latent_stats(posteriors: Posteriors, config: LatentConfig, sigma_data: float) -> LatentStats:
     """How latents are laid out for the diffusion, from what it learns of the training windows.
 
     - `raw`: as they are.
@@ -160,33 +166,64 @@ def latent_stats(
       whole to a mean square of `sigma_data²`; each keeps its own deviation, within the `span`.
 
     The covariance of draws is that of the means plus the mean of the variances.
+
+    Raises:
+      ConfigError: more axes than the windows have.
     """
     flat = posteriors.mean.shape[1]
-    if latents == "raw":
+    if config.latents == "raw":
         return LatentStats(np.zeros(flat, np.float32), np.ones(flat, np.float32))
-    mean = posteriors.mean.mean(axis=0, dtype=np.float64)
-    own_variance = np.zeros(flat)
-    covariance = np.zeros((flat, flat)) if latents == "principal" else None
-    variance = np.zeros(flat)
-    for first in range(0, len(posteriors.mean), STATS_BATCH):  # bounds the memory of float64
-        part = slice(first, first + STATS_BATCH)
-        centred = posteriors.mean[part] - mean
-        if not isinstance(posteriors.log_variance, tuple):
-            own_variance += np.exp(posteriors.log_variance[part], dtype=np.float64).sum(axis=0)
-        if covariance is None:
-            variance += np.square(centred).sum(axis=0)
-        else:
-            covariance += centred.T @ centred
-    if covariance is None:
-        variance = (variance + own_variance) / len(posteriors.mean)
+    mean = np.asarray(posteriors.mean.mean(axis=0, dtype=np.float64))
+    if config.latents == "standard":
+        variance = _sums(posteriors, mean, np.zeros(flat)) / len(posteriors.mean)
         return LatentStats(mean.astype(np.float32), np.sqrt(variance).astype(np.float32))
-    covariance = (covariance + np.diag(own_variance)) / len(posteriors.mean)
-    variance, axes = np.linalg.eigh(covariance)
+    if config.axes and config.axes < flat:
+        variance, axes = _widest_axes(posteriors, mean, config.axes)
+    else:
+        covariance = _sums(posteriors, mean, np.zeros((flat, flat))) / len(posteriors.mean)
+        variance, axes = np.linalg.eigh(covariance)
     variance, axes = np.maximum(variance[::-1], 1e-12 * variance[-1]), axes[:, ::-1]
-    deviation = _within_span(np.sqrt(variance / variance[0]), span)
+    deviation = _within_span(np.sqrt(variance / variance[0]), config.span)
     deviation *= sigma_data / np.sqrt(np.square(deviation).mean())
     stats = LatentStats(mean, np.sqrt(variance) / deviation, axes, deviation)
     return jax.tree.map(lambda array: np.ascontiguousarray(array, np.float32), stats)
+
+
+def _sums(
+    posteriors: Posteriors, mean: Float[np.ndarray, " flat"], sums: Float[np.ndarray, "*flat"]
+) -> Float[np.ndarray, "*flat"]:
+    """Sums over windows of squares about the mean, or of products, as many as `sums` holds."""
+    for first in range(0, len(posteriors.mean), STATS_BATCH):  # bounds the memory of float64
+        part = slice(first, first + STATS_BATCH)
+        centred = posteriors.mean[part] - mean
+        own = np.zeros(len(mean))
+        if not isinstance(posteriors.log_variance, tuple):
+            own = np.exp(posteriors.log_variance[part], dtype=np.float64).sum(axis=0)
+        if sums.ndim == 1:
+            sums += np.square(centred).sum(axis=0) + own
+        else:
+            sums += centred.T @ centred + np.diag(own)
+    return sums
+
+
+def _widest_axes(
+    posteriors: Posteriors, mean: Float[np.ndarray, " flat"], count: int
+) -> tuple[Float[np.ndarray, " axis"], Float[np.ndarray, "flat axis"]]:
+    """Variances, rising, and axes of the means, from at most `GRAM_WINDOWS` of them.
+
+    From the products of windows with each other, which are fewer than those of latents.
+    """
+    every = len(posteriors.mean)
+    chosen = np.linspace(0, every - 1, min(GRAM_WINDOWS, every)).astype(int)
+    if count >= len(chosen):
+        raise ConfigError(
+            f"config.ldm.axes={count} must be below the number of training windows, {len(chosen)}"
+        )
+    centred = posteriors.mean[chosen] - mean
+    variance, weights = np.linalg.eigh(centred @ centred.T / len(chosen))
+    variance, weights = variance[-count:], weights[:, -count:]
+    axes = centred.T @ weights
+    return variance, axes / np.linalg.norm(axes, axis=0)
 
 
 def _within_span(deviation: Float[np.ndarray, " flat"], span: float) -> Float[np.ndarray, " flat"]:
@@ -203,14 +240,15 @@ def _within_span(deviation: Float[np.ndarray, " flat"], span: float) -> Float[np
     return np.where(live, deviation**power, EMPTY / span)
 
 
-def zero_stats(flat: int, latents: str) -> LatentStats:
+def zero_stats(flat: int, axes: int, latents: str) -> LatentStats:
     """Statistics of the shapes that `latent_stats` gives: the template of a checkpoint.
 
     Args:
       flat: numbers of a latent, T·m.
+      axes: those that the diffusion sees.
       latents: a layout.
     """
-    zeros = jnp.zeros(flat)
+    zeros = jnp.zeros(axes)
     if latents != "principal":
         return LatentStats(zeros, zeros)
-    return LatentStats(zeros, zeros, jnp.zeros((flat, flat)), zeros)
+    return LatentStats(jnp.zeros(flat), zeros, jnp.zeros((flat, axes)), zeros)

@@ -64,11 +64,11 @@ def data_space(config: Any, dataset: datasets.Dataset, workdir: epath.Path) -> G
 
     def flat(starts: np.ndarray) -> latents.Posteriors:
         windows = values[starts[:, None] + np.arange(models.vae.window)].reshape(len(starts), -1)
-        return latents.Posteriors(windows, np.full(windows.shape, -40, np.float32))
+        return latents.Posteriors(windows)
 
     train, valid = flat(dataset.series.train), flat(dataset.series.valid)
     noise = configuration.noise_config(config)
-    stats = latents.latent_stats(train, config.ldm.latents, noise.sigma_data)
+    stats = latents.latent_stats(train, configuration.latent_config(config), noise.sigma_data)
     step, batch = stages.make_ldm_step(config, models), stages.make_batch(config, "ldm")
     stage = loop.Stage(
         name="ldm",

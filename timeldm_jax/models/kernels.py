@@ -100,6 +100,31 @@ def attention(queries: Tokens, memory: Tokens, projections: Projections, batch: 
     return jnp.einsum("hbts,hbsd->hbtd", weights, v).reshape(heads, -1, head_dim)
 
 
+def into_blocks(x: Tokens, batch: int, block: int, before: int) -> tuple[Tokens, int]:
+    """Windows cut into blocks of steps, as shorter windows, zeros before and after the steps.
+
+    Args:
+      x: `(batch * time, channel)`.
+      batch: number of windows.
+      block: steps of a block.
+      before: zeros before the first step, so that blocks begin elsewhere.
+
+    Returns:
+      `(batch * blocks * block, channel)`, and how many blocks there are in all.
+    """
+    time = x.shape[0] // batch
+    blocks = -(-(time + before) // block)
+    after = blocks * block - time - before
+    padded = jnp.pad(x.reshape(batch, time, -1), ((0, 0), (before, after), (0, 0)))
+    return padded.reshape(batch * blocks * block, -1), batch * blocks
+
+
+def out_of_blocks(x: Tokens, batch: int, time: int, before: int) -> Tokens:
+    """The inverse of `into_blocks`: `(batch * time, channel)`."""
+    found = x.reshape(batch, -1, x.shape[-1])[:, before : before + time]
+    return found.reshape(batch * time, -1)
+
+
 def _attention_head_by_head(
     queries: Tokens, memory: Tokens, projections: Projections, batch: int
 ) -> tuple[Tokens, ...]:

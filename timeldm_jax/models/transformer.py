@@ -7,13 +7,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from timeldm_jax.models.kernels import (
+    Heads,
     Projection,
     Projections,
     Tokens,
     attention,
+    into_blocks,
     layer_norm,
     linear,
     merge_heads,
+    out_of_blocks,
 )
 
 Norm = Literal["pre", "post"]
@@ -28,14 +31,19 @@ class Attention(nn.Module):
     Attributes:
       heads: number of heads; must divide `width`.
       width: channels of the queries, keys, values and output.
+      block: steps of the blocks that attention stays within, which makes its cost linear in time;
+        0: the whole window.
+      shifted: whether blocks begin half a block earlier, so that layers in turn reach across.
     """
 
     heads: int
     width: int
+    block: int = 0
+    shifted: bool = False
 
     @nn.compact
     def __call__(self, queries: Tokens, memory: Tokens, batch: int) -> Tokens:
-        """Lets each query token attend to the memory tokens of the same window.
+        """Lets each query token attend to the memory tokens of the same window, or block of it.
 
         Args:
           queries: `(batch * time, channel)`.
@@ -51,11 +59,21 @@ class Attention(nn.Module):
             key=self._projection("key", memory.shape[-1], head_dim),
             value=self._projection("value", memory.shape[-1], head_dim),
         )
-        heads = attention(queries, memory, projections, batch)
+        time = queries.shape[0] // batch
+        whole = self.block == 0 or self.block >= time
+        before, windows = self.block // 2 if self.shifted else 0, batch
+        if not whole:
+            memory = into_blocks(memory, batch, self.block, before)[0]
+            queries, windows = into_blocks(queries, batch, self.block, before)
+        found = self._merged(attention(queries, memory, projections, windows))
+        return found if whole else out_of_blocks(found, batch, time, before)
+
+    def _merged(self, heads: Heads) -> Tokens:
         if self.heads == 1:
             return heads[0]
         kernel_init = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
-        kernel = self.param("out_kernel", kernel_init, (self.heads, head_dim, self.width))
+        shape = (self.heads, self.width // self.heads, self.width)
+        kernel = self.param("out_kernel", kernel_init, shape)
         bias = self.param("out_bias", nn.initializers.zeros, (self.width,))
         return merge_heads(heads, kernel) + bias
 
@@ -80,6 +98,8 @@ class Block(nn.Module):
       mlp_ratio: hidden channels of the feed-forward, in units of `width`.
       norm: where the layer norms stand.
       first: whether this is the first block of its stack (only "pre" cares).
+      block: of `Attention`.
+      shifted: of `Attention`.
     """
 
     width: int
@@ -87,6 +107,8 @@ class Block(nn.Module):
     mlp_ratio: int
     norm: Norm
     first: bool
+    block: int = 0
+    shifted: bool = False
 
     @nn.compact
     def __call__(self, x: Tokens, batch: int, memory: Tokens | None = None) -> Tokens:
@@ -94,18 +116,19 @@ class Block(nn.Module):
         if self.norm == "pre":
             attention_norm = (lambda y: y) if self.first else layer_norm(name="attention_norm")
             y = attention_norm(x)
-            x = x + Attention(self.heads, self.width, name="self_attention")(y, y, batch)
+            x = x + self._attention("self_attention")(y, y, batch)
             if memory is not None:
-                cross = Attention(self.heads, self.width, name="cross_attention")
+                cross = self._attention("cross_attention")
                 x = x + cross(attention_norm(x), memory, batch)
             return x + self._feed_forward(layer_norm(name="ff_norm")(x))
-        x = layer_norm(name="attention_norm")(
-            x + Attention(self.heads, self.width, name="self_attention")(x, x, batch)
-        )
+        x = layer_norm(name="attention_norm")(x + self._attention("self_attention")(x, x, batch))
         if memory is not None:
-            cross = Attention(self.heads, self.width, name="cross_attention")
+            cross = self._attention("cross_attention")
             x = layer_norm(name="cross_norm")(x + cross(x, memory, batch))
         return layer_norm(name="ff_norm")(x + self._feed_forward(x))
+
+    def _attention(self, name: str) -> Attention:
+        return Attention(self.heads, self.width, self.block, self.shifted, name=name)
 
     def _feed_forward(self, x: Tokens) -> Tokens:
         hidden = nn.relu(linear(self.mlp_ratio * self.width, name="ff_in")(x))
@@ -120,15 +143,23 @@ class Stack(nn.Module):
     heads: int
     mlp_ratio: int
     norm: Norm
+    block: int = 0
 
     @nn.compact
     def __call__(self, x: Tokens, batch: int, memory: Tokens | None = None) -> Tokens:
         """Maps `(batch * time, width)` to the same, each block reading `memory` if given."""
         for i in range(self.layers):
-            block = Block(
-                self.width, self.heads, self.mlp_ratio, self.norm, i == 0, name=f"block_{i}"
+            layer = Block(
+                self.width,
+                self.heads,
+                self.mlp_ratio,
+                self.norm,
+                first=i == 0,
+                block=self.block,
+                shifted=i % 2 == 1,
+                name=f"block_{i}",
             )
-            x = block(x, batch, memory)
+            x = layer(x, batch, memory)
         return x
 
 

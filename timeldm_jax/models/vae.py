@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from timeldm_jax.errors import ConfigError
 from timeldm_jax.models.kernels import layer_norm, linear
 from timeldm_jax.models.transformer import Norm, Stack, TimeConv
-from timeldm_jax.settings import COUNT, check_fields
+from timeldm_jax.settings import COUNT, Rule, check_fields
 
 Windows = Float[Array, "batch time feature"]
 Latents = Float[Array, "batch time latent"]
@@ -46,6 +46,8 @@ class VAE(nn.Module):
       head: how stacks end. None is the released code: an encoder stack's output *is* μ or
         log σ², and only the decoder has a linear map to the features. "linear" and "conv" (kernel
         3, the paper's figure) end all three stacks, after a last norm when `norm="pre"`.
+      block: steps of the blocks that attention stays within, halfway shifted in every second layer;
+        0: the whole window, whose cost grows with the square of its length.
       skip: whether a linear map of each time step goes around the stacks, from x to μ and from z to
         the reconstruction. It starts as the identity, the heads at zero and σ near e⁻³, so that
         training starts from windows that come back as they are (where m ≥ D) and adds to that.
@@ -62,13 +64,15 @@ class VAE(nn.Module):
     norm: Norm
     head: Head | None
     skip: bool
+    block: int = 0
 
     def __post_init__(self) -> None:
         """Checks the sizes against each other; raises ConfigError."""
         super().__post_init__()
         sizes = ("features", "window", "latent", "width", "heads", "mlp_ratio")
         layers = ("encoder_layers", "decoder_layers")
-        check_fields(self, **dict.fromkeys((*sizes, *layers), COUNT))
+        block = Rule(lambda value: value == 0 or value >= 4, "must be at least 4, or 0")
+        check_fields(self, **dict.fromkeys((*sizes, *layers), COUNT), block=block)
         if self.width % self.heads:
             raise ConfigError(f"heads={self.heads} must divide width={self.width}")
         if self.head is None and self.width != self.latent:
@@ -81,7 +85,7 @@ class VAE(nn.Module):
         """Makes the submodules."""
 
         def stack(layers: int) -> Stack:
-            return Stack(layers, self.width, self.heads, self.mlp_ratio, self.norm)
+            return Stack(layers, self.width, self.heads, self.mlp_ratio, self.norm, self.block)
 
         def positions(name: str) -> Array:
             return self.param(name, _uniform_positions, (self.window, self.width))

@@ -47,11 +47,17 @@ class Models:
 
     vae: VAE
     denoiser: Denoiser
+    most_axes: int = 0
 
     @property
     def flat(self) -> int:
         """Size of a flattened latent, T·m."""
         return self.vae.window * self.vae.latent
+
+    @property
+    def axes(self) -> int:
+        """Coordinates that the diffusion sees of it."""
+        return min(self.most_axes or self.flat, self.flat)
 
 
 def build_models(config: ConfigDict, features: int) -> Models:
@@ -63,6 +69,7 @@ def build_models(config: ConfigDict, features: int) -> Models:
     return Models(
         VAE(features=features, window=config.data.window, **config.vae.model),
         Denoiser(**config.ldm.model),
+        config.ldm.axes if config.ldm.latents == "principal" else 0,
     )
 
 
@@ -95,7 +102,7 @@ def init_ldm_state(config: ConfigDict, models: Models, stats: LatentStats) -> Tr
     """The latent diffusion's state at step 0, a function of `config.seed`."""
     seed = streams.seed_key(config.seed)
     weights_key = streams.key(seed, Stream.LDM_WEIGHTS)
-    params = jax.jit(models.denoiser.init)(weights_key, jnp.zeros((1, models.flat)), jnp.zeros(1))
+    params = jax.jit(models.denoiser.init)(weights_key, jnp.zeros((1, models.axes)), jnp.zeros(1))
     optimizer = steps.make_optimizer(configuration.optimizer_config(config.ldm), config.ldm.steps)
     train_key = streams.key(seed, Stream.LDM_TRAINING)
     return state.init(params["params"], optimizer, train_key, latent_stats=stats)
@@ -103,7 +110,7 @@ def init_ldm_state(config: ConfigDict, models: Models, stats: LatentStats) -> Tr
 
 def zero_stats(config: ConfigDict, models: Models) -> LatentStats:
     """Latent statistics of the right shapes, the template of a checkpoint."""
-    return latents.zero_stats(models.flat, config.ldm.latents)
+    return latents.zero_stats(models.flat, models.axes, config.ldm.latents)
 
 
 def make_vae_step(config: ConfigDict, models: Models, missing: Missing | None) -> steps.Step:
@@ -208,9 +215,8 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     if config.ldm.posterior == "mean":
         posteriors, valid = Posteriors(posteriors.mean), Posteriors(valid.mean)
     noise_config = configuration.noise_config(config)
-    stats = latents.latent_stats(
-        posteriors, config.ldm.latents, noise_config.sigma_data, config.ldm.span
-    )
+    layout = configuration.latent_config(config)
+    stats = latents.latent_stats(posteriors, layout, noise_config.sigma_data)
     stats = parallel.share_from_first(stats)  # axes are unique only up to sign and rounding
     _check_latents(stats, workdir.vae)
     step = make_ldm_step(config, models)

@@ -233,7 +233,7 @@ def latent_losses(
     z = train.latent_stats.apply(z)
     level = state.normal(state.step_key(train, Stream.NOISE_LEVEL), positions, ())
     sigma = edm.noise_level(level, noise_config.P_mean, noise_config.P_std)
-    noise = state.normal(state.step_key(train, Stream.NOISE), positions, shape)
+    noise = state.normal(state.step_key(train, Stream.NOISE), positions, z.shape[1:])
 
     sigma_data = train.latent_stats.sigma_data(noise_config.sigma_data)
 
