@@ -50,7 +50,8 @@ def test_what_is_no_budget(budget, message):
         ([17_420], 7, (24, 1, 7, 10_000)),
         ([400], 3, (4, 1, 3, 397)),
         ([1_000_000], 20, (24, 10, 20, 10_000)),
-        ([17_420], 300, (24, 1, 170, 10_000)),
+        ([17_420], 300, (24, 1, 300, 10_000)),
+        ([3_459] * 60, 2, (24, 3, 2, 10_000)),
         ([10] * 500, 4, (10, 1, 4, 500)),
     ],
 )
@@ -58,6 +59,15 @@ def test_sizes_follow_from_the_shape(lengths, features, expected):
     config = recipe.choose_sizes(asked(), np.array(lengths), features)
     found = (config.data.window, config.data.stride, config.vae.model.latent, config.sample.count)
     assert found == expected
+
+
+def test_long_windows_are_given_what_they_need():
+    config = recipe.choose_sizes(asked(window=3_459), np.array([3_459] * 60), 2)
+    assert (config.vae.model.block, config.vae.batch, config.ldm.axes) == (32, 8, 30)
+    short = recipe.choose_sizes(asked(window=48), np.array([9_000]), 5)
+    assert (short.vae.model.block, short.vae.batch, short.ldm.axes) == (0, 128, 0)
+    wide = recipe.choose_sizes(asked(window=24), np.array([9_000]), 300)
+    assert wide.ldm.axes == recipe.MOST_AXES
 
 
 def test_what_is_said_stands():

@@ -89,7 +89,7 @@ SECTIONS: tuple[tuple[str, Any], ...] = (
     ("ldm", LatentConfig()),
     ("ldm.model", Denoiser(hidden=512, blocks=3, precision="bfloat16", gated=True)),
     ("ldm.optimizer", _OPTIMIZER),
-    ("ldm.noise", NoiseConfig(sigma_data=1.0, P_mean=-1.2, P_std=1.2)),
+    ("ldm.noise", NoiseConfig(sigma_data=1.0, P_mean=-0.4, P_std=1.7)),
     ("sample", SampleConfig()),
     ("evaluate", Evaluators()),  # the published protocol
 )
@@ -364,7 +364,13 @@ def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
     if version < 3:
         flat = {"ldm.model.condition": "wide"} | flat
     if version < 4:
-        added = {"ldm.model.gated": False, "ldm.span": 0.0, "ldm.axes": 0, "ldm.posterior": "draw"}
+        added = {
+            "ldm.model.gated": False,
+            "ldm.span": 0.0,
+            "ldm.axes": 0,
+            "sample.match_axes": False,
+            "ldm.posterior": "draw",
+        }
         flat = added | {"evaluate.trees": 0, "vae.model.block": 0} | flat
     return _nest(flat)
 

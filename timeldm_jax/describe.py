@@ -28,7 +28,7 @@ from timeldm_jax.data.doubts import doubts as found_doubts
 from timeldm_jax.errors import USER_ERRORS, DataError, in_flags
 
 EXIT_PROBLEMS = 1
-LONG_WINDOW = 256  # rows; the VAE's attention takes time by the square of it
+LONG_WINDOW = 256  # rows; the scores' recurrent networks take a step for each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _slow(config: ConfigDict, dataset: Dataset) -> list[str]:
             "of that; leave columns out (kind 'drop' in a schema)"
         )
     if window > LONG_WINDOW:
-        slow.append(f"windows of {window} rows: a step of the VAE grows with the square of that")
+        slow.append(f"windows of {window} rows: scores take time in proportion to that")
     return slow
 
 

@@ -21,7 +21,7 @@ from timeldm_jax.data.scaling import Curve, Scaler
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.diffusion import conditional, edm, samplers
 from timeldm_jax.errors import NonFiniteSamplesError, whole_seed
-from timeldm_jax.latents import LatentStats
+from timeldm_jax.latents import Drift, LatentStats
 from timeldm_jax.models import bind
 from timeldm_jax.streams import Stream
 from timeldm_jax.training import checkpoint, stages, state
@@ -32,6 +32,7 @@ from timeldm_jax.workdir import Workdir
 SMALL_BATCH = 32  # windows; see `Generator._batches`
 PRIOR_SAMPLES = 4_000
 MOST_AXES = 8_192  # latents whose covariance is made in float64: half a gigabyte
+DRIFT_SAMPLES = 8_000  # a deviation is known to within .8 %
 MODEL_SEED = 0  # of the draws by which a model learns its own covariance and marginals
 PyTree = Any
 
@@ -56,6 +57,7 @@ class Generator:
         that are left alone; None where `sample.match_marginals` is off.
       drawn: those of the model's own samples, measured after training; None: not yet. See
         `marginals`.
+      drift: of the diffusion's samples, likewise; used with `sample.match_axes`.
     """
 
     config: ConfigDict
@@ -69,6 +71,7 @@ class Generator:
     meta: dict[str, Any]
     marginals: Float[np.ndarray, "feature level"] | None = None
     drawn: Float[np.ndarray, "feature drawn_level"] | None = None
+    drift: Drift | None = None
 
     def sample(self, count: int, seed: int) -> Iterator[Float[np.ndarray, "n window feature"]]:
         """Yields batches of synthetic windows in the data's own units, float64.
@@ -208,7 +211,7 @@ class Generator:
     ) -> Float[np.ndarray, "n window feature"]:
         """Scaled windows by their numbers, float32, on the host."""
         index = self._placed(numbers.astype(np.int32), "split")
-        return np.asarray(self._draw(*self._weights, key, index))
+        return np.asarray(self._draw(*self._weights, self._own_drift, key, index))
 
     @functools.cached_property
     def _complete(self) -> Any:
@@ -255,11 +258,7 @@ class Generator:
             return self._placed(conditional.Prior(variance), "same")
         from sklearn.covariance import ledoit_wolf  # takes a second to import
 
-        weights, key, drawn = self._weights[1:], self._key(MODEL_SEED, Stream.PRIOR), []
-        for first, size in self._batches(PRIOR_SAMPLES, self._largest):
-            index = jax.device_put(np.arange(first, first + size, dtype=np.int32))
-            drawn.append(np.asarray(self._draw_latents(*weights, key, index), np.float64))
-        samples = np.concatenate(drawn)
+        samples = self._latents(Stream.PRIOR, PRIOR_SAMPLES).astype(np.float64)
         if samples.shape[1] > MOST_AXES:
             return self._placed(conditional.Prior(samples.var(axis=0, dtype=np.float32)), "same")
         values, vectors = np.linalg.eigh(ledoit_wolf(samples)[0])
@@ -280,9 +279,40 @@ class Generator:
         self._check_finite("sampling (for marginals)", windows, 0)
         return marginals.quantiles(windows.reshape(-1, len(self.columns)), marginals.DRAWN_LEVELS)
 
-    def described_marginals(self) -> dict[str, Any]:
-        """`own_marginals` as JSON, with the step of the weights that they are of."""
-        return {"step": self.meta.get("step"), "drawn": self.own_marginals.tolist()}
+    def _latents(self, stream: Stream, count: int) -> Float[np.ndarray, "n axis"]:
+        """Samples of the diffusion as it gives them, of the model's own seed; `count` or more."""
+        key, drawn = self._key(MODEL_SEED, stream), []
+        for first, size in self._batches(count, self._largest):
+            index = jax.device_put(np.arange(first, first + size, dtype=np.int32))
+            drawn.append(np.asarray(self._draw_latents(*self._weights[1:], key, index)))
+        return np.concatenate(drawn)
+
+    @functools.cached_property
+    def _own_drift(self) -> Drift | tuple[()]:
+        """What samples are mended by, on the devices; seconds, or known."""
+        if not self.config.sample.match_axes:
+            return ()
+        found = self.drift
+        if found is None:
+            deviation = np.asarray(self.stats.sigma_data(self.config.ldm.noise.sigma_data))
+            found = latents.drift(self._latents(Stream.AXES, DRIFT_SAMPLES), deviation)
+        return self._placed(found, "same")
+
+    def described(self) -> dict[str, Any]:
+        """What the model knows of its own samples as JSON, with the step of its weights."""
+        found: dict[str, Any] = {"step": self.meta.get("step")}
+        if self.marginals is not None:
+            found["drawn"] = self.own_marginals.tolist()
+        if self._own_drift:
+            found["drift"] = [np.asarray(part).tolist() for part in self._own_drift]
+        return found
+
+    @property
+    def is_described(self) -> bool:
+        """Whether all that `described` says is known."""
+        return (self.marginals is None or self.drawn is not None) and (
+            not self.config.sample.match_axes or self.drift is not None
+        )
 
     @functools.cached_property
     def _maps(self) -> dict[int, Curve]:
@@ -328,13 +358,19 @@ class Generator:
         """The compiled draw of scaled windows by their numbers, over all devices of this host."""
 
         def draw(
-            vae_params: PyTree, ldm_params: PyTree, stats: LatentStats, key: Array, index: Array
+            vae_params: PyTree,
+            ldm_params: PyTree,
+            stats: LatentStats,
+            drift: Drift | tuple[()],
+            key: Array,
+            index: Array,
         ) -> Array:
             z = self._draw_latents(ldm_params, stats, key, index)
+            z = drift.mend(z) if isinstance(drift, Drift) else z
             return self._decode(vae_params, stats, z)
 
         split, same = self._shardings["split"], self._shardings["same"]
-        return jax.jit(draw, in_shardings=(*(same,) * 4, split), out_shardings=split)
+        return jax.jit(draw, in_shardings=(*(same,) * 5, split), out_shardings=split)
 
     def _decode(self, vae_params: PyTree, stats: LatentStats, z: Array) -> Array:
         """Windows in [0, 1] of the diffusion's flat latents."""
@@ -369,9 +405,16 @@ def _read_drawn(workdir: Workdir) -> Any:
 
 def _drawn(found: Any, step: Any) -> Float[np.ndarray, "feature drawn_level"] | None:
     """The quantiles of the model's own samples, where they are those of the weights of `step`."""
-    if found is None or found["step"] != step:
+    if found is None or found["step"] != step or "drawn" not in found:
         return None
     return np.array(found["drawn"], np.float32)
+
+
+def _drift(found: Any, step: Any) -> Drift | None:
+    """The drift of samples, where it is that of the weights of `step`."""
+    if found is None or found["step"] != step or "drift" not in found:
+        return None
+    return Drift(*(np.array(part, np.float32) for part in found["drift"]))
 
 
 def load_generator(workdir: Workdir) -> Generator:
@@ -422,4 +465,5 @@ def assemble(
         meta=meta,
         marginals=_marginals(meta),
         drawn=_drawn(meta.get("drawn_marginals"), meta.get("step")),
+        drift=_drift(meta.get("drawn_marginals"), meta.get("step")),
     )

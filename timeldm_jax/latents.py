@@ -68,6 +68,32 @@ class Posteriors(NamedTuple):
     log_variance: Float[Array | np.ndarray, "windows flat"] | tuple[()] = ()
 
 
+class Drift(NamedTuple):
+    """How coordinates of the diffusion's own samples lie beside those that it learnt from.
+
+    A diffusion that is not trained to the end gives narrow coordinates too little deviation, a
+    tenth or so, which shows in the spectrum long before a judge sees it.
+
+    Attributes:
+      mean: of each coordinate in samples.
+      factor: that takes its deviation to the one that training measured.
+    """
+
+    mean: Float[Array | np.ndarray, " axis"]
+    factor: Float[Array | np.ndarray, " axis"]
+
+    def mend(self, z: Float[Array, "batch axis"]) -> Float[Array, "batch axis"]:
+        """Samples with mean zero and the deviations of training."""
+        return (z - self.mean) * self.factor
+
+
+def drift(z: Float[np.ndarray, "batch axis"], deviation: Float[np.ndarray, " axis"]) -> Drift:
+    """That of samples, whose deviations should be `deviation`; factors from ½ to 2."""
+    found = z.std(axis=0, dtype=np.float64)
+    factor = np.clip(deviation / np.maximum(found, 1e-30), 0.5, 2)
+    return Drift(z.mean(axis=0, dtype=np.float64).astype(np.float32), factor.astype(np.float32))
+
+
 class LatentStats(NamedTuple):
     """The affine map between the VAE's latents and those that the diffusion sees.
 

@@ -183,6 +183,12 @@ def check_description(path: pathlib.Path, made: Generator) -> None:
                 found.shape != (features, len(its)) or (np.diff(found) < 0).any()
             ):
                 raise ValueError("its marginals are not of its columns")
+        if made.drift is not None and (
+            any(part.shape != (made.models.axes,) for part in made.drift)
+            or not np.isfinite(made.drift).all()
+            or not (made.drift.factor > 0).all()
+        ):
+            raise ValueError("its drift is not of its latents")
         if made.schema is not None:
             names = tuple(feature.name for feature in schemas.features(made.schema))
             if not conforms(made.schema, schemas.Schema) or names != made.columns:

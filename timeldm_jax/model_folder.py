@@ -261,9 +261,9 @@ def _description(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 def _drawn(model: Generator) -> dict[str, Any]:
     """How the model's own samples are distributed, so that nobody has to draw them again."""
-    if model.marginals is None:
+    if model.marginals is None and not model.config.sample.match_axes:
         return {}
-    return {"drawn_marginals": model.described_marginals()}
+    return {"drawn_marginals": model.described()}
 
 
 def _open_run(root: pathlib.Path) -> Opened:

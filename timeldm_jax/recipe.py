@@ -5,7 +5,10 @@ The rule, for every key that the configuration leaves at 0:
 - window: 24 rows, or a hundredth of the rows where that is less (blocks of held-out time need about
   100 rows a window step), at least 4; of many series, no more than half of them have;
 - stride: the least that leaves at most `MOST_WINDOWS` training windows;
-- latent: as many as features, as far as window · latent stays within `MOST_LATENTS`;
+- latent: as many as features, as far as those of all windows stay within `MOST_BYTES`;
+- of windows longer than `WHOLE` rows: attention within blocks, and smaller batches, so that a step
+  takes as long as with short ones; where window · latent is beyond `MOST_LATENTS`, the diffusion
+  sees the widest `MOST_AXES` principal axes, or half as many as there are windows;
 - samples: as many as training windows, at most 10,000;
 - steps: as many as the budget allows once scores, samples and the report are paid for, `VAE_SHARE`
   of the time for the VAE. Times of a step are measured on this machine, then steps are fixed: a
@@ -36,6 +39,12 @@ _log = logging.getLogger(__name__)
 MOST_WINDOWS = 100_000
 MOST_SAMPLES = 10_000
 MOST_LATENTS = 4_096
+MOST_AXES = 1_024
+MOST_BYTES = 2**30  # of the latents of all windows
+WHOLE = 64  # rows within which attention sees all of a window
+BLOCK = 32
+BATCH_ROWS = 32_768  # of a batch of the VAE
+PROBE_ROWS = 48  # that the scores' recurrent networks are timed on; their cost is linear
 VAE_SHARE = 0.15
 FEWEST_STEPS = 200
 FEWEST_TREES = 20
@@ -84,11 +93,27 @@ def choose_sizes(config: ConfigDict, lengths: np.ndarray, features: int) -> Conf
     if config.data.stride == 0:
         config.data.stride = max(1, math.ceil(windows / MOST_WINDOWS))
     if config.vae.model.latent == 0:
-        config.vae.model.latent = min(features, max(MOST_LATENTS // window, 2))
+        most = MOST_BYTES // (4 * window * max(windows // config.data.stride, 1))
+        config.vae.model.latent = min(features, max(most, 2))
+    _shape_for_length(config, windows // config.data.stride)
     if config.sample.count == 0:
         count = min(windows // config.data.stride, MOST_SAMPLES)
         config.sample.count = max(count, 10)
     return config
+
+
+def _shape_for_length(config: ConfigDict, windows: int) -> None:
+    """Sets in place what long windows need, where the configuration has it as short ones do."""
+    window, standard = config.data.window, configuration.base()
+    flat = window * config.vae.model.latent
+    if window > WHOLE and config.vae.model.block == standard.vae.model.block:
+        config.vae.model.block = BLOCK
+    batch = 2 ** int(math.log2(max(BATCH_ROWS // window, 8)))
+    if batch < config.vae.batch == standard.vae.batch:
+        config.vae.batch = batch
+        config.vae.chunk = config.ldm.chunk = 10
+    if flat > MOST_LATENTS and config.ldm.axes == standard.ldm.axes:
+        config.ldm.axes = max(min(MOST_AXES, windows // 2), 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +213,10 @@ def _within_budget(
 def _steps(config: ConfigDict, seconds: Seconds, budget: float) -> dict[str, int]:
     """The steps that a budget leaves to each stage that has none yet."""
     left = max(budget - seconds.besides_training() - seconds.training(config), 0)
-    shares = {"vae": VAE_SHARE, "ldm": 1 - VAE_SHARE}
+    # Of long windows the VAE's steps are the slow ones: it gets its fewest before the share counts.
+    fewest = FEWEST_STEPS * seconds.step["vae"] / max(left, 1e-9)
+    vae = min(max(VAE_SHARE, fewest), 0.5)
+    shares = {"vae": vae, "ldm": 1 - vae}
     free = {stage: share for stage, share in shares.items() if config[stage].steps == 0}
     return {
         stage: int(left * share / sum(free.values()) / seconds.step[stage])
@@ -242,14 +270,15 @@ def _scores_seconds(config: ConfigDict, dataset: Dataset) -> float:
     series, evaluators = dataset.series, config.evaluate
     real, synthetic = len(series.test), config.sample.count
     random = np.random.default_rng(0)
-    pool = random.random((256, series.window, len(series.columns)), np.float32)
+    rows = min(series.window, PROBE_ROWS)
+    pool = random.random((256, rows, len(series.columns)), np.float32)
     pairs = [(np.arange(128), np.arange(128, 256))] * (3 * evaluators.repeats + 2)
     timed = []
     for seed in range(2):
         start = time.monotonic()
         discriminative_runs(pool, pairs, steps=20, seed=seed)
         timed.append(time.monotonic() - start)
-    gru = timed[1] / 20
+    gru = timed[1] / 20 * series.window / rows
     speed = _product_rate() / 400e9  # of the machine that the figures below are from
     length = series.window / 24
     fitting = 39 * (evaluators.context_fid_steps or context_fid.STEPS) / context_fid.STEPS

@@ -36,12 +36,15 @@ TABLE_BATCH = 10_000  # windows turned into rows at a time
 
 
 def calibrate(config: ConfigDict, workdir: Workdir) -> None:
-    """Writes `marginals.json`: how the model's own samples are distributed; see `marginals`."""
-    if not config.sample.match_marginals:
+    """Writes `marginals.json`: how the model's own samples are distributed.
+
+    See `marginals` and `latents.Drift`.
+    """
+    if not (config.sample.match_marginals or config.sample.match_axes):
         return
     generator = load_generator(workdir)
-    if generator.drawn is None:
-        write_json(workdir.marginals, generator.described_marginals())
+    if not generator.is_described:
+        write_json(workdir.marginals, generator.described())
 
 
 def sample(config: ConfigDict, workdir: Workdir) -> None:

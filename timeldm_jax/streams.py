@@ -37,6 +37,7 @@ class Stream(enum.StrEnum):
     COMPLETION = "completion"
     PRIOR = "prior"
     MARGINALS = "marginals"
+    AXES = "axes"
 
     @property
     def salt(self) -> int:

@@ -39,6 +39,7 @@ def apply_published(config: ConfigDict, *, epoch_steps: int, epochs: int = 15_00
     config.ldm.noise.update({"sigma_data": 0.5, "P_mean": -1.2, "P_std": 1.2})
     config.sample.solver = "heun"
     config.sample.steps = 50
+    config.sample.match_axes = False
     config.sample.match_marginals = False
     config.sample.churn = 1.0
 

@@ -31,6 +31,8 @@ class SampleConfig:
       solver: `polar`, TrigFlow by Adams–Bashforth 2, exact where latents are Gaussian; or `heun`,
         EDM's.
       steps: network evaluations of `polar`; `heun` takes 2·steps − 1.
+      match_axes: whether each coordinate of the diffusion's samples is shifted and scaled to the
+        mean and deviation that training measured.
       match_marginals: whether each value feature is mapped to the training data's distribution.
       marginal_windows: how many of its own windows a model is measured on for that; 0: by
         `marginals.draws`.
@@ -45,6 +47,7 @@ class SampleConfig:
     batch: int = 1_000
     solver: str = "polar"
     steps: int = 36
+    match_axes: bool = True
     match_marginals: bool = False
     marginal_windows: int = 0
     churn: float = 0.0
