@@ -167,6 +167,23 @@ def apply_quick(config: ConfigDict) -> None:
     config.sample.steps = 18
 
 
+def apply_draws(config: ConfigDict, *, P_mean: float = 0.5, P_std: float = 1.6) -> None:
+    """The diffusion of the recipe before gates: posterior draws on axes as wide as they are.
+
+    Sets keep it whose figures in docs/benchmarks.md were measured with it.
+
+    Args:
+      config: changed in place.
+      P_mean: of the noise in training.
+      P_std: likewise.
+    """
+    config.ldm.posterior = "draw"
+    config.ldm.span = 0.0
+    config.ldm.model.gated = False
+    config.ldm.noise.update({"P_mean": P_mean, "P_std": P_std})
+    config.sample.match_axes = False
+
+
 def apply_table(config: ConfigDict) -> None:
     """A table that nobody has tuned for: what is 0 here is chosen later (`recipe.py`)."""
     config.budget = "10m"

@@ -23,6 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.vae.model.width = 64
     # Beyond the Gaussian of its principal axes, which needs no training, there is little to learn
     # but the windows themselves (docs/studies.md).
+    c.apply_draws(config)
     config.ldm.steps = 3_000
     config.ldm.optimizer.learning_rate = 5e-4
     config.sample.count = WINDOWS
