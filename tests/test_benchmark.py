@@ -26,7 +26,7 @@ def small_config(**vae):
     config.data.window = 9
     sizes = {"latent": 8, "width": 8, "mlp_ratio": 3, "encoder_layers": 1, "skip": False}
     config.vae.model.update({**sizes, **vae})
-    config.ldm.model.update({"hidden": 16, "blocks": 0, "precision": "float32"})
+    config.ldm.model.update({"hidden": 16, "blocks": 0, "gated": False, "precision": "float32"})
     config.sample.solver = "heun"
     return config
 

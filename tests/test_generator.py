@@ -1,6 +1,7 @@
 """The generator: batches, devices and noise, what it completes, and samples that are no numbers."""
 
 import dataclasses
+import json
 import pathlib
 import subprocess
 import sys
@@ -12,12 +13,13 @@ import pytest
 from etils import epath
 
 from timeldm_jax import config as configuration
-from timeldm_jax import forecast, latents, marginals, results
+from timeldm_jax import described, forecast, latents, marginals, results
 from timeldm_jax import generator as generators
 from timeldm_jax.data.scaling import Curve, Scaler
 from timeldm_jax.errors import USER_ERRORS, NonFiniteSamplesError
 from timeldm_jax.generator import Generator
 from timeldm_jax.models.vae import VAE
+from timeldm_jax.streams import Stream
 from timeldm_jax.training import stages
 from timeldm_jax.workdir import Workdir
 
@@ -95,6 +97,32 @@ def test_window_i_is_the_same_whatever_the_batches(generator):
     apart = generator.complete(observed[41:43], 0, 3, numbers=np.array([41, 42]))
     np.testing.assert_allclose(apart / scale, together[41:43] / scale, atol=1e-4)
     assert (drawn(generator, 3, seed=1) != many[:3]).any(axis=(1, 2)).all()
+
+
+def test_axes_of_samples_are_those_that_training_measured(generator, monkeypatch):
+    monkeypatch.setattr("timeldm_jax.generator.DRIFT_SAMPLES", 4_000)
+    apart = dataclasses.replace(generator)  # knows nothing of its samples yet
+    z, deviation = apart._latents(Stream.AXES, 4_000), apart.stats.deviation
+    found = apart._own_drift
+    mended = np.asarray(found.mend(z))
+    np.testing.assert_allclose(mended.mean(0) / deviation, 0, atol=1e-4)
+    factors = deviation / z.std(0)
+    assert np.abs(np.log(factors)).max() > 0.05  # noisy weights: there is something to mend
+    inside = (factors > 0.5) & (factors < 2)
+    np.testing.assert_allclose(mended.std(0)[inside], deviation[inside], rtol=1e-4)
+    # What is drawn is decoded from mended latents, and a model that says so gives the same.
+    index, key = np.arange(8, dtype=np.int32), apart._key(5)
+    raw = apart._draw_latents(*apart._weights[1:], key, jnp.asarray(index))
+    expected = apart._decode(apart.vae_params, apart.stats, found.mend(raw))
+    np.testing.assert_allclose(apart._draw_numbered(key, index), expected, atol=1e-5)
+    said = json.loads(json.dumps(apart.described()))
+    again = dataclasses.replace(apart, drift=described.drift({"drawn_marginals": said}))
+    assert again.is_described
+    np.testing.assert_array_equal(
+        again._draw_numbered(key, index), apart._draw_numbered(key, index)
+    )
+    other_weights = {"drawn_marginals": said, "step": 7}
+    assert described.drift(other_weights) is None
 
 
 def test_samples_stay_float64_from_unscaling_on(generator):

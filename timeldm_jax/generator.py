@@ -5,7 +5,6 @@ All randomness follows from seeds: window i of a seed is the same whatever the b
 
 import dataclasses
 import functools
-import json
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from timeldm_jax import latents, marginals, streams
+from timeldm_jax import described, latents, marginals, streams
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.scaling import Curve, Scaler
 from timeldm_jax.data.schema import Schema
@@ -383,40 +382,6 @@ def _round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def _marginals(meta: dict[str, Any]) -> Float[np.ndarray, "feature level"] | None:
-    # Earlier versions say "margins"; before those there were none.
-    saved = meta.get("marginals", meta.get("margins"))
-    if saved is None:
-        return None
-    untouched = [np.nan] * len(marginals.LEVELS)
-    return np.array([row or untouched for row in saved], np.float32)
-
-
-def _read_drawn(workdir: Workdir) -> Any:
-    """What `marginals.json` holds, or None."""
-    try:
-        return json.loads(workdir.marginals.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        _log.warning("%s is damaged (%s); it is made again", workdir.marginals, error)
-        return None
-
-
-def _drawn(found: Any, step: Any) -> Float[np.ndarray, "feature drawn_level"] | None:
-    """The quantiles of the model's own samples, where they are those of the weights of `step`."""
-    if found is None or found["step"] != step or "drawn" not in found:
-        return None
-    return np.array(found["drawn"], np.float32)
-
-
-def _drift(found: Any, step: Any) -> Drift | None:
-    """The drift of samples, where it is that of the weights of `step`."""
-    if found is None or found["step"] != step or "drift" not in found:
-        return None
-    return Drift(*(np.array(part, np.float32) for part in found["drift"]))
-
-
 def load_generator(workdir: Workdir) -> Generator:
     """The generator that a work directory or a saved model holds.
 
@@ -431,7 +396,7 @@ def load_generator(workdir: Workdir) -> Generator:
         return stages.init_ldm_state(config, models, stages.zero_stats(config, models))
 
     restored, meta = checkpoint.restore_averaged(workdir.ldm, jax.eval_shape(ldm_template))
-    meta = meta | {"drawn_marginals": _read_drawn(workdir)}
+    meta = meta | {"drawn_marginals": described.read(workdir)}
     vae_params, _ = stages.load_vae(config, models, workdir)
     return assemble(config, models, vae_params, restored, meta)
 
@@ -463,7 +428,7 @@ def assemble(
         columns=tuple(meta["columns"]),
         schema=None if schema is None else Schema.from_json(schema),
         meta=meta,
-        marginals=_marginals(meta),
-        drawn=_drawn(meta.get("drawn_marginals"), meta.get("step")),
-        drift=_drift(meta.get("drawn_marginals"), meta.get("step")),
+        marginals=described.marginals_of(meta),
+        drawn=described.drawn(meta),
+        drift=described.drift(meta),
     )
