@@ -345,6 +345,7 @@ def test_a_wrong_value_is_named(key, value, message):
     # What messages quote, whatever the recipe.
     config.vae.eval_every = 500
     config.vae.model.update({"width": 32, "latent": 10, "heads": 2})
+    config.ldm.model.gated = True
     set_value(config, key, value)
     with pytest.raises(ConfigError) as error:
         c.validate(config)

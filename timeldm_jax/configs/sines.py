@@ -19,6 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe for this set; `variant` is "", "paper", "released" or "quick"."""
     config = c.base()
     config.data.name = "sines"
+    c.apply_draws(config)
     config.vae.model.latent = 5
     config.sample.count = WINDOWS
     return c.choose_variant(
