@@ -2,8 +2,8 @@
 
     python -m timeldm_jax.launch --config=configs/etth.py --workdir=runs/etth
 
-Scores (`paper`, three trainings, docs/benchmarks.md): Context-FID .0072 ± .0009, discriminative
-.0033 ± .0040, predictive .121 ± .0012, correlational .0233 ± .0061. Costs 4.3 minutes of training
+Scores (`paper`, one training, docs/benchmarks.md): Context-FID .0050 ± .0004, discriminative
+.0061 ± .0072, predictive .121 ± .0029, correlational .0219 ± .0093. Costs 5.2 minutes of training
 on 2 CPU cores with AMX. Variants: `paper`, `released`, `quick`.
 """
 

@@ -2,8 +2,8 @@
 
     python -m timeldm_jax.launch --config=configs/stocks.py --workdir=runs/stocks
 
-Scores (`paper`, three trainings, docs/benchmarks.md): Context-FID .0034 ± .0050, discriminative
-.0116 ± .0013, predictive .0368 ± .0001, correlational .0092 ± .0024. Costs 4.0 minutes of training
+Scores (`paper`, one training, docs/benchmarks.md): Context-FID .0038 ± .0009, discriminative
+.0111 ± .0109, predictive .0374 ± .0002, correlational .0176 ± .0079. Costs 4.6 minutes of training
 on 2 CPU cores with AMX. Variants: `paper`, `released`, `quick`.
 """
 
