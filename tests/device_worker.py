@@ -222,7 +222,12 @@ def sampled(config, models, stats, vae_params, ldm_params):
         meta={},
     )
     drawn = generator._draw(
-        generator.vae_params, generator.ldm_params, stats, jax.random.key(5), jnp.arange(24)
+        generator.vae_params,
+        generator.ldm_params,
+        stats,
+        generator._own_drift,
+        jax.random.key(5),
+        jnp.arange(24),
     )
     return {
         "samples": np.concatenate(list(generator.sample(23, seed=5))),

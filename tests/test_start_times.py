@@ -137,6 +137,14 @@ def test_series_of_a_panel_begin_when_theirs_do():
     assert first.max() < pd.Timestamp("2024-06-01")
 
 
+def test_fewer_rows_than_a_window_begin_where_the_table_does():
+    times = pd.date_range("2020-02-03", periods=120, freq="h")
+    frame = pd.DataFrame({"t": times, "x": np.random.default_rng(0).normal(size=120)})
+    _, schema = samples_of(frame)
+    few = table.decode(np.zeros((2, 3, 1)), schema)
+    assert list(few["t"]) == [*times[:3], *times[:3]]
+
+
 def test_counters_have_no_calendar():
     frame = pd.DataFrame({"t": np.arange(200) * 5, "x": np.random.default_rng(0).normal(size=200)})
     samples, schema = samples_of(frame, time="t")

@@ -224,7 +224,7 @@ class TimeLDM:
             first = np.concatenate([first, forecasts.extend(generator, first, rest, seed)], axis=1)
             if generator.schema is not None:
                 first = tables.within_range(first, generator.schema)
-        return frames.of_kind(convert.present(generator, first[:, :length], seed), self._kind)
+        return frames.of_kind(convert.present(generator, first, seed, rows=length), self._kind)
 
     def seam_score(self, series: Source) -> dict[str, Any]:
         """Whether joins of windows in `sample_series`'s result can be told; see `metrics.seams`."""

@@ -97,11 +97,15 @@ def present(
     windows: Float[np.ndarray, "n time feature"],
     seed: int,
     missing: str = "fill",
+    rows: int | None = None,
 ) -> Any:
-    """Windows of a seed as the user gave their data: a table or an array."""
+    """Windows of a seed as the user gave their data, a table or an array; their first `rows`."""
     if generator.schema is None:
-        return windows.astype(np.float32)
+        return windows[:, :rows].astype(np.float32)
     frame = tables.decode(windows, generator.schema, missing=missing, seed=seed)
+    if rows is not None:
+        frame = frame[frame.groupby(schemas.SERIES).cumcount() < rows].reset_index(drop=True)
+        windows = windows[:, :rows]
     if generator.config.data.name == "table":
         return frame
     values = frame[list(generator.schema.order)].to_numpy(np.float32)

@@ -128,7 +128,8 @@ def impute(generator: Generator, encoded: tables.Encoded, seed: int, draws: int)
     values, groups = encoded.values, encoded.groups
     many = [fill_gaps(generator, values, groups, seed, draw) for draw in range(draws)]
     found = np.median(many, axis=0) if draws > 1 else many[0]
-    return tables.decode(found[None], schema)
+    times = None if schema.clock is None else schema.clock.times(found.shape[0])
+    return tables.decode(found[None], schema, times=times)  # times stay those that were given
 
 
 def fill_gaps(

@@ -279,12 +279,12 @@ class Generator:
         return marginals.quantiles(windows.reshape(-1, len(self.columns)), marginals.DRAWN_LEVELS)
 
     def _latents(self, stream: Stream, count: int) -> Float[np.ndarray, "n axis"]:
-        """Samples of the diffusion as it gives them, of the model's own seed; `count` or more."""
+        """Samples of the diffusion as it gives them, of the model's own seed."""
         key, drawn = self._key(MODEL_SEED, stream), []
         for first, size in self._batches(count, self._largest):
             index = jax.device_put(np.arange(first, first + size, dtype=np.int32))
             drawn.append(np.asarray(self._draw_latents(*self._weights[1:], key, index)))
-        return np.concatenate(drawn)
+        return np.concatenate(drawn)[:count]  # batches are padded by the number of devices
 
     @functools.cached_property
     def _own_drift(self) -> Drift | tuple[()]:

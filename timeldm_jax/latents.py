@@ -22,6 +22,7 @@ LATENT_COPIES = 8  # posterior, draw, noises and what the denoiser makes of them
 STATS_BATCH = 16_384
 GRAM_WINDOWS = 4_096  # that the widest axes are found from
 EMPTY = 1e-5  # of the widest deviation
+UNHEARD = 1e-12  # whose gradients are lost in Adam's epsilon
 LAYOUTS = ("raw", "standard", "principal")
 
 
@@ -263,7 +264,7 @@ def _within_span(deviation: Float[np.ndarray, " flat"], span: float) -> Float[np
         return deviation
     live = deviation >= EMPTY
     power = min(1.0, math.log(span) / max(-math.log(deviation[live].min()), 1e-9))
-    return np.where(live, deviation**power, EMPTY / span)
+    return np.where(live, deviation**power, UNHEARD)
 
 
 def zero_stats(flat: int, axes: int, latents: str) -> LatentStats:

@@ -321,7 +321,7 @@ def _times(windows: Windows, schema: Schema, seed: int, first: int) -> pd.DataFr
     """The times of all rows, or of one window where all are alike."""
     assert schema.clock is not None
     time = windows.shape[1]
-    if schema.starts is None:
+    if schema.starts is None or time < schema.starts.window:
         return schema.clock.times(time)
     begins = schema.starts.draw(windows, schema.clock, seed, first)
     steps, place = np.unique(begins[:, None] + np.arange(time), return_inverse=True)
