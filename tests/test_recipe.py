@@ -61,9 +61,11 @@ def test_sizes_follow_from_the_shape(lengths, features, expected):
     assert found == expected
 
 
-def test_long_windows_are_given_what_they_need():
+def test_long_windows_are_given_what_they_need(caplog):
+    caplog.set_level("INFO", "timeldm_jax")
     config = recipe.choose_sizes(asked(window=3_459), np.array([3_459] * 60), 2)
     assert (config.vae.model.block, config.vae.batch, config.ldm.axes) == (32, 8, 30)
+    assert "config.vae.batch=8, as windows have 3459 rows" in caplog.text
     short = recipe.choose_sizes(asked(window=48), np.array([9_000]), 5)
     assert (short.vae.model.block, short.vae.batch, short.ldm.axes) == (0, 128, 0)
     wide = recipe.choose_sizes(asked(window=24), np.array([9_000]), 300)

@@ -152,6 +152,12 @@ def test_counters_have_no_calendar():
     assert set(samples.groupby("series")["t"].first()) == {0}
 
 
+def test_long_windows_are_learnt_from_few():
+    starts = np.arange(50_000)
+    assert len(start_times.few(starts, 24 * 7)) == start_times.FIT_WINDOWS
+    assert len(start_times.few(starts, 4_096 * 7)) * 4_096 * 7 * 8 <= 2**27
+
+
 def test_gaps_and_many_features_are_taken():
     values = np.random.default_rng(0).normal(size=(300, 24, 70))
     values[np.random.default_rng(1).random(values.shape) < 0.2] = np.nan

@@ -252,6 +252,11 @@ def test_the_widest_axes_are_those_of_all(monkeypatch):
     np.testing.assert_allclose(scaled, every.deviation[:3] / every.deviation[0], rtol=1e-4)
     # What is left out is the narrowest: .001 and less.
     np.testing.assert_allclose(few.invert(few.apply(mean)), mean, atol=5e-3)
+    # Of windows that are alike there are fewer axes than asked for, and still only numbers.
+    alike = latents.Posteriors(np.repeat(mean[:3], 20, axis=0))
+    found = latents.latent_stats(alike, latents.LatentConfig(axes=4), 1.0)
+    assert all(np.isfinite(part).all() for part in found)
+    np.testing.assert_allclose(found.invert(found.apply(alike.mean)), alike.mean, atol=5e-3)
     with pytest.raises(ConfigError, match=r"config.ldm.axes=5 must be below .* windows, 5"):
         latents.latent_stats(latents.Posteriors(mean[:5]), latents.LatentConfig(axes=5), 1.0)
 

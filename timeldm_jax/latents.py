@@ -164,18 +164,24 @@ def encode(
     params: Any,
     values: Float[np.ndarray, "rows feature"],
     starts: Int[np.ndarray, " windows"],
+    *,
+    means_only: bool = False,
 ) -> Posteriors:
-    """The posteriors of the windows at `starts`, numpy `(windows, T·m)` each, in large batches."""
+    """The posteriors of the windows at `starts`, numpy `(windows, T·m)` each, in large batches.
+
+    With `means_only` the stack that gives variances is not run.
+    """
     params, data = jax.device_put((params, DeviceWindows(values, starts)))
     count, size = len(starts), windows_per_call(vae, ENCODE_BATCH)
 
     @jax.jit
-    def encode_batch(params: Any, data: DeviceWindows, index: Array) -> tuple[Array, Array]:
+    def encode_batch(params: Any, data: DeviceWindows, index: Array) -> tuple[Array, ...]:
         x = fill(gather(data, index, vae.window))
-        return bind(vae, params, "encode")(x)
+        both = bind(vae, params, "encode")(x)
+        return both[:1] if means_only else both
 
     shape = (count, vae.window * vae.latent)
-    found = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    found = [np.empty(shape, np.float32) for _ in range(1 if means_only else 2)]
     for first in range(0, count, size):
         # The last batch repeats its last window rather than compile for another size.
         index = np.minimum(np.arange(first, first + size), count - 1)
@@ -250,7 +256,9 @@ def _widest_axes(
     variance, weights = np.linalg.eigh(centred @ centred.T / len(chosen))
     variance, weights = variance[-count:], weights[:, -count:]
     axes = centred.T @ weights
-    return variance, axes / np.linalg.norm(axes, axis=0)
+    # Where windows are alike there are fewer axes than asked for: what is left has no length.
+    lengths = np.linalg.norm(axes, axis=0)
+    return variance, axes / np.maximum(lengths, EMPTY * lengths.max())
 
 
 def _within_span(deviation: Float[np.ndarray, " flat"], span: float) -> Float[np.ndarray, " flat"]:

@@ -103,17 +103,23 @@ def choose_sizes(config: ConfigDict, lengths: np.ndarray, features: int) -> Conf
 
 
 def _shape_for_length(config: ConfigDict, windows: int) -> None:
-    """Sets in place what long windows need, where the configuration has it as short ones do."""
+    """Sets in place what long windows need, where the configuration has it as short ones do.
+
+    What is set is said by the name of its key.
+    """
     window, standard = config.data.window, configuration.base()
-    flat = window * config.vae.model.latent
+    chosen = {}
     if window > WHOLE and config.vae.model.block == standard.vae.model.block:
-        config.vae.model.block = BLOCK
+        chosen["vae.model.block"] = BLOCK
     batch = 2 ** int(math.log2(max(BATCH_ROWS // window, 8)))
     if batch < config.vae.batch == standard.vae.batch:
-        config.vae.batch = batch
-        config.vae.chunk = config.ldm.chunk = 10
+        chosen |= {"vae.batch": batch, "vae.chunk": 10, "ldm.chunk": 10}
+    flat = window * config.vae.model.latent
     if flat > MOST_LATENTS and config.ldm.axes == standard.ldm.axes:
-        config.ldm.axes = max(min(MOST_AXES, windows // 2), 2)
+        chosen["ldm.axes"] = max(min(MOST_AXES, windows // 2), 2)
+    for key, value in chosen.items():
+        _log.info("config.%s=%s, as windows have %d rows and %d latents", key, value, window, flat)
+    config.update_from_flattened_dict(chosen)
 
 
 @dataclasses.dataclass(frozen=True)

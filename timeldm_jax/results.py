@@ -178,7 +178,7 @@ def comparable(
 
 def reconstruct(vae: VAE, params: Any, scaled: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """The VAE's reconstruction of windows from their posterior means, `(n, time, feature)`."""
-    means = latents.encode(vae, params, scaled, starts).mean
+    means = latents.encode(vae, params, scaled, starts, means_only=True).mean
     decode = jax.jit(lambda p, z: bind(vae, p, "decode")(z))
     parts = []
     batch = latents.windows_per_call(vae, latents.ENCODE_BATCH)

@@ -38,6 +38,7 @@ class Stream(enum.StrEnum):
     PRIOR = "prior"
     MARGINALS = "marginals"
     AXES = "axes"
+    START_TIMES = "start times"  # of numpy's generator
 
     @property
     def salt(self) -> int:

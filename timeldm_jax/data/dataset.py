@@ -362,7 +362,7 @@ def from_table(frame: pd.DataFrame, schema: Schema, config: ConfigDict) -> Datas
     layout = schemas.features(schema)
     names = tuple(feature.name for feature in layout)
     series = dataclasses.replace(series, values=values, columns=names)
-    chosen = start_times.few(series.train)
+    chosen = start_times.few(series.train, data.window * values.shape[1])
     begins = clock[place][chosen]
     schema = dataclasses.replace(
         schema, starts=start_times.learn(series.windows(chosen), begins, schema.clock)

@@ -20,10 +20,12 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from timeldm_jax.data.clock import Clock
+from timeldm_jax.streams import Stream
 
 Windows = Float[np.ndarray, "n window feature"]
 
 FIT_WINDOWS = 20_000
+FIT_NUMBERS = 2**24  # of them in all: 128 MiB in float64, whatever the length of a window
 CANDIDATES = 4_096  # times that a window chooses from
 PIECES = 24  # a longer window is described by as many means over time
 MOST_DESCRIBED = 1_024  # numbers, whose covariance is solved for
@@ -32,7 +34,6 @@ DAY, WEEK, YEAR = 86_400.0, 604_800.0, 31_556_952.0
 DAY_HARMONICS, YEAR_HARMONICS = 4, 2
 LONGEST_CYCLE = 2_016  # steps of a week or day whose phases are counted: five minutes of a week
 FEWEST_CYCLES = 1.5  # that the training windows must cover before a cycle is looked for
-STREAM = 0x7374  # of numpy's generator, beside the seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,9 @@ class StartTimes:
         fixed = np.log(prior) - 0.5 * np.einsum("ck,kl,cl->c", calendar, gram, calendar)
         shown = _describe(windows[:, : self.window]) - np.array(self.mean)
         shown = np.nan_to_num(shown) @ np.array(self.weights)
-        uniform = np.random.default_rng([seed, STREAM]).random(first + len(windows))[first:]
+        uniform = np.random.default_rng([seed, Stream.START_TIMES.salt]).random(
+            first + len(windows)
+        )[first:]
         found = np.empty(len(windows), np.int64)
         for start in range(0, len(windows), 1_024):  # bounds the memory of windows x candidates
             part = slice(start, start + 1_024)
@@ -96,7 +99,7 @@ class StartTimes:
 
     def _candidates(self) -> tuple[Int[np.ndarray, " c"], Float[np.ndarray, " c"]]:
         """Steps that windows may begin at, and how often training windows do."""
-        random = np.random.default_rng(STREAM)
+        random = np.random.default_rng(Stream.START_TIMES.salt)
         if self.last - self.first < 16 * CANDIDATES:
             steps = np.arange(self.first, self.last + 1)
         else:
@@ -111,9 +114,10 @@ class StartTimes:
         return steps, weights / weights.sum()
 
 
-def few(starts: Int[np.ndarray, " n"]) -> Int[np.ndarray, " fewer"]:
-    """At most `FIT_WINDOWS` of the windows, evenly spread: what `learn` needs."""
-    return starts[np.linspace(0, len(starts) - 1, min(FIT_WINDOWS, len(starts))).astype(int)]
+def few(starts: Int[np.ndarray, " n"], numbers: int) -> Int[np.ndarray, " fewer"]:
+    """At most `FIT_WINDOWS` of the windows, of so many numbers each, evenly spread: for `learn`."""
+    most = min(FIT_WINDOWS, max(FIT_NUMBERS // numbers, 2))
+    return starts[np.linspace(0, len(starts) - 1, min(most, len(starts))).astype(int)]
 
 
 def learn(

@@ -188,7 +188,7 @@ def differences(windows: Windows, order: int) -> Float[np.ndarray, "n column"]:
     return flat if order < 2 else np.concatenate([flat, steps.std(axis=1)], axis=1)
 
 
-def trees(pool: Windows, orders: Sequence[int], count: int | None = None) -> Fit:
+def trees(pool: Windows, orders: Sequence[int], count: int = 0) -> Fit:
     """Boosted trees, `TREES` or `count`, on windows differenced so often, `COLUMNS` at most."""
     # Takes a second to import.
     from sklearn.ensemble import HistGradientBoostingClassifier
@@ -261,7 +261,7 @@ def by_view(
     blocks: Rows,
     *,
     seed: int = 0,
-    count: int | None = None,
+    count: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """Accuracy of trees on each of `VIEWS` alone: mean, half-width, and the floor's mean."""
     found = {}
@@ -287,7 +287,7 @@ def given_away(
     views: dict[str, dict[str, Any]],
     *,
     seed: int = 0,
-    count: int | None = None,
+    count: int = 0,
 ) -> dict[str, Any]:
     """What tells the sets apart: the view, the features that do so alone, and a sentence."""
     worst = max(views, key=lambda name: views[name]["mean"])

@@ -209,11 +209,13 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     models = build_models(config, len(dataset.series.columns))
     vae_params, vae_step = load_vae(config, models, workdir, share=True)
     values = dataset.scaled()
-    posteriors = latents.encode(models.vae, vae_params, values, dataset.series.train)
-    valid = latents.encode(models.vae, vae_params, values, _valid_sample(dataset.series.valid))
+    posteriors, valid = (
+        latents.encode(
+            models.vae, vae_params, values, starts, means_only=config.ldm.posterior == "mean"
+        )
+        for starts in (dataset.series.train, _valid_sample(dataset.series.valid))
+    )
     _check_latents(posteriors, workdir.vae)
-    if config.ldm.posterior == "mean":
-        posteriors, valid = Posteriors(posteriors.mean), Posteriors(valid.mean)
     noise_config = configuration.noise_config(config)
     layout = configuration.latent_config(config)
     stats = latents.latent_stats(posteriors, layout, noise_config.sigma_data)
