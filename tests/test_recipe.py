@@ -10,7 +10,7 @@ import pytest
 import quick
 
 from timeldm_jax import config as configuration
-from timeldm_jax import recipe
+from timeldm_jax import generator, recipe
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import table
 from timeldm_jax.errors import ConfigError
@@ -96,7 +96,8 @@ def test_steps_fill_the_budget(dataset, monkeypatch):
     monkeypatch.setattr(recipe, "_scores_seconds", lambda config, data: 100.0)
     chosen = recipe.choose_steps(config, data)
     trained = chosen.vae.steps * 0.01 + chosen.ldm.steps * 0.04
-    windows = config.sample.count + chosen.sample.marginal_windows
+    own = chosen.sample.marginal_windows
+    windows = config.sample.count + own + min(own, generator.DRIFT_SAMPLES)
     sampling = 0.04 / config.ldm.batch / 3 * config.sample.steps * windows
     total = trained + sampling + 100 + recipe.START_SECONDS + recipe.REPORT_SECONDS
     # Steps come in chunks of 50: 2 s at most of each stage; the probes took no time.
@@ -123,6 +124,15 @@ def test_a_short_budget_takes_from_the_evaluators_or_says_so(dataset, monkeypatc
     monkeypatch.setattr(stages, "step_seconds", None)
     with pytest.raises(ConfigError, match="budget=1m " + advice):
         recipe.choose_steps(config, data)
+
+
+def test_a_budget_that_is_just_enough_is_enough(dataset):
+    config, _ = dataset
+    for step in np.linspace(0.05, 0.4, 200):
+        seconds = recipe.Seconds({"vae": step, "ldm": 0.02}, 0.001, 5.0, 30.0, 20.0)
+        # 60 s besides these, and twice what the VAE's fewest steps take.
+        budget = seconds.besides_training() + 2 * recipe.FEWEST_STEPS * step
+        assert recipe._steps(config, seconds, budget)["vae"] >= recipe.FEWEST_STEPS
 
 
 def test_a_measured_step_is_of_this_model(dataset):

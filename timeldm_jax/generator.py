@@ -293,8 +293,9 @@ class Generator:
             return ()
         found = self.drift
         if found is None:
+            count = drift_samples(self.config.sample.marginal_windows)
             deviation = np.asarray(self.stats.sigma_data(self.config.ldm.noise.sigma_data))
-            found = latents.drift(self._latents(Stream.AXES, DRIFT_SAMPLES), deviation)
+            found = latents.drift(self._latents(Stream.AXES, count), deviation)
         return self._placed(found, "same")
 
     def described(self) -> dict[str, Any]:
@@ -376,6 +377,11 @@ class Generator:
         vae = self.models.vae
         z = stats.invert(z).reshape(-1, vae.window, vae.latent)
         return bind(vae, vae_params, "decode")(z)
+
+
+def drift_samples(marginal_windows: int) -> int:
+    """How many samples the drift is measured on: no more than marginals are, where that is said."""
+    return min(DRIFT_SAMPLES, marginal_windows or DRIFT_SAMPLES)
 
 
 def _round_up(size: int, multiple: int) -> int:

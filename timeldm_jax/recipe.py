@@ -26,7 +26,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
-from timeldm_jax import marginals
+from timeldm_jax import generator, marginals
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.diffusion import samplers
 from timeldm_jax.errors import ConfigError
@@ -210,6 +210,9 @@ def _within_budget(
             max(int(MARGINALS_SHARE * budget / seconds.window), marginals.FEWEST_DRAWS),
         )
         seconds = dataclasses.replace(seconds, sampling=seconds.sampling + own * seconds.window)
+    if config.sample.match_axes:
+        drift = generator.drift_samples(own) * seconds.window
+        seconds = dataclasses.replace(seconds, sampling=seconds.sampling + drift)
     rest = (1 - TRAINING_SHARE) * budget - (seconds.besides_training() - seconds.scores)
     most = min(SCORES_SHARE * budget, max(rest, LEAST_SCORES_SHARE * budget))
     shorter = min(1.0, most / seconds.scores)
@@ -225,7 +228,8 @@ def _steps(config: ConfigDict, seconds: Seconds, budget: float) -> dict[str, int
     shares = {"vae": vae, "ldm": 1 - vae}
     free = {stage: share for stage, share in shares.items() if config[stage].steps == 0}
     return {
-        stage: int(left * share / sum(free.values()) / seconds.step[stage])
+        # A share that is just enough must not be rounded to a step too few.
+        stage: int(left * share / sum(free.values()) / seconds.step[stage] + 1e-6)
         for stage, share in free.items()
     }
 

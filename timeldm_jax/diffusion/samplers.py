@@ -34,8 +34,8 @@ class SampleConfig:
       match_axes: whether each coordinate of the diffusion's samples is shifted and scaled to the
         mean and deviation that training measured.
       match_marginals: whether each value feature is mapped to the training data's distribution.
-      marginal_windows: how many of its own windows a model is measured on for that; 0: by
-        `marginals.draws`.
+      marginal_windows: how many of its own windows a model is measured on for both, at most; 0: by
+        `marginals.draws`, and `generator.DRIFT_SAMPLES`.
       churn: S_churn, the noise that `heun` adds at each step; 0: none.
       sigma_min: lowest noise level before zero.
       sigma_max: noise level that sampling starts from.
