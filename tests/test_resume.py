@@ -334,20 +334,21 @@ def test_validations_that_are_not_finite_stop(config, dataset, workdir, chunks, 
 
 @pytest.mark.parametrize("layout", latents.LAYOUTS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(("posterior", "part"), [("draw", "log_variance"), ("mean", "mean")])
 def test_latents_that_are_not_finite_stop_and_name_the_stage(
-    config, dataset, workdir, trained_vae, chunks, monkeypatch, layout, bad
+    config, dataset, workdir, trained_vae, chunks, monkeypatch, layout, bad, posterior, part
 ):
-    config.ldm.latents = layout
+    config.ldm.latents, config.ldm.posterior = layout, posterior
     start(config, dataset, workdir, trained_vae, "ldm")
     encode = latents.encode
 
-    def broken(*arguments):
-        found = encode(*arguments)
-        found.log_variance[3, 1] = bad
+    def broken(*arguments, **options):
+        found = encode(*arguments, **options)
+        getattr(found, part)[3, 1] = bad
         return found
 
     monkeypatch.setattr(latents, "encode", broken)
-    with pytest.raises(NonFiniteLossError, match="ldm stage cannot start: the log_variance of"):
+    with pytest.raises(NonFiniteLossError, match=f"ldm stage cannot start: the {part} of"):
         stages.train_ldm(config, dataset, Workdir(workdir))
 
 
