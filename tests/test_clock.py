@@ -147,6 +147,20 @@ def test_offsets_that_change_at_a_switch_come_back_as_written():
     assert list(found.clock.following(timed(times[:24]), 48)["date"]) == times[24:]
 
 
+@pytest.mark.parametrize(
+    "zone",
+    ["Europe/Berlin", "Europe/Lisbon", "Europe/London", "America/New_York", "America/St_Johns",
+     "Australia/Adelaide", "Pacific/Auckland"],
+)  # fmt: skip
+def test_names_of_clocks_that_change_come_back_as_written(zone):
+    for month, rows in (("2024-03", 800), ("2024-10", 1_200), ("2023-01", 8_000)):
+        clock = pd.date_range(month, periods=rows, freq="h", tz="UTC").tz_convert(zone)
+        times = list(clock.strftime("%Y-%m-%d %H:%M %Z"))
+        _, found = prepared(timed(times))
+        assert found.clock.step == 3600
+        assert list(sampled(found, rows)["date"]) == times
+
+
 @pytest.mark.parametrize("freq", ["h", "15min"])
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York"])
 def test_local_hours_that_are_missing_or_come_twice_are_taken(freq, zone, caplog):
@@ -401,3 +415,24 @@ def test_resampled_rows_find_their_way_back():
     ordered = table.arrange(frame, "it", found, "resample")
     encoded = table.encode(ordered.frame, found)
     np.testing.assert_array_equal(encoded.values[ordered.place, 0], frame["x"])
+
+
+@pytest.mark.parametrize(
+    ("form", "months"),
+    [
+        ("{d}. {m} {y}", "Januar Februar März April Mai Juni Juli August September Oktober"),
+        ("{d:02d} {m} {y}", "janv. févr. mars avr. mai juin juil. août sept. oct."),
+        (
+            "{d} de {m} de {y}",
+            "enero febrero marzo abril mayo junio julio agosto septiembre octubre",
+        ),
+        ("Do, {d:02d}-{m}-{y} 00:00", "jan feb mrt apr mei jun jul aug sep okt"),
+    ],
+)
+@pytest.mark.parametrize("entities", [1, 8])
+def test_names_of_months_that_are_not_english_are_told(form, months, entities):
+    days = pd.date_range("2023-01-01", periods=300)
+    texts = [form.format(d=day.day, m=months.split()[day.month - 1], y=day.year) for day in days]
+    frame = pd.concat([timed(texts, who=f"p{i}") for i in range(entities)])
+    with pytest.raises(DataError, match="names of months are read in English"):
+        prepared(frame, entity="who" if entities > 1 else "")

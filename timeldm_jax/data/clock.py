@@ -129,7 +129,7 @@ class Clock:
             return dtypes.cast(found, self.dtype, digits=self.decimals).to_frame(self.name)
         index = pd.DatetimeIndex(stamps)
         if index.tz is not None:
-            if self.format.endswith(("Z", "UTC", "GMT")):
+            if formats.in_utc(self.format):
                 index = index.tz_convert("UTC")
             elif not formats.has_offset(self.format) and not isinstance(dtype, pd.DatetimeTZDtype):
                 index = index.tz_localize(None)
@@ -204,7 +204,8 @@ def learn(
     times = formats.parse_times(column, at, form)
     zone = ""
     if times.dt.tz is not None:
-        zone = zones.of_offsets(times, formats.offsets_of(column).to_numpy())
+        names = formats.names_of(column) if form.endswith("%Z") else None
+        zone = zones.of_offsets(times, formats.offsets_of(column).to_numpy(), names)
         if not zone:
             raise DataError(f"{at} mixes time zones; write all times in one (UTC, say)")
         times = times.dt.tz_convert(zone)

@@ -1,9 +1,9 @@
 """How times are written: the format of a column is learnt once, and reads and writes it.
 
 A format has strftime's directives and a few more: `%-d` (no leading zero), `%3f` (that many digits
-of the second), `%:z` (an offset with its colon), `%q` (a quarter), `%P` (am, pm). `@s`, `@ms`,
-`@us` and `@ns` are whole numbers since 1970. `ISO8601` has fractions of a second only where there
-are some.
+of the second), `%:z` (an offset with its colon), `%Z` (one of `ABBREVIATIONS`), `%q` (a quarter),
+`%P` (am, pm). `@s`, `@ms`, `@us` and `@ns` are whole numbers since 1970. `ISO8601` has fractions of
+a second only where there are some.
 """
 
 import re
@@ -60,6 +60,15 @@ _DATES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
         (r"(\d{4})(\t)(\d{1,2})", ("%Y{1}%m",)),
     )
 )
+# Names of clocks that change to summer time and back, in hours from UTC. Those of one clock alone,
+# and those that stand for several, stay words of the format.
+ABBREVIATIONS = {
+    "WET": 0.0, "WEST": 1.0, "GMT": 0.0, "BST": 1.0, "CET": 1.0, "CEST": 2.0, "EET": 2.0,
+    "EEST": 3.0, "NST": -3.5, "NDT": -2.5, "AST": -4.0, "ADT": -3.0, "EST": -5.0, "EDT": -4.0,
+    "CST": -6.0, "CDT": -5.0, "MST": -7.0, "MDT": -6.0, "PST": -8.0, "PDT": -7.0, "AKST": -9.0,
+    "AKDT": -8.0, "ACST": 9.5, "ACDT": 10.5, "AEST": 10.0, "AEDT": 11.0, "NZST": 12.0,
+    "NZDT": 13.0,
+}  # fmt: skip
 _ISO = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d{1,9})?"
 _DIRECTIVE = re.compile(r"%(-?[A-Za-z]|:z|\df|%)")
 _SAMPLE = 2_000  # rows by which it is judged how a format writes its numbers
@@ -72,6 +81,15 @@ def looks_like_time(present: pd.Series, share: float = 1.0) -> bool:
     if texts.empty or matches.mean() < share:
         return False
     return has_date(time_format(texts[matches]))
+
+
+def foreign_months(present: pd.Series) -> bool:
+    """Whether text is days with names of months that are not English, such as 3. März 2024."""
+    texts = present.iloc[:: max(len(present) // _SAMPLE, 1)].astype("string").str.strip()
+    day, year, gap = r"(?:[0-2]?\d|3[01])\.?", r"(?:19|20)\d\d", r"(?:[-/., ]+| de )"
+    month = r"([^\W\d_]{3,12})\.?"
+    found = texts.str.extract(rf"^(?:\D*\b)?{day}{gap}{month}{gap}{year}\b")[0]
+    return bool(found.notna().all()) and 3 <= found.str.lower().nunique() <= 12
 
 
 def parse_times(values: pd.Series, at: str, form: str = "") -> pd.Series:
@@ -180,12 +198,23 @@ def offsets_of(texts: pd.Series) -> pd.Series:
     found = texts.astype("string").str.strip().str.extract(r"([+-])(\d{2}):?(\d{2})$")
     sign = found[0].map({"+": 1, "-": -1})
     seconds = sign * (found[1].astype("Float64") * 3600 + found[2].astype("Float64") * 60)
-    return seconds.fillna(0.0).astype(np.float64)
+    named = names_of(texts).map(ABBREVIATIONS).astype("Float64") * 3600
+    return seconds.fillna(named).fillna(0.0).astype(np.float64)
+
+
+def names_of(texts: pd.Series) -> pd.Series:
+    """The name of a clock that each text ends with, such as CEST; missing where there is none."""
+    return texts.astype("string").str.strip().str.extract(r"([A-Z]{3,4})$")[0]
 
 
 def has_offset(form: str) -> bool:
     """Whether text of this format says its offset from UTC."""
     return form.endswith(("z", "Z", "UTC", "GMT"))
+
+
+def in_utc(form: str) -> bool:
+    """Whether text of this format says that it is in UTC."""
+    return form.endswith(("Z", "UTC", "GMT")) and not form.endswith("%Z")
 
 
 def has_date(form: str) -> bool:
@@ -214,6 +243,9 @@ def _formats(text: str) -> list[str]:
             continue
         parts = [_month_name(part) or part for part in match.groups()]
         found += [before + order.format(*parts) + rest for order in orders]
+        name = re.search(r"[A-Z]{3,4}$", rest)
+        if name and name.group() in ABBREVIATIONS:  # the next row may have another
+            found += [form.removesuffix(name.group()) + "%Z" for form in found]
     hours = _time_of(" " + text)
     if not found and hours and "%M" in hours:  # a time of day alone
         found.append(hours[1:])
@@ -279,6 +311,16 @@ def read(texts: pd.Series, form: str) -> pd.Series:
     if zone:
         body = texts.where(texts.str.endswith(zone.group())).str.slice(stop=-len(zone.group()))
         return read(body, form[: zone.start()]).dt.tz_localize("UTC")
+    if form.endswith("%Z"):
+        name = names_of(texts).where(lambda each: each.isin(list(ABBREVIATIONS)))
+        minutes = (name.map(ABBREVIATIONS).astype("Float64") * 60).astype("Int64")
+        sign = (minutes < 0).map({True: "-", False: "+"})
+        hours, minutes = minutes.abs() // 60, minutes.abs() % 60
+        digits = (part.astype("string").str.zfill(2) for part in (hours, minutes))
+        texts = (
+            texts.str.replace(r"[A-Z]{3,4}$", "", regex=True) + sign + next(digits) + next(digits)
+        )
+        return read(texts, form.removesuffix("%Z") + "%z")
     if "%V" in form:  # a week starts on its Monday
         texts, form = texts + "-1", form + "-%u"
     plain = form.replace("%:z", "%z").replace("%-", "%").replace("%P", "%p")
@@ -292,11 +334,12 @@ def _as_written(texts: pd.Series, form: str) -> str:
     some = texts.iloc[:: max(len(texts) // _SAMPLE, 1)]
     times = read(some, form).dropna()
     some = some[times.index]
-    if has_offset(form) and form.endswith("z"):
+    if form.endswith(("%z", "%:z", "%Z")):
         times = times + pd.to_timedelta(offsets_of(some), unit="s")
     wall = pd.DatetimeIndex(times if times.dt.tz is None else times.dt.tz_localize(None))
-    body = re.sub(r"%:?z$", "", form)
-    written = some.str.replace(r"[+-]\d{2}:?\d{2}$", "", regex=True) if body != form else some
+    body = re.sub(r"%(:?z|Z)$", "", form)
+    ending = r"([+-]\d{2}:?\d{2}|[A-Z]{3,4})$"
+    written = some.str.replace(ending, "", regex=True) if body != form else some
     date = re.sub(r"%([dm])", r"%-\1", body)
     bare = re.sub(r"%([dmHIMS])", r"%-\1", body)
     hours = (re.sub(r"%([HI])", r"%-\1", each) for each in (body, date))
@@ -317,6 +360,8 @@ def _written(times: pd.DatetimeIndex, directive: str) -> pd.Series:
     if directive in ("p", "P"):
         halves = ("AM", "PM") if directive == "p" else ("am", "pm")
         return pd.Series(np.where(times.hour < 12, *halves), dtype=object)
+    if directive == "Z":
+        return pd.Series(times.strftime("%Z"), dtype=object)
     if directive in ("z", ":z"):
         wall = times if times.tz is None else times.tz_localize(None)
         utc = times if times.tz is None else times.tz_convert("UTC").tz_localize(None)
@@ -363,7 +408,7 @@ def _numbers(times: pd.DatetimeIndex, directive: str) -> tuple[pd.Index, int]:
         return times.dayofyear, 3
     raise DataError(
         f"{option('time_format')}: %{directive} is not known; known are %Y %y %m %d %b %B %a %A %H "
-        "%I %M %S %f %p %z %q %j %G and %V"
+        "%I %M %S %f %p %z %Z %q %j %G and %V"
     )
 
 

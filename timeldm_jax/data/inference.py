@@ -15,7 +15,13 @@ from timeldm_jax.data.columns import (
     Scaling,
     as_numbers,
 )
-from timeldm_jax.data.formats import looks_like_time, parse_times, row_of, time_format
+from timeldm_jax.data.formats import (
+    foreign_months,
+    looks_like_time,
+    parse_times,
+    row_of,
+    time_format,
+)
 from timeldm_jax.data.scaling import GAP, outward
 from timeldm_jax.errors import DataError, option
 
@@ -145,6 +151,12 @@ def _category(present: pd.Series, given: dict[str, Any], at: str) -> dict[str, A
                 f"{at} holds {strange[0]!r}, which is not among the schema's categories"
             )
         return _words(tuple(listed))
+    if foreign_months(present):
+        raise DataError(
+            f"{at} holds days such as {present.iloc[0]!r}: names of months are read in English; "
+            "write months as numbers (2024-01-31), or leave the column out (kind 'drop' in the "
+            "schema)"
+        )
     common = counts[counts >= FEWEST_ROWS]
     advice = (
         f"Leave it out (kind 'drop' in the schema), name it as the entity ({option('entity')}) if "

@@ -20,23 +20,28 @@ USUAL = (
 )  # fmt: skip
 
 
-def of_offsets(times: pd.Series, offsets: Float[np.ndarray, " rows"]) -> str:
+def of_offsets(
+    times: pd.Series, offsets: Float[np.ndarray, " rows"], names: pd.Series | None = None
+) -> str:
     """A zone whose clocks had these offsets at these times, or "".
 
     Args:
       times: in UTC.
       offsets: seconds from UTC, as written.
+      names: of the clocks, where they are written so, such as CEST.
     """
     levels = np.unique(offsets)
-    if len(levels) == 1:
+    if len(levels) == 1 and names is None:
         sign, minutes = "+-"[int(levels[0] < 0)], abs(int(levels[0])) // 60
         return f"UTC{sign}{minutes // 60:02d}:{minutes % 60:02d}" if minutes else "UTC"
     order = np.argsort(times.to_numpy(), kind="stable")
     changes = np.flatnonzero(np.diff(offsets[order])) + 1
     some = np.unique(np.r_[0, changes - 1, changes, len(order) - 1])
     for name in (*USUAL, *sorted(zoneinfo.available_timezones())):
-        if _agrees(name, times.iloc[order[some]], offsets[order[some]]) and _agrees(
-            name, times, offsets
+        if (
+            _agrees(name, times.iloc[order[some]], offsets[order[some]])
+            and _agrees(name, times, offsets)
+            and (names is None or _called(name, times.iloc[order[some]], names.iloc[order[some]]))
         ):
             return name
     return ""
@@ -46,6 +51,11 @@ def _agrees(name: str, times: pd.Series, offsets: Float[np.ndarray, " rows"]) ->
     local = times.dt.tz_convert(name).dt.tz_localize(None)
     seconds = (local - times.dt.tz_localize(None)).dt.total_seconds()
     return bool((seconds.to_numpy() == offsets).all())
+
+
+def _called(name: str, times: pd.Series, names: pd.Series) -> bool:
+    """Whether the clocks of a zone have these names."""
+    return list(times.dt.tz_convert(name).dt.strftime("%Z")) == list(names)
 
 
 def of_local_hours(times: pd.Series, groups: Int[np.ndarray, " rows"]) -> str:
