@@ -204,8 +204,8 @@ def learn(
     times = formats.parse_times(column, at, form)
     zone = ""
     if times.dt.tz is not None:
-        names = formats.names_of(column) if form.endswith("%Z") else None
-        zone = zones.of_offsets(times, formats.offsets_of(column).to_numpy(), names)
+        called = formats.names_of(column) if form.endswith("%Z") else None
+        zone = zones.of_offsets(times, formats.offsets_of(column).to_numpy(), called)
         if not zone:
             raise DataError(f"{at} mixes time zones; write all times in one (UTC, say)")
         times = times.dt.tz_convert(zone)
