@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from timeldm_jax import TimeLDM, describe
-from timeldm_jax.data import table as tables
+from timeldm_jax.data import gaps
 from timeldm_jax.errors import DataError
 
 
@@ -169,7 +169,7 @@ def test_a_setting_that_does_not_exist_is_refused_by_name():
 )
 def test_values_that_stand_for_missing_ones(na_values, expected):
     frame = pd.DataFrame({"a": [1, -200, 3], "b": ["0.5", "-200.0", "?"]})
-    found = tables.mark_missing(frame, "it", na_values)
+    found = gaps.mark_missing(frame, "it", na_values)
     assert found["a"].dtype == ("Int64" if None in expected["a"] else "int64")
     assert found["b"].dtype == "float64"
     for name, values in expected.items():
@@ -180,7 +180,7 @@ def test_values_that_stand_for_missing_ones(na_values, expected):
 @pytest.mark.parametrize("na_values", ['{"c": [1]}', "{not json"])
 def test_na_values_that_fit_nothing_are_refused(na_values):
     with pytest.raises(DataError, match="na_values"):
-        tables.mark_missing(pd.DataFrame({"a": [1]}), "it", na_values)
+        gaps.mark_missing(pd.DataFrame({"a": [1]}), "it", na_values)
 
 
 def test_the_command_says_it_in_flags(tmp_path, capsys):

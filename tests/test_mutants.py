@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from timeldm_jax.data import reader, table
+from timeldm_jax.data import gaps, reader, table
 from timeldm_jax.errors import ConfigError, DataError
 
 FOLDER = pathlib.Path(__file__).parent / "tables"
@@ -69,7 +69,7 @@ def mutant(content: bytes, rng: random.Random) -> bytes:
 def taken(path: pathlib.Path, **options: str) -> None:
     chosen = table.Options(**options)
     frame, where = reader.read(str(path), chosen.decimal)
-    frame, found = table.prepare(table.mark_missing(frame, where, chosen.na_values), where, chosen)
+    frame, found = table.prepare(gaps.mark_missing(frame, where, chosen.na_values), where, chosen)
     table.encode(frame, found, where)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
 from timeldm_jax.data import dataset as datasets
-from timeldm_jax.data import inference, reader, schema, table
+from timeldm_jax.data import gaps, inference, reader, schema, table
 from timeldm_jax.data.scaling import Curve, Scaler, fit_scaler
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.series import Missing, hide, split_series
@@ -394,7 +394,7 @@ def test_gaps_are_made_and_closed_alike_in_all_sets():
     full = real.copy()
     full[..., 0] = 7.0
     full[..., 2] = 0.0
-    synthetic, (closed,) = table.close_gaps(full, [real], found, "fill", 0)
+    synthetic, (closed,) = gaps.close_gaps(full, [real], found, "fill", 0)
     assert np.isfinite(synthetic).all()
     assert np.isfinite(closed).all()
     assert (synthetic[..., 0] == 7).all()  # carried values are its own

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from timeldm_jax.data import numerals, reader, table
+from timeldm_jax.data import gaps, numerals, reader, table
 from timeldm_jax.data.table import Options
 from timeldm_jax.errors import DataError
 
@@ -85,7 +85,7 @@ REFUSED = {
 def prepared(name, **options):
     chosen = Options(**options)
     frame, where = reader.read(str(FOLDER / name), chosen.decimal)
-    return table.prepare(table.mark_missing(frame, where, chosen.na_values), where, chosen)
+    return table.prepare(gaps.mark_missing(frame, where, chosen.na_values), where, chosen)
 
 
 @pytest.mark.parametrize("name", ALIKE)

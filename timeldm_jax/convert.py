@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax.data import arrays, frames, reader
+from timeldm_jax.data import arrays, frames, gaps, reader
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.order import IRREGULAR, Ordered
@@ -141,7 +141,7 @@ def encode(
         data = pd.DataFrame(arrays.check_array(data, schema.order)[0], columns=schema.order)
     frame, where = reader.read(data, config.decimal)
     if config.na_values:
-        data = frame = tables.mark_missing(frame, where, config.na_values)
+        data = frame = gaps.mark_missing(frame, where, config.na_values)
     ordered = tables.arrange(frame, where, schema, irregular or config.irregular)
     encoded = tables.encode(ordered.frame, schema, where)
     given = data if isinstance(data, pd.DataFrame) and len(data) == len(frame) else frame

@@ -11,7 +11,7 @@ from absl import flags
 from etils import epath
 
 from timeldm_jax import command
-from timeldm_jax.data import table as tables
+from timeldm_jax.data import gaps
 from timeldm_jax.errors import DataError
 from timeldm_jax.metrics import evaluation, suite
 from timeldm_jax.samples import Windows, read_windows
@@ -84,7 +84,7 @@ def _evaluate_tables(own: flags.FlagValues) -> None:
     synthetic = convert.encode_samples(generator, own.synthetic)
     schema = generator.schema
     if schema is not None:
-        synthetic, (real,) = tables.close_gaps(synthetic, [real], schema, "fill", own.seed)
+        synthetic, (real,) = gaps.close_gaps(synthetic, [real], schema, "fill", own.seed)
     _write(own, real, synthetic, generator.columns, None)
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from timeldm_jax import latents
-from timeldm_jax.data import spreadsheet
+from timeldm_jax.data import gaps, spreadsheet
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.schema import Schema
@@ -165,12 +165,12 @@ def comparable(
     synthetic: Float[np.ndarray, "n window feature"],
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Test, training and synthetic windows without gaps; see `table.close_gaps`."""
+    """Test, training and synthetic windows without gaps; see `gaps.close_gaps`."""
     series = dataset.series
     real, training = series.windows(series.test), series.windows(series.train)
     if dataset.schema is None:
         return real, training, synthetic
-    synthetic, (real, training) = tables.close_gaps(
+    synthetic, (real, training) = gaps.close_gaps(
         synthetic, [real, training], dataset.schema, config.data.missing, seed
     )
     return real, training, synthetic
@@ -248,7 +248,7 @@ def score(
     synthetic = drawn(len(real))
     if generator.schema is not None:
         missing = config.data.missing
-        synthetic, (real,) = tables.close_gaps(synthetic, [real], generator.schema, missing, seed)
+        synthetic, (real,) = gaps.close_gaps(synthetic, [real], generator.schema, missing, seed)
     evaluators = suite.Evaluators(**config.evaluate)
     scores = evaluation.evaluate(
         real, synthetic, generator.columns, seed=seed, evaluators=evaluators

@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax.data import arrays, reader, start_times
+from timeldm_jax.data import arrays, gaps, reader, start_times
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.clock import groups_of, positions
@@ -271,7 +271,7 @@ def prepare(given: Given, config: ConfigDict) -> Prepared:
         return given
     options = table_options(config)
     frame, where = reader.read(given, options.decimal)
-    frame = tables.mark_missing(frame, where, options.na_values)
+    frame = gaps.mark_missing(frame, where, options.na_values)
     return Table(*tables.prepare(frame, where, options))
 
 

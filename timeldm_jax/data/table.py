@@ -5,9 +5,8 @@ and the time of each row. Rows of one series are in order, side by side.
 """
 
 import dataclasses
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -182,55 +181,6 @@ def _several(given: str | list[str], known: list[str]) -> tuple[str, ...]:
     return tuple(name.strip() for name in given.split(",")) if given else ()
 
 
-def mark_missing(frame: pd.DataFrame, where: str, na_values: str) -> pd.DataFrame:
-    """A table without the values that stand for a missing one.
-
-    Whole numbers stay whole, and words that leave numbers alone leave a column of numbers.
-
-    Args:
-      frame: as from `reader.read`.
-      where: what to call it in errors.
-      na_values: as in `Options`.
-
-    Raises:
-      DataError: a column that is not there, or no list of values.
-    """
-    if not na_values:
-        return frame
-    if na_values.lstrip().startswith("{"):
-        try:
-            by_column = json.loads(na_values)
-        except ValueError as error:
-            raise DataError(f"{option('na_values', na_values)} is not JSON: {error}") from error
-        for name in by_column:
-            schemas.known(name, frame.columns, f"{where}: {option('na_values')}: column")
-    else:
-        by_column = dict.fromkeys(frame.columns, na_values.split(","))
-    frame = frame.copy(deep=False)
-    for name, given in by_column.items():
-        words = [str(value).strip() for value in (given if isinstance(given, list) else [given])]
-        frame[name] = _without(frame[name], words)
-    return frame
-
-
-def _without(column: pd.Series, words: list[str]) -> pd.Series:
-    if pd.api.types.is_numeric_dtype(column.dtype):
-        hits = column.isin(pd.to_numeric(pd.Series(words), errors="coerce").dropna())
-        whole = pd.api.types.is_integer_dtype(column.dtype)
-        return (column.astype("Int64") if whole and hits.any() else column).mask(hits)
-    text = column.astype("string").str.strip()
-    hits = text.isin(words).fillna(False).astype(bool)
-    if not hits.any():
-        return column
-    rest = column.mask(hits)
-    numbers = pd.to_numeric(rest, errors="coerce")
-    if not numbers.notna().any() or (numbers.isna() & rest.notna()).any():
-        return rest
-    numbers = _without(numbers, words)  # -200.0 for -200
-    points = text[~hits].str.contains(".", regex=False).any()
-    return numbers if points or (numbers.dropna() % 1).any() else numbers.astype("Int64")
-
-
 def arrange(frame: pd.DataFrame, where: str, schema: Schema, irregular: str = "error") -> Ordered:
     """Rows of a later table as the schema's clock and entity want them.
 
@@ -347,49 +297,6 @@ def within_range(windows: Windows, schema: Schema) -> Windows:
             bounds = (least, most) if column.grid is None else column.grid.bounds(least, most)
             low[place], high[place] = bounds
     return np.clip(windows, low, high)
-
-
-def close_gaps(
-    synthetic: Windows, real: Sequence[Windows], schema: Schema, missing: str, seed: int
-) -> tuple[Windows, list[Windows]]:
-    """Windows without NaN, gaps alike in all sets, so that scores compare what is known.
-
-    Synthetic windows get the gaps that the model generated, or (`missing="fill"`) those of real
-    windows drawn at random. Then gaps in all sets are closed the same way: by the last value before
-    in the window, else the first after, else the mean of the real ones.
-
-    Args:
-      synthetic: `(n, time, feature)`, snapped.
-      real: sets of real windows; the first gives the patterns.
-      schema: of the features.
-      missing: `fill` or `generate`.
-      seed: of the draw of patterns.
-    """
-    layout, flags = schemas.features(schema), schemas.flags(schema)
-    if not flags and not schema.padded:
-        return synthetic, list(real)
-    synthetic = synthetic.copy()
-    if missing == "fill":
-        rows = np.random.default_rng(seed).integers(0, len(real[0]), len(synthetic))
-        for place in flags.values():
-            synthetic[..., place] = np.nan_to_num(real[0][rows, :, place])
-    for place, feature in enumerate(layout):
-        if feature.role != "missing" and feature.column in flags:
-            gaps = synthetic[..., flags[feature.column]] > 0.5
-            synthetic[..., place] = np.where(gaps, np.nan, synthetic[..., place])
-    if schema.padded:
-        synthetic[..., :-1][synthetic[..., -1] < 0.5] = np.nan
-    means = np.nanmean(real[0], axis=(0, 1))
-    return _close(synthetic, means), [_close(windows, means) for windows in real]
-
-
-def _close(windows: Windows, means: Float[np.ndarray, " feature"]) -> Windows:
-    found = np.array(windows)
-    for t in range(1, found.shape[1]):
-        found[:, t] = np.where(np.isnan(found[:, t]), found[:, t - 1], found[:, t])
-    for t in range(found.shape[1] - 2, -1, -1):
-        found[:, t] = np.where(np.isnan(found[:, t]), found[:, t + 1], found[:, t])
-    return np.where(np.isnan(found), means, found)
 
 
 def decode(
