@@ -474,7 +474,9 @@ def test_a_key_that_is_gone_from_todays_format_is_not_filled_in():
 
 def test_a_configuration_of_a_later_version_says_so():
     saved = c.to_saved(load("etth")) | {"format": c.FORMAT + 1}
-    with pytest.raises(ConfigError, match=r"later version of timeldm_jax, in format 5; .*up to 4"):
+    with pytest.raises(
+        ConfigError, match=rf"later version .*, in format {c.FORMAT + 1}; .*up to {c.FORMAT}:"
+    ):
         c.upgrade(saved)
 
 

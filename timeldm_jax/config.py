@@ -307,7 +307,7 @@ def read_none(config: ConfigDict) -> None:
             node[leaf] = None
 
 
-FORMAT = 4  # of saved configurations; those without a number are of format 1
+FORMAT = 5  # of saved configurations; those without a number are of format 1
 
 # Keys that format 1 saved under another name.
 _RENAMED = {
@@ -389,6 +389,8 @@ def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
             "ldm.posterior": "draw",
         }
         flat = added | {"evaluate.trees": 0, "vae.model.block": 0} | flat
+    if version < 5:
+        flat = {"data.entity_names": "new"} | flat
     return _nest(flat)
 
 

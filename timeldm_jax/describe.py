@@ -170,6 +170,7 @@ def define_flags() -> flags.FlagValues:
 _MEANINGS = {
     "time": "The time column; looked for by default.",
     "entity": "The column that says which series a row belongs to.",
+    "entity_names": "Ids of samples: new of the same form, or the real names, where few.",
     "schema": "A JSON file that says what columns are, or its text.",
     "irregular": "Times out of order or uneven: error, sort or resample.",
     "decimal": "The decimal point of a CSV file; found out by default.",

@@ -15,7 +15,7 @@ from etils import epath
 from jaxtyping import Float, Int
 
 from timeldm_jax import command
-from timeldm_jax.data import columns, dtypes
+from timeldm_jax.data import columns, dtypes, relations
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.schema import Schema
@@ -145,11 +145,14 @@ def fill_gaps(
     of it and around it; then those between, given their neighbours too. The noise of a block is
     numbered by its first row: it is the same whichever other blocks are drawn.
     """
-    window, flags = generator.models.vae.window, _flags(generator.schema)
+    window, schema = generator.models.vae.window, generator.schema
+    flags = _flags(schema)
     third = max(window // 3, 1)
     rows = np.arange(window) - (window - third) // 2
     middle = (rows >= 0) & (rows < third)
     found = np.array(values)
+    if schema is not None:
+        found = relations.settle(found, groups, schema, values)
     found[:, flags] = 0.0
     lacks = np.isnan(found).any(axis=1)
     found[:, flags] = np.nan  # the values are wanted, whether or not they would be there
@@ -172,7 +175,7 @@ def fill_gaps(
         drawn = generator.complete(observed, seed, draw, turn, numbers=blocks, stage="imputation")
         found[inside[:, middle][whole[:, middle]]] = drawn[:, middle][whole[:, middle]]
         found[:, flags] = np.nan
-    return found
+    return found if schema is None else relations.settle(found, groups, schema, values)
 
 
 def extend(

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from timeldm_jax import described, latents, marginals, streams
+from timeldm_jax.data import relations
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.scaling import Curve, Scaler
 from timeldm_jax.data.schema import Schema
@@ -131,18 +132,26 @@ class Generator:
             index, part = self._placed((numbers[chosen].astype(np.int32), scaled[chosen]), "split")
             drawn = self._complete(*self._weights, self._prior, key, index, part)
             found[first : first + size] = np.asarray(drawn)[: count - first]
-        return np.where(np.isnan(observed), self._finish(stage, found), observed)
+        found = self._finish(stage, found, given=observed)
+        return np.where(np.isnan(observed), found, observed)
 
     def _finish(
-        self, stage: str, scaled: Float[np.ndarray, "n time feature"], first: int = 0
+        self,
+        stage: str,
+        scaled: Float[np.ndarray, "n time feature"],
+        first: int = 0,
+        given: Float[np.ndarray, "n time feature"] | None = None,
     ) -> Float[np.ndarray, "n time feature"]:
-        """Windows in the data's own units, float64, as a table can hold them if it is of one."""
+        """Windows in the data's own units, float64, as a table can hold them if it is of one.
+
+        Static columns of a window are alike in all rows: as given, where they are.
+        """
         self._check_finite(stage, scaled, first)
         windows = self.scaler.unscale(marginals.to_data(scaled, self._maps))
         self._check_finite(stage, windows, first)  # a logarithm's inverse can overflow
         if self.schema is None:
             return self.scaler.nearest(windows)
-        return tables.snap(windows, self.schema)
+        return tables.snap(relations.settle_windows(windows, self.schema, given), self.schema)
 
     def _check_finite(
         self, stage: str, windows: Float[np.ndarray, "n time feature"], first: int

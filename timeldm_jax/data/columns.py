@@ -56,6 +56,8 @@ class Column:
       origin: start of a datetime column's first year, ISO text; the feature is seconds since.
       unit: seconds that datetimes are whole multiples of.
       missing: whether training rows lack values here.
+      gaps_of: the column before this one that lacks values in the same rows, or "".
+      static: whether a series has one value, in all of its rows.
     """
 
     name: str
@@ -76,6 +78,8 @@ class Column:
     origin: str = ""
     unit: float = 1.0
     missing: bool = False
+    gaps_of: str = ""
+    static: bool = False
 
 
 def encode(series: pd.Series, column: Column, place: int, where: str) -> Float[np.ndarray, " rows"]:

@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax.data import arrays, gaps, reader, start_times
+from timeldm_jax.data import arrays, entities, gaps, reader, start_times
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.clock import groups_of, positions
@@ -341,6 +341,10 @@ def from_table(frame: pd.DataFrame, schema: Schema, config: ConfigDict) -> Datas
     # Split before anything is learnt of the values: all that is needed are the rows' numbers.
     numbers = np.where(there, place, np.nan)[:, None]
     clock = positions(frame, schema.clock, schema.entity, "the table")
+    by = data.split
+    if data.entity_names == "real":
+        entities.check_split(by)
+        by = "time"
     series = split_series(
         numbers,
         ("row",),
@@ -348,7 +352,7 @@ def from_table(frame: pd.DataFrame, schema: Schema, config: ConfigDict) -> Datas
         data.protocol,
         groups=groups[place],
         clock=clock[place] if schema.entity else None,
-        by=data.split,
+        by=by,
         stride=data.stride,
     )
     seen = series.training_rows()[:, 0]

@@ -1,7 +1,8 @@
 """The ids of series: what samples get in the columns that say whose a row is.
 
 A model learns what series look like, not which is which. Its samples are series of nobody, and
-their ids are new ones of the form that the table's have: store 7 of 6, `patient_012` of 11.
+their ids are new ones of the form that the table's have: store 7 of 6, `patient_012` of 11. Where
+the user asks for real names (tickers, sites), these are a static column of words.
 """
 
 import dataclasses
@@ -11,6 +12,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 from pandas.api.types import pandas_dtype
+
+from timeldm_jax.errors import DataError, option
+
+MOST_NAMES = 100  # that can be learnt: of more, each has too few windows
+FEWEST_ROWS = 10  # of a series whose name is learnt, on average
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,3 +66,31 @@ def learn(column: pd.Series) -> Ids:
         return Ids(name, dtype, max(map(int, numbers)) + 1, prefixes.pop(), digits)
     taken = [int(number) for prefix, number in found if prefix == f"{name}_"]
     return Ids(name, dtype, max(taken, default=0) + 1, f"{name}_")
+
+
+def check_real(frame: pd.DataFrame, where: str, entity: tuple[str, ...]) -> None:
+    """Raises DataError unless there is one entity column, with few names of many rows."""
+    asked = option("entity_names", "real")
+    if len(entity) != 1 or entity[0] not in frame.columns:
+        found = f"{len(entity)} entity columns" if entity else "none"
+        raise DataError(
+            f"{where}: {asked} learns the names of one entity column, and there "
+            f"{'are' if len(entity) > 1 else 'is'} {found}: name one ({option('entity')}), of "
+            "several joined into one"
+        )
+    count = frame[entity[0]].nunique()
+    if count > MOST_NAMES or len(frame) < FEWEST_ROWS * count:
+        raise DataError(
+            f"{where}, column {entity[0]!r} (the entity) has {count:,} names in {len(frame):,} "
+            f"rows; {asked} learns up to {MOST_NAMES}, of {FEWEST_ROWS} rows each"
+        )
+
+
+def check_split(split: str) -> None:
+    """Raises DataError where series are to be held out whose names are to be learnt."""
+    if split == "entity":
+        raise DataError(
+            f"{option('split', split)} holds whole series out, and the names of these could not be "
+            f"learnt, which {option('entity_names', 'real')} asks for: use "
+            f"{option('split', 'time')}, or new names"
+        )

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import pandas as pd
 from etils import epath
 
-from timeldm_jax.data import entities, inference, words
-from timeldm_jax.data.clock import Clock
+from timeldm_jax.data import entities, inference, relations, words
+from timeldm_jax.data.clock import Clock, groups_of
 from timeldm_jax.data.columns import KINDS, SCALINGS, Column, Scaling
 from timeldm_jax.data.entities import Ids
 from timeldm_jax.data.grids import Grid
@@ -100,10 +100,22 @@ class Schema:
                 low = "-∞" if column.low is None else f"{column.low:g}"
                 high = "∞" if column.high is None else f"{column.high:g}"
                 said.append(f"kept in {low}..{high}")
-            if column.missing:
+            if column.static:
+                said.append("one value a series")
+            if column.gaps_of:
+                said.append(f"missing together with {column.gaps_of!r}")
+            elif column.missing:
                 said.append("has missing values")
             lines.append(f"{column.name:<{width}}  {', '.join(said)}")
         return lines
+
+    def static_features(self) -> list[tuple[int, "Feature"]]:
+        """The places and features of columns with one value a series."""
+        return [
+            (place, feature)
+            for place, feature in enumerate(features(self))
+            if feature.column >= 0 and self.columns[feature.column].static
+        ]
 
 
 def infer(
@@ -113,6 +125,7 @@ def infer(
     clock: Clock | None,
     entity: tuple[str, ...],
     overrides: Mapping[str, Mapping[str, Any]],
+    real_names: bool = False,
 ) -> Schema:
     """The schema of a table whose rows are in order.
 
@@ -122,6 +135,7 @@ def infer(
       clock: its time column, which is not learnt.
       entity: names of its entity columns, likewise.
       overrides: by column, fields of `Column` that the user has set.
+      real_names: whether the entity column is learnt, so that samples have its names.
 
     Raises:
       DataError: columns that cannot be learnt, all of them, or an override that does not fit.
@@ -132,24 +146,22 @@ def infer(
             _check_override(name, fields, list(frame.columns), where)
     problems.raise_all()
     own = [] if clock is None else list(clock.names)
-    columns = []
-    for name in frame.columns:
-        if name in (*own, *entity):
-            continue
-        given = dict(overrides.get(name, {}))
-        if given.get("kind") != "drop":
-            with problems.collect():
-                columns.append(inference.infer(frame[name], given, where))
-    problems.raise_all()
+    hidden = own if real_names else [*own, *entity]
+    asked = {name: {"kind": "category"} for name in entity} | dict(overrides)
+    columns = _infer_columns(frame.drop(columns=hidden, errors="ignore"), asked, where)
     if not columns:
         raise DataError(f"{where} has no column to learn beside its time and entity columns")
+    said = {name: given["static"] for name, given in overrides.items() if "static" in given}
+    said |= dict.fromkeys(entity, True)
+    columns = relations.learn(columns, frame, groups_of(frame, entity), said)
     kept = {*(column.name for column in columns), *own, *entity} - {SERIES}
+    unnamed = [name for name in entity if name in hidden and name != SERIES]
     schema = Schema(
         columns=tuple(columns),
         order=tuple(str(name) for name in frame.columns if name in kept),
         clock=clock,
         entity=entity,
-        ids=tuple(entities.learn(frame[name]) for name in entity if name != SERIES),
+        ids=tuple(entities.learn(frame[name]) for name in unnamed),
     )
     count = len(features(schema))
     if count == 0:
@@ -161,6 +173,20 @@ def infer(
             f"{MOST_FEATURES:,}: leave columns out (kind 'drop' in the schema), or split the table"
         )
     return schema
+
+
+def _infer_columns(
+    frame: pd.DataFrame, asked: Mapping[str, Mapping[str, Any]], where: str
+) -> list[Column]:
+    """What each column is, those left out that are to be dropped; raises all faults at once."""
+    problems, columns = Problems(), []
+    for name in frame.columns:
+        given = dict(asked.get(name, {}))
+        if given.get("kind") != "drop":
+            with problems.collect():
+                columns.append(inference.infer(frame[name], given, where))
+    problems.raise_all()
+    return columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +231,7 @@ def features(schema: Schema) -> tuple[Feature, ...]:
     found += [
         Feature(f"{column.name} is missing", i, "missing", 0, "unit")
         for i, column in enumerate(schema.columns)
-        if column.missing
+        if column.missing and not column.gaps_of
     ]
     if schema.padded:
         found.append(Feature(PRESENT, -1, "present", 0, "unit"))
@@ -215,7 +241,14 @@ def features(schema: Schema) -> tuple[Feature, ...]:
 def flags(schema: Schema) -> dict[int, int]:
     """The feature that says where a column lacks values, by the column's number."""
     layout = enumerate(features(schema))
-    return {feature.column: place for place, feature in layout if feature.role == "missing"}
+    own = {feature.column: place for place, feature in layout if feature.role == "missing"}
+    numbers = {column.name: i for i, column in enumerate(schema.columns)}
+    sharing = {
+        i: own[numbers[column.gaps_of]]
+        for i, column in enumerate(schema.columns)
+        if column.missing and column.gaps_of
+    }
+    return own | sharing
 
 
 def read_overrides(given: str) -> dict[str, Any]:
@@ -263,13 +296,16 @@ def _check_override(name: str, given: Mapping[str, Any], columns: list[str], whe
     at = f"the schema's column {name!r}:"
     if not isinstance(given, Mapping):
         raise DataError(f"{at} expected an object of fields, found {given!r}")
-    settable = ("kind", "scaling", "decimals", "step", "low", "high", "categories")
+    settable = ("kind", "scaling", "decimals", "step", "low", "high", "categories", "static")
     for field, value in given.items():
         known(field, settable, f"{at} field")
         if field == "kind":
             known(value, KINDS, f"{at} kind")
         elif field == "scaling":
             known(value, SCALINGS, f"{at} scaling")
+        elif field == "static":
+            if not isinstance(value, bool):
+                raise DataError(f"{at} static={value!r} must be true or false")
         elif field == "categories":
             if not isinstance(value, list) or not value:
                 raise DataError(f"{at} categories={value!r} must be a list")

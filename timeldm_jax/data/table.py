@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 
 from timeldm_jax.data import clock as clocks
 from timeldm_jax.data import columns as kinds
+from timeldm_jax.data import entities, time_columns, wide, words, zones
 from timeldm_jax.data import order as orders
 from timeldm_jax.data import schema as schemas
-from timeldm_jax.data import time_columns, wide, words, zones
 from timeldm_jax.data.clock import Reading
 from timeldm_jax.data.order import Ordered
 from timeldm_jax.data.schema import Schema
@@ -27,6 +27,7 @@ from timeldm_jax.settings import Rule, check_fields, one_of
 _log = logging.getLogger(__name__)
 
 MISSING = ("fill", "generate")
+NAMES = ("new", "real")  # of series, in samples
 _DAYFIRST = Rule(lambda value: value in ("", "true", "false"), "must be 'true', 'false' or ''")
 Windows = Float[np.ndarray, "n time feature"]
 
@@ -50,6 +51,8 @@ class Options:
       dayfirst: whether 01/02/2024 is the first of February (`true`) or January 2nd (`false`), where
         the column leaves that open; "": by which of both makes steps even.
       zone: the time zone whose local clock the times follow, such as `Europe/Berlin`; "" finds out.
+      entity_names: what samples have in the entity column: `new` ids of the same form, or the
+        `real` ones, which are learnt like words, where they are no secret.
       na_values: values that stand for a missing one, separated by commas, such as `-200,?`; or JSON
         by column, such as `{"CO": [-200]}`.
     """
@@ -63,11 +66,18 @@ class Options:
     time_format: str = ""
     dayfirst: str = ""
     zone: str = ""
+    entity_names: str = "new"
 
     def __post_init__(self) -> None:
         """Checks the settings; raises ConfigError."""
         point = Rule(lambda value: value in ("", ".", ","), "must be '.' or ','")
-        check_fields(self, irregular=one_of(*orders.IRREGULAR), decimal=point, dayfirst=_DAYFIRST)
+        check_fields(
+            self,
+            irregular=one_of(*orders.IRREGULAR),
+            decimal=point,
+            dayfirst=_DAYFIRST,
+            entity_names=one_of(*NAMES),
+        )
 
 
 class Encoded(NamedTuple):
@@ -106,6 +116,9 @@ def prepare(frame: pd.DataFrame, where: str, options: Options) -> tuple[pd.DataF
     for name in entity:
         if frame[name].isna().any():
             raise DataError(f"{where}, column {name!r} (the entity) lacks values in some rows")
+    real_names = options.entity_names == "real"
+    if real_names:
+        entities.check_real(frame, where, entity)
     overrides = declared.get("columns", {})
     free = [name for name in frame.columns if name not in entity and name not in overrides]
     time = time_columns.with_hours(frame, time, free)
@@ -117,7 +130,14 @@ def prepare(frame: pd.DataFrame, where: str, options: Options) -> tuple[pd.DataF
         frame, clock, _ = orders.order(frame, where, time, entity, reading)
     with problems.collect():
         learnt = frame if clock is not None or not time else frame.drop(columns=list(time))
-        inferred = schemas.infer(learnt, where, clock=clock, entity=entity, overrides=overrides)
+        inferred = schemas.infer(
+            learnt,
+            where,
+            clock=clock,
+            entity=entity,
+            overrides=overrides,
+            real_names=real_names,
+        )
     problems.raise_all()
     return frame.reset_index(drop=True), inferred
 
@@ -140,7 +160,12 @@ def relearn(
     given = {c.name: {"kind": c.kind, **overrides.get(c.name, {})} for c in whole.columns}
     frame = frame[[name for name in frame.columns if name in (*given, *own, *whole.entity)]]
     found = schemas.infer(
-        frame, "the training rows", clock=whole.clock, entity=whole.entity, overrides=given
+        frame,
+        "the training rows",
+        clock=whole.clock,
+        entity=whole.entity,
+        overrides=given,
+        real_names=any(column.name in whole.entity for column in whole.columns),
     )
     columns = []
     for before, column in zip(whole.columns, found.columns, strict=True):
@@ -151,7 +176,14 @@ def relearn(
             )
         elif column.scaling == "constant" and before.scaling != "constant":
             column = dataclasses.replace(column, scaling="minmax", value=None)
-        columns.append(dataclasses.replace(column, missing=before.missing and not empty))
+        columns.append(
+            dataclasses.replace(
+                column,
+                missing=before.missing and not empty,
+                gaps_of=before.gaps_of,
+                static=before.static,
+            )
+        )
     return dataclasses.replace(whole, columns=tuple(columns))
 
 
