@@ -73,9 +73,19 @@ def test_long_windows_are_given_what_they_need(caplog):
 
 
 def test_what_is_said_stands():
-    config = asked(window=48, stride=3)
-    config.vae.model.latent, config.sample.count = 2, 77
-    assert recipe.choose_sizes(config, np.array([9_000]), 5) == config
+    said = {
+        "data.stride": 3,
+        "vae.model.latent": 5,
+        "vae.model.block": 0,
+        "vae.batch": 128,
+        "vae.chunk": 50,
+        "ldm.axes": 0,
+        "ldm.chunk": 20,
+        "sample.count": 77,
+    }
+    config = asked(window=1_000)  # which would have blocks, fewer axes and small batches
+    config.update_from_flattened_dict(said)
+    assert recipe.choose_sizes(config, np.array([90_000]), 5) == config
 
 
 @pytest.fixture

@@ -94,15 +94,21 @@ SECTIONS: tuple[tuple[str, Any], ...] = (
     ("evaluate", Evaluators()),  # the published protocol
 )
 
-# What 0 stands for "chosen from the data and the budget" in, for a table.
-AUTOMATIC = (
-    "data.window",
-    "data.stride",
-    "vae.model.latent",
-    "vae.steps",
-    "ldm.steps",
-    "sample.count",
-)
+# What a table's configuration leaves open, and what stands there for "chosen from the data and the
+# budget" (`recipe.py`).
+AUTOMATIC = {
+    "data.window": 0,
+    "data.stride": 0,
+    "vae.model.latent": 0,
+    "vae.model.block": -1,  # 0: none
+    "vae.batch": 0,
+    "vae.chunk": 0,
+    "vae.steps": 0,
+    "ldm.axes": -1,  # 0: all
+    "ldm.chunk": 0,
+    "ldm.steps": 0,
+    "sample.count": 0,
+}
 
 
 def base() -> ConfigDict:
@@ -185,13 +191,11 @@ def apply_draws(config: ConfigDict, *, P_mean: float = 0.5, P_std: float = 1.6) 
 
 
 def apply_table(config: ConfigDict) -> None:
-    """A table that nobody has tuned for: what is 0 here is chosen later (`recipe.py`)."""
+    """A table that nobody has tuned for: what is open is chosen later (`recipe.py`)."""
     config.budget = "10m"
     config.data.name = "table"
     config.data.protocol = "heldout"
-    for key in AUTOMATIC:
-        section, _, leaf = key.rpartition(".")
-        _section(config, section)[leaf] = 0
+    config.update_from_flattened_dict(AUTOMATIC)
     config.data.split = "auto"
     config.sample.match_marginals = True
     config.ldm.optimizer.ema = 0.997
@@ -264,7 +268,7 @@ def validate(config: ConfigDict) -> None:
     for key in known:
         if key not in given:
             raise ConfigError(f"config.{key} is missing; start from timeldm_jax.config.base()")
-    automatic = {key for key in AUTOMATIC if given["budget"] and given[key] == 0}
+    automatic = {key for key, auto in AUTOMATIC.items() if given["budget"] and given[key] == auto}
     for prefix, default in SECTIONS:
         node = _section(config, prefix)
         fields = settings_fields(default)

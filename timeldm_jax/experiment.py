@@ -73,7 +73,8 @@ def start(
     configuration.validate(asked)
     refuse_if(lambda: conflict(asked, workdir))
     for stage in ("vae", "ldm"):
-        stages.make_batch(asked, stage)
+        if asked[stage].batch:
+            stages.make_batch(asked, stage)
     prepared = datasets.prepare(given, asked)
     if isinstance(prepared, Table):
         for doubt in doubts(*prepared):

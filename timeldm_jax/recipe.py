@@ -1,6 +1,6 @@
 """Sizes and steps for a table that nobody has tuned for, from its shape and a time budget.
 
-The rule, for every key that the configuration leaves at 0:
+The rule, for every key that the configuration leaves open (`config.AUTOMATIC`):
 
 - window: 24 rows, or a hundredth of the rows where that is less (blocks of held-out time need about
   100 rows a window step), at least 4; of many series, no more than half of them have;
@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
 from timeldm_jax import generator, marginals
+from timeldm_jax.config import AUTOMATIC
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.diffusion import samplers
 from timeldm_jax.errors import ConfigError
@@ -44,6 +45,8 @@ MOST_BYTES = 2**30  # of the latents of all windows
 WHOLE = 64  # rows within which attention sees all of a window
 BLOCK = 32
 BATCH_ROWS = 32_768  # of a batch of the VAE
+FEWEST_BATCH = 8
+LONG_CHUNK = 10  # steps between two looks at the loss, of long windows
 PROBE_ROWS = 48  # that the scores' recurrent networks are timed on; their cost is linear
 VAE_SHARE = 0.15
 FEWEST_STEPS = 200
@@ -74,7 +77,7 @@ def seconds_of(budget: str) -> float:
 
 
 def choose_sizes(config: ConfigDict, lengths: np.ndarray, features: int) -> ConfigDict:
-    """A copy with window, stride, latent and samples chosen where they are 0.
+    """A copy with all but steps chosen where it is open.
 
     Args:
       config: of a table.
@@ -103,23 +106,32 @@ def choose_sizes(config: ConfigDict, lengths: np.ndarray, features: int) -> Conf
 
 
 def _shape_for_length(config: ConfigDict, windows: int) -> None:
-    """Sets in place what long windows need, where the configuration has it as short ones do.
+    """Chooses in place what depends on how long windows are, where it is open.
 
-    What is set is said by the name of its key.
+    What differs from short windows is said by the name of its key.
     """
     window, standard = config.data.window, configuration.base()
-    chosen = {}
-    if window > WHOLE and config.vae.model.block == standard.vae.model.block:
-        chosen["vae.model.block"] = BLOCK
-    batch = 2 ** int(math.log2(max(BATCH_ROWS // window, 8)))
-    if batch < config.vae.batch == standard.vae.batch:
-        chosen |= {"vae.batch": batch, "vae.chunk": 10, "ldm.chunk": 10}
     flat = window * config.vae.model.latent
-    if flat > MOST_LATENTS and config.ldm.axes == standard.ldm.axes:
-        chosen["ldm.axes"] = max(min(MOST_AXES, windows // 2), 2)
+    batch = 2 ** int(math.log2(max(BATCH_ROWS // window, FEWEST_BATCH)))
+    chunk = LONG_CHUNK if batch < standard.vae.batch else standard.vae.chunk
+    rule = {
+        "vae.model.block": BLOCK if window > WHOLE else 0,
+        "vae.batch": _round_up(min(batch, standard.vae.batch), jax.device_count()),
+        "vae.chunk": chunk,
+        "ldm.chunk": chunk,
+        "ldm.axes": max(min(MOST_AXES, windows // 2), 2) if flat > MOST_LATENTS else 0,
+    }
+    given, usual = (dict(configuration.leaves(each)) for each in (config, standard))
+    chosen = {key: value for key, value in rule.items() if given[key] == AUTOMATIC[key]}
     for key, value in chosen.items():
-        _log.info("config.%s=%s, as windows have %d rows and %d latents", key, value, window, flat)
+        if value != usual[key]:
+            said = "config.%s=%s, as windows have %d rows and %d latents"
+            _log.info(said, key, value, window, flat)
     config.update_from_flattened_dict(chosen)
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return math.ceil(number / multiple) * multiple
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,8 @@
     python -m timeldm_jax.launch --config=configs/table.py --config.data.path=my.csv --workdir=run
 
 Scores against rows held out, beside floors, in `scores.json`. Costs the ten minutes of its budget,
-scores and report included; `--config.budget=1h` gives it more. Sizes and steps that are 0 are
-chosen from the data and the budget; see `timeldm_jax/recipe.py`.
+scores and report included; `--config.budget=1h` gives it more. Sizes and steps that are left open
+are chosen from the data and the budget; see `timeldm_jax/recipe.py`.
 """
 
 from ml_collections import ConfigDict

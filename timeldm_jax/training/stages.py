@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 VALID_WINDOWS = 1024
 LDM_VALID_DRAWS = 4
 VALIDATION_SEED = 0  # the same for all runs, so that their validation losses can be compared
+TIMED_STEPS = 10  # by which a budget is planned
+
 PyTree = Any
 
 
@@ -143,7 +145,7 @@ def make_ldm_step(config: ConfigDict, models: Models) -> steps.Step:
 
 
 def step_seconds(config: ConfigDict, dataset: Dataset, stage: str) -> float:
-    """Seconds of a training step of a stage, by running a chunk of them on throw-away weights.
+    """Seconds of a training step of a stage, by running a few of them on throw-away weights.
 
     Every process must call this, as the steps take all devices.
     """
@@ -158,12 +160,13 @@ def step_seconds(config: ConfigDict, dataset: Dataset, stage: str) -> float:
         data = Posteriors(zeros, () if config.ldm.posterior == "mean" else zeros)
         stats = jax.tree.map(jnp.ones_like, zero_stats(config, models))
         train = init_ldm_state(config, models, stats)
-    chunk = parallel.chunk_runner(step, make_batch(config, stage))(config[stage].chunk)
+    few = min(config[stage].chunk, TIMED_STEPS)
+    chunk = parallel.chunk_runner(step, make_batch(config, stage))(few)
     train, data = parallel.place((train, data))
     train, _ = jax.block_until_ready(chunk(train, data))
     start = time.monotonic()
     jax.block_until_ready(chunk(train, data))
-    return (time.monotonic() - start) / config[stage].chunk
+    return (time.monotonic() - start) / few
 
 
 def train_vae(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
