@@ -127,6 +127,21 @@ def test_repeated_training_windows_are_never_told_apart_and_said_to_be_close(qui
     assert found == {"given_away": detection.CLOSE}
 
 
+def test_stages_are_judged_on_windows_of_other_blocks(quick):
+    """What is all but the original is a toss-up, though judges saw originals; noise is told."""
+    real = walks(500, 0)
+    noise = np.random.default_rng(1).normal(size=real.shape)
+    made = {"same": real.copy(), "close": real + 1e-9 * noise, "noisy": real + noise}
+    found = detection.by_stage(real, made)
+    assert set(found) == set(made)
+    for name in ("values", "changes", "second_differences"):
+        assert found["same"][name]["mean"] == 0.5
+        # 2 x 500 answers: a deviation of .016, and copies that tell of each other.
+        assert found["close"][name]["mean"] == pytest.approx(0.5, abs=0.06)
+    assert found["noisy"]["second_differences"]["mean"] > 0.8
+    assert detection.by_stage(real[:30], {"same": real[:30]}) == {}
+
+
 def test_differences_are_numpys_and_a_spread():
     windows = walks(5, 0)
     np.testing.assert_array_equal(detection.differences(windows, 0), windows.reshape(5, -1))

@@ -308,7 +308,7 @@ def _scores_seconds(config: ConfigDict, dataset: Dataset) -> float:
     others = 1e-4 * (real + synthetic) * length * len(series.columns) / 5
     steps = evaluators.discriminative_steps + 0.55 * evaluators.predictive_steps
     columns = min(2 * series.window * len(series.columns), detection.COLUMNS)
-    fits = 3 * evaluators.repeats + 14
+    fits = 3 * evaluators.repeats + 14 + 12  # of the samples, and of the VAE's reconstructions
     judges = fits * columns / 235 * min(real, synthetic, 2 * detection.CAP) / 4_000 / speed
     return 5 + steps * gru + contrast + others + judges
 

@@ -21,7 +21,7 @@ from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.errors import DataError
 from timeldm_jax.generator import Generator, load_generator
-from timeldm_jax.metrics import evaluation, suite
+from timeldm_jax.metrics import detection, evaluation, suite
 from timeldm_jax.models import bind
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.progress import progress
@@ -119,12 +119,7 @@ def evaluate_run(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None
     scores = evaluate_samples(config, dataset, synthetic, config.seed)
     models = stages.build_models(config, len(dataset.series.columns))
     vae_params, _ = stages.load_vae(config, models, workdir)
-    scaled, test = dataset.scaled(), dataset.series.test
-    scores["reconstruction"] = suite.reconstruction_error(
-        scaled[test[:, None] + np.arange(dataset.series.window)],
-        reconstruct(models.vae, vae_params, scaled, test),
-        dataset.series.columns,
-    )
+    scores |= judge_vae(config, dataset, models.vae, vae_params, config.seed)
     write_json(path, scores)
     print(evaluation.table(scores))
 
@@ -176,16 +171,51 @@ def comparable(
     return real, training, synthetic
 
 
-def reconstruct(vae: VAE, params: Any, scaled: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """The VAE's reconstruction of windows from their posterior means, `(n, time, feature)`."""
-    means = latents.encode(vae, params, scaled, starts, means_only=True).mean
+def judge_vae(
+    config: ConfigDict, dataset: Dataset, vae: VAE, params: Any, seed: int
+) -> dict[str, Any]:
+    """What the VAE alone does to test windows: `reconstruction` and `by_stage` of the scores.
+
+    Windows are decoded from posterior means, which the diffusion learns, and from draws, as samples
+    can hold them.
+    """
+    series, scaled = dataset.series, dataset.scaled()
+    found = latents.encode(vae, params, scaled, series.test)
+    noise = np.random.default_rng(seed).standard_normal(found.mean.shape, np.float32)
+    means = np.asarray(found.mean)
+    draws = means + np.exp(np.asarray(found.log_variance) / 2) * noise
+    decoded = {name: _decode(vae, params, z) for name, z in (("means", means), ("draws", draws))}
+    error = suite.reconstruction_error(
+        scaled[series.test[:, None] + np.arange(series.window)], decoded["means"], series.columns
+    )
+    made = {name: as_data(dataset, windows) for name, windows in decoded.items()}
+    real, made = gaps.close_as(series.windows(series.test), made)
+    count = config.evaluate.trees
+    return {
+        "reconstruction": error,
+        "by_stage": detection.by_stage(real, made, seed=seed, count=count),
+    }
+
+
+def as_data(
+    dataset: Dataset, scaled: Float[np.ndarray, "n time feature"]
+) -> Float[np.ndarray, "n time feature"]:
+    """Scaled windows in the data's own units, as it can hold them."""
+    windows = dataset.scaler.unscale(scaled.astype(np.float64))
+    if dataset.schema is None:
+        return dataset.scaler.nearest(windows)
+    return tables.snap(windows, dataset.schema)
+
+
+def _decode(vae: VAE, params: Any, z: Float[np.ndarray, "n flat"]) -> np.ndarray:
+    """Windows `(n, time, feature)`, scaled, from latents, in large batches."""
     decode = jax.jit(lambda p, z: bind(vae, p, "decode")(z))
     parts = []
     batch = latents.windows_per_call(vae, latents.ENCODE_BATCH)
-    for first in range(0, len(means), batch):
-        z = means[first : first + batch]
-        padded = np.resize(z, (batch, vae.window, vae.latent))
-        parts.append(np.asarray(decode(params, padded))[: len(z)])
+    for first in range(0, len(z), batch):
+        part = z[first : first + batch]
+        padded = np.resize(part, (batch, vae.window, vae.latent))
+        parts.append(np.asarray(decode(params, padded))[: len(part)])
     return np.concatenate(parts)
 
 
@@ -243,6 +273,7 @@ def score(
         assert dataset is not None
         synthetic = drawn(len(dataset.series.test))
         scores = evaluate_samples(config, dataset, synthetic, seed)
+        scores |= judge_vae(config, dataset, generator.models.vae, generator.vae_params, seed)
         windows, training, synthetic = comparable(config, dataset, synthetic, seed)
         return Scored(scores, windows, synthetic, training)
     synthetic = drawn(len(real))

@@ -1,7 +1,8 @@
 """Missing values: what stands for one in a table, and how gaps are closed for scores."""
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -95,6 +96,23 @@ def close_gaps(
         synthetic[..., :-1][synthetic[..., -1] < 0.5] = np.nan
     means = np.nanmean(real[0], axis=(0, 1))
     return _close(synthetic, means), [_close(windows, means) for windows in real]
+
+
+def close_as(real: Windows, others: Mapping[str, Windows]) -> tuple[Windows, dict[str, Windows]]:
+    """Windows without NaN, where what was made of each real window gets the gaps of that one.
+
+    Args:
+      real: `(n, time, feature)`.
+      others: by name, windows made of `real`, one each.
+    """
+    lacks = np.isnan(real)
+    if not lacks.any():
+        return real, dict(others)
+    with warnings.catch_warnings():  # a feature without a value in these windows
+        warnings.simplefilter("ignore", RuntimeWarning)
+        means = np.nan_to_num(np.nanmean(real, axis=(0, 1)))
+    made = {name: np.where(lacks, np.nan, windows) for name, windows in others.items()}
+    return _close(real, means), {name: _close(windows, means) for name, windows in made.items()}
 
 
 def _close(windows: Windows, means: Float[np.ndarray, " feature"]) -> Windows:

@@ -263,20 +263,46 @@ def by_view(
     seed: int = 0,
     count: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Accuracy of trees on each of `VIEWS` alone: mean, half-width, and the floor's mean."""
-    found = {}
+    """Accuracy of trees on each of `VIEWS` alone: mean, half-width, and the mean of a floor."""
+    found: dict[str, dict[str, Any]] = {}
     for name, (order, _) in VIEWS.items():
         if pool.shape[1] <= order:
             continue
         fit = trees(pool, (order,), count)
         runs = detection_runs(fit, synthetic, blocks, seed=seed)
-        usual = detection_runs(fit, floor, blocks, seed=seed)
-        found[name] = {
-            "mean": float(accuracies(runs).mean()),
-            "half_width": half_width(runs),
-            "floor": {"mean": float(accuracies(usual).mean())},
-        }
+        found[name] = {"mean": float(accuracies(runs).mean()), "half_width": half_width(runs)}
+        if floor:
+            usual = detection_runs(fit, floor, blocks, seed=seed)
+            found[name]["floor"] = {"mean": float(accuracies(usual).mean())}
     return found
+
+
+def by_stage(
+    real: Windows, stages: dict[str, Windows], *, seed: int = 0, count: int = 0
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """`by_view` of what a model makes of the real windows themselves, such as reconstructions.
+
+    A window and what was made of it are of one block, so that no judge is asked about a window
+    whose original it has seen. Chance is then exactly ½.
+
+    Args:
+      real: in order of time.
+      stages: by name, windows made of `real`, one each.
+      seed: of halves, draws and judges.
+      count: of trees, or 0.
+
+    Returns:
+      By stage; nothing where windows are too few.
+    """
+    blocks = np.tile(time_blocks(real), 2)
+    rows = np.arange(len(real))
+    pairs = [(rows, rows + len(real))] * 2
+    if not large_enough(pairs, blocks):
+        return {}
+    return {
+        name: by_view(np.concatenate([real, made]), pairs, (), blocks, seed=seed, count=count)
+        for name, made in stages.items()
+    }
 
 
 def given_away(

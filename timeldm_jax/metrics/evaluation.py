@@ -30,6 +30,7 @@ _JUDGED = {
     "given_away": str,
     "by_view": {...: {"mean": float, "half_width": float, "floor": _MEAN}},
 }
+_STAGES = {...: {...: {"mean": float, "half_width": float}}}
 _FORM: dict[Any, Any] = {
     "protocol": str,
     "seed": int,
@@ -161,6 +162,8 @@ def check(scores: Any) -> dict[str, Any]:
         wrong = "notes"
     if not wrong and "reconstruction" in scores:
         wrong = _wrong(scores["reconstruction"], {"mean_absolute": float}, "reconstruction.")
+    if not wrong and "by_stage" in scores:
+        wrong = _wrong(scores["by_stage"], _STAGES, "by_stage.")
     if wrong:
         raise DataError(f"{wrong} is missing, or not what a score has")
     return scores
@@ -219,4 +222,19 @@ def table(scores: dict[str, Any]) -> str:
     if "reconstruction" in scores:
         error = scores["reconstruction"]["mean_absolute"]
         lines.append(f"The VAE alone reproduces windows to {error:.4f} of the range on average.")
+    lines += _stage_lines(scores)
     return "\n".join(lines)
+
+
+def _stage_lines(scores: dict[str, Any]) -> list[str]:
+    """A line a view of the trees: what they tell of samples, and of what the VAE alone makes."""
+    stages, lines = scores.get("by_stage", {}), []
+    for name, view in scores["scores"].get("detection", {}).get("by_view", {}).items():
+        parts = [f"{view['mean']:.0%} of samples"]
+        parts += [
+            f"{views[name]['mean']:.0%} of reconstructions from {stage}"
+            for stage, views in stages.items()
+            if name in views
+        ]
+        lines.append(f"Right by {name.replace('_', ' ')} alone: {', '.join(parts)}.")
+    return lines

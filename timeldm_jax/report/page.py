@@ -128,6 +128,7 @@ def _page(
         published=[e for e in scores["scores"].values() if e["published"]],
         others=[e for e in scores["scores"].values() if not e["published"]],
         judged=next((e for e in scores["scores"].values() if "by_view" in e), None),
+        stages=scores.get("by_stage", {}),
         place=_place,
         memorisation=scores["memorisation"],
         name=None if config is None else config["data"]["name"],
