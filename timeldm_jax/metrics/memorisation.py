@@ -10,35 +10,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
+
+from timeldm_jax.metrics.membership import Starts, share_closer
+from timeldm_jax.metrics.neighbours import Nearest, Windows, nearest, shifted
 
 QUERIES = 1_000  # windows of each set that are looked at
 SHIFT_QUERIES = 200
 PAIRS = 6
-CHUNK = 8_192  # windows compared with at a time: bounds memory
 COPY = 1e-4  # of the range: windows that agree this closely are copies
-FEWEST_BLOCKS = 5  # blocks of time that an interval is drawn from
 MARGIN = 0.05  # by which a share's interval must pass ½ to be called memorised
 FAR_BELOW = 0.5  # of the usual distance
 CAVEAT = (
     "A diagnostic, not a guarantee: it can show that windows were repeated, it cannot show that "
     "nothing about the training data can be learned from the samples."
 )
-
-Windows = Float[np.ndarray, "n time feature"]
-Starts = Int[np.ndarray, " n"]
-
-
-class Nearest(NamedTuple):
-    """Of each query, the closest window of a set.
-
-    Attributes:
-      row: `(queries,)`, its number.
-      distance: `(queries,)`, infinite where every window was left out.
-    """
-
-    row: Int[np.ndarray, " query"]
-    distance: Float[np.ndarray, " query"]
 
 
 def memorisation(
@@ -84,7 +69,7 @@ def memorisation(
     found = _distances(queries, training, known, others, training_starts)
     share = None
     if held_out is not None:
-        share = _share(queries, training, held_out, training_starts, held_out_starts)
+        share = share_closer(queries, training, held_out, training_starts, held_out_starts)
     copies = _count_copies(synthetic, training)
     reasons = _reasons(found, share, copies / len(synthetic))
     return {
@@ -183,11 +168,11 @@ def _distances(
     if others is not None:
         baseline = nearest(others, training)
         ratio = _ratio(baseline, nearest(others, training, overlapping(baseline.row, time)))
-        moved_usual = _shifted(others[:SHIFT_QUERIES], training, shift)
+        moved_usual = shifted(others[:SHIFT_QUERIES], training, shift)
     else:
         rows = known[:SHIFT_QUERIES]
-        moved_usual = _shifted(training[rows], training, shift, overlapping(rows, time + shift))
-    moved = _shifted(queries[:SHIFT_QUERIES], training, shift)
+        moved_usual = shifted(training[rows], training, shift, overlapping(rows, time + shift))
+    moved = shifted(queries[:SHIFT_QUERIES], training, shift)
     return _Distances(
         own, second, usual, baseline, ratio, shift,
         float(np.median(moved)), float(np.median(moved_usual)),
@@ -241,132 +226,6 @@ def _verdict(reasons: list[str], share: dict[str, Any] | None) -> str:
     return (
         f"No sign of memorising: as close to held-out windows as to training ones (share {words})."
     )
-
-
-def nearest(
-    queries: Float[np.ndarray, "query time feature"],
-    windows: Windows,
-    left_out: Any = None,
-) -> Nearest:
-    """The closest of `windows` to each query, by matrix products over chunks of `windows`.
-
-    Args:
-      queries: `(query, time, feature)`.
-      windows: `(n, time, feature)`.
-      left_out: of a slice of `windows`, which to leave out for which query, `(query, slice)` bool.
-    """
-    flat, flat_windows = queries.reshape(len(queries), -1), windows.reshape(len(windows), -1)
-    center = flat.mean(axis=0)
-    a = (flat - center).astype(np.float32)
-    squares = np.square(a).sum(axis=1)
-    best = np.full(len(a), np.inf, np.float32)
-    index = np.zeros(len(a), np.int64)
-    for first in range(0, len(windows), CHUNK):
-        chunk = slice(first, min(first + CHUNK, len(windows)))
-        b = (flat_windows[chunk] - center).astype(np.float32)
-        # As the difference of large squares this is good to 1e-4 of the range: enough to choose by.
-        distance = squares[:, None] + np.square(b).sum(axis=1) - 2 * (a @ b.T)
-        if left_out is not None:
-            distance[left_out(chunk)] = np.inf
-        at = distance.argmin(axis=1)
-        found = distance[np.arange(len(a)), at]
-        index = np.where(found < best, at + first, index)
-        best = np.minimum(found, best)
-    exact = np.sqrt(np.square(flat - flat_windows[index]).mean(axis=1, dtype=np.float64))
-    return Nearest(index, np.where(np.isfinite(best), exact, np.inf))
-
-
-def _shifted(
-    queries: Float[np.ndarray, "query time feature"],
-    windows: Windows,
-    largest: int,
-    left_out: Any = None,
-) -> Float[np.ndarray, " query"]:
-    """Distance to the closest window moved by up to `largest` steps, over the steps they share."""
-    time = windows.shape[1]
-    best = np.full(len(queries), np.inf)
-    for shift in range(-largest, largest + 1):
-        now = slice(max(shift, 0), time + min(shift, 0))
-        then = slice(max(-shift, 0), time + min(-shift, 0))
-        found = nearest(queries[:, now], windows[:, then], left_out)
-        best = np.minimum(best, found.distance)
-    return best
-
-
-def _share(
-    queries: Float[np.ndarray, "query time feature"],
-    training: Windows,
-    held_out: Windows,
-    training_starts: Starts | None,
-    held_out_starts: Starts | None,
-) -> dict[str, Any]:
-    """Share of queries closer to training, with an interval that knows which windows go together.
-
-    For a series each held-out block is paired with as many training windows in a row beside it.
-    Whichever wins a query, its whole block is as likely to win the next one like it, so blocks (or,
-    for independent windows, windows) are what is counted: the variance of the share is the sum over
-    blocks of (Σ (y − share))² / n² (cluster-robust; Cameron and Miller 2015, Eq. 6).
-    """
-    if training_starts is None or held_out_starts is None:
-        size = min(len(training), len(held_out))
-        ours, theirs = (np.linspace(0, len(w) - 1, size).astype(int) for w in (training, held_out))
-        our_block, their_block = np.arange(size), size + np.arange(size)
-    else:
-        ours, theirs, our_block = _paired(training_starts, held_out_starts, training.shape[1])
-        their_block = our_block
-    one, two = nearest(queries, training[ours]), nearest(queries, held_out[theirs])
-    closer = np.where(one.distance == two.distance, 0.5, one.distance < two.distance)
-    block = np.where(closer > 0.5, our_block[one.row], their_block[two.row])
-    share = float(closer.mean())
-    names, members = np.unique(block, return_inverse=True)
-    sums = np.bincount(members, weights=closer - share)
-    n, blocks = len(closer), len(names)
-    # Never below that of independent queries.
-    variance = max(np.square(sums).sum() / n**2 * blocks / max(blocks - 1, 1), 0.25 / n)
-    half = float(stats.t.ppf(0.975, max(blocks - 1, 1)) * math.sqrt(variance))
-    return {
-        "share": share,
-        "low": max(share - half, 0.0),
-        "high": min(share + half, 1.0),
-        "blocks": blocks,
-    }
-
-
-def _paired(
-    training_starts: Starts, held_out_starts: Starts, time: int
-) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """Training windows beside each held-out block, as many held-out ones, the block of each.
-
-    Training windows come from before and after blocks in turn, so that a trend favours neither. Few
-    blocks are counted in parts of four windows' length.
-
-    A block is a stretch of rows in time, whatever the stride: windows that share rows belong
-    to one, and so do windows that follow at the usual stride, where that is longer than a window.
-    """
-    order = np.argsort(training_starts, kind="stable")
-    held = np.argsort(held_out_starts, kind="stable")
-    stride = np.median(np.diff(np.union1d(training_starts, held_out_starts)))
-    breaks = np.flatnonzero(np.diff(held_out_starts[held]) > max(time - 1, stride)) + 1
-    free = np.ones(len(order), bool)
-    ours, theirs, blocks = [], [], []
-    for number, block in enumerate(np.split(held, breaks)):
-        places = training_starts[order]
-        before = np.flatnonzero(free & (places < held_out_starts[block[0]]))[::-1]
-        after = np.flatnonzero(free & (places > held_out_starts[block[-1]]))
-        sides = (before, after) if number % 2 == 0 else (after, before)
-        chosen = np.concatenate(sides)[: len(block)]
-        free[chosen] = False
-        block = block[: len(chosen)]
-        ours.append(order[np.sort(chosen)])
-        theirs.append(block)
-        blocks.append(np.full(len(block), number))
-    if len(blocks) < FEWEST_BLOCKS:
-        rows = np.concatenate(
-            [held_out_starts[b] - held_out_starts[b[0]] for b in theirs if len(b)]
-        )
-        parts = np.concatenate(blocks) * (rows.max() + 1) + rows // (4 * time)
-        return np.concatenate(ours), np.concatenate(theirs), parts
-    return np.concatenate(ours), np.concatenate(theirs), np.concatenate(blocks)
 
 
 def _count_copies(synthetic: Windows, training: Windows) -> int:

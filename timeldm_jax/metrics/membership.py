@@ -1,0 +1,90 @@
+"""Which of a generator's windows lie closer to those that it was trained on than to others."""
+
+import math
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import stats
+
+from timeldm_jax.metrics.neighbours import Windows, nearest
+
+FEWEST_BLOCKS = 5  # blocks of time that an interval is drawn from
+
+Starts = Int[np.ndarray, " n"]
+
+
+def share_closer(
+    queries: Float[np.ndarray, "query time feature"],
+    training: Windows,
+    held_out: Windows,
+    training_starts: Starts | None,
+    held_out_starts: Starts | None,
+) -> dict[str, Any]:
+    """Share of queries closer to training, with an interval that knows which windows go together.
+
+    For a series each held-out block is paired with as many training windows in a row beside it.
+    Whichever wins a query, its whole block is as likely to win the next one like it, so blocks (or,
+    for independent windows, windows) are what is counted: the variance of the share is the sum over
+    blocks of (Σ (y − share))² / n² (cluster-robust; Cameron and Miller 2015, Eq. 6).
+    """
+    if training_starts is None or held_out_starts is None:
+        size = min(len(training), len(held_out))
+        ours, theirs = (np.linspace(0, len(w) - 1, size).astype(int) for w in (training, held_out))
+        our_block, their_block = np.arange(size), size + np.arange(size)
+    else:
+        ours, theirs, our_block = _paired(training_starts, held_out_starts, training.shape[1])
+        their_block = our_block
+    one, two = nearest(queries, training[ours]), nearest(queries, held_out[theirs])
+    closer = np.where(one.distance == two.distance, 0.5, one.distance < two.distance)
+    block = np.where(closer > 0.5, our_block[one.row], their_block[two.row])
+    share = float(closer.mean())
+    names, members = np.unique(block, return_inverse=True)
+    sums = np.bincount(members, weights=closer - share)
+    n, blocks = len(closer), len(names)
+    # Never below that of independent queries.
+    variance = max(np.square(sums).sum() / n**2 * blocks / max(blocks - 1, 1), 0.25 / n)
+    half = float(stats.t.ppf(0.975, max(blocks - 1, 1)) * math.sqrt(variance))
+    return {
+        "share": share,
+        "low": max(share - half, 0.0),
+        "high": min(share + half, 1.0),
+        "blocks": blocks,
+    }
+
+
+def _paired(
+    training_starts: Starts, held_out_starts: Starts, time: int
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Training windows beside each held-out block, as many held-out ones, the block of each.
+
+    Training windows come from before and after blocks in turn, so that a trend favours neither. Few
+    blocks are counted in parts of four windows' length.
+
+    A block is a stretch of rows in time, whatever the stride: windows that share rows belong
+    to one, and so do windows that follow at the usual stride, where that is longer than a window.
+    """
+    order = np.argsort(training_starts, kind="stable")
+    held = np.argsort(held_out_starts, kind="stable")
+    stride = np.median(np.diff(np.union1d(training_starts, held_out_starts)))
+    breaks = np.flatnonzero(np.diff(held_out_starts[held]) > max(time - 1, stride)) + 1
+    free = np.ones(len(order), bool)
+    ours, theirs, blocks = [], [], []
+    for number, block in enumerate(np.split(held, breaks)):
+        places = training_starts[order]
+        before = np.flatnonzero(free & (places < held_out_starts[block[0]]))[::-1]
+        after = np.flatnonzero(free & (places > held_out_starts[block[-1]]))
+        sides = (before, after) if number % 2 == 0 else (after, before)
+        chosen = np.concatenate(sides)[: len(block)]
+        free[chosen] = False
+        block = block[: len(chosen)]
+        ours.append(order[np.sort(chosen)])
+        theirs.append(block)
+        blocks.append(np.full(len(block), number))
+    if len(blocks) < FEWEST_BLOCKS:
+        rows = np.concatenate(
+            [held_out_starts[b] - held_out_starts[b[0]] for b in theirs if len(b)]
+        )
+        parts = np.concatenate(blocks) * (rows.max() + 1) + rows // (4 * time)
+        return np.concatenate(ours), np.concatenate(theirs), parts
+    return np.concatenate(ours), np.concatenate(theirs), np.concatenate(blocks)
