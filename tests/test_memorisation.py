@@ -5,6 +5,7 @@ import pytest
 
 from timeldm_jax.data.dataset import from_windows
 from timeldm_jax.data.series import split_series
+from timeldm_jax.metrics import membership
 from timeldm_jax.metrics.memorisation import memorisation
 
 TIME, BLOCK, BLOCKS = 12, 120, 11
@@ -74,3 +75,43 @@ def test_blocks_of_overlapping_windows_given_as_an_array_are_of_time(stride):
 def test_windows_that_share_no_row_have_no_position():
     windows = np.random.default_rng(0).normal(size=(100, TIME, 2))
     assert from_windows(windows, ("x", "y"), "heldout").series.position is None
+
+
+def _pair_counts(member, other):
+    closer = np.less.outer(member, other).mean()
+    return closer + np.equal.outer(member, other).mean() / 2
+
+
+def test_the_attackers_area_counts_pairs():
+    random = np.random.default_rng(0)
+    member, other = (
+        random.integers(0, 9, 40).astype(float),
+        random.integers(2, 12, 30).astype(float),
+    )
+    assert membership._area(member, other) == pytest.approx(_pair_counts(member, other))
+    assert membership._area(member[:0], other) == 0.5
+
+
+@pytest.mark.parametrize("independent", [True, False])
+def test_an_attacker_finds_members_of_a_generator_that_repeats_them(independent):
+    training, held_out = _parts(1)
+    random = np.random.default_rng(0)
+    if independent:
+        one, two, fair = (random.normal(size=(900, TIME, 1)).cumsum(axis=1) for _ in range(3))
+        starts = {}
+    else:  # of one walk, and of a walk of its own, as far from both
+        series, own = (random.normal(size=(9_000, 1)).cumsum(axis=0) for _ in range(2))
+        one, two = (series[starts[:, None] + np.arange(TIME)] for starts in (training, held_out))
+        fair = own[random.integers(0, 8_000, 900)[:, None] + np.arange(TIME)]
+        starts = {"training_starts": training, "held_out_starts": held_out}
+    repeated = one[random.permutation(len(one))[:900]]
+    repeated = repeated + 0.01 * random.normal(size=repeated.shape)
+    found = memorisation(repeated, one, two, **starts)["membership_inference"]
+    assert found["low"] > 0.7
+    found = memorisation(fair, one, two, **starts)["membership_inference"]
+    assert found["low"] < 0.5 < found["high"]
+
+
+def test_without_held_out_windows_there_is_nobody_to_tell_members_from():
+    windows = np.random.default_rng(0).normal(size=(60, TIME, 1))
+    assert memorisation(windows, windows + 1)["membership_inference"] is None

@@ -15,7 +15,7 @@ from scipy import stats
 
 from timeldm_jax import evaluate
 from timeldm_jax.errors import DataError
-from timeldm_jax.metrics import comparison, context_fid, evaluation, suite, verdicts
+from timeldm_jax.metrics import comparison, context_fid, distribution, evaluation, suite, verdicts
 from timeldm_jax.metrics.correlational import (
     correlational_runs,
     correlational_score,
@@ -207,9 +207,27 @@ def test_each_score_is_asked_for_as_the_module_says(light):
     assert len({tuple(one) for one, _ in pairs[5:10]}) == 5
     # Trained on the second of a pair, tested on the first.
     _, transfers = light["predictive"]
-    for (one, two), (source, target) in zip(pairs, transfers, strict=True):
+    for (one, two), (source, target) in zip(pairs, transfers[: len(pairs)], strict=True):
         np.testing.assert_array_equal(one, target)
         np.testing.assert_array_equal(two, source)
+    # And on real windows with synthetic ones, beside real windows alone: what is gained.
+    both = transfers[len(pairs) :]
+    assert len(both) == suite.AUGMENTED_RUNS
+    for (source, target), floor, calibrated in zip(both, pairs[10:], pairs[5:], strict=False):
+        np.testing.assert_array_equal(source, np.concatenate([floor[1], calibrated[1]]))
+        np.testing.assert_array_equal(target, floor[0])
+    predictive = found["scores"]["predictive"]
+    alone, augmented = predictive["floor"]["runs"][: len(both)], predictive["augmented"]["runs"]
+    np.testing.assert_allclose(predictive["gain"]["runs"], np.subtract(alone, augmented))
+
+
+def test_moments_are_scipys():
+    real = np.random.default_rng(0).gamma(2.0, size=(300, 5, 2))
+    other = np.random.default_rng(1).normal(size=(200, 5, 2))
+    found = distribution.errors(distribution.describe(real), distribution.describe(other))
+    for name, moment in (("skewness", stats.skew), ("kurtosis", stats.kurtosis)):
+        one, two = (moment(windows.reshape(-1, 2), axis=0) for windows in (real, other))
+        np.testing.assert_allclose(found[name], np.abs(one - two).mean(), rtol=1e-9)
 
 
 def test_with_a_reference_the_floor_is_against_it(light):

@@ -34,6 +34,14 @@ MEANINGS: dict[str, tuple[str, str]] = {
     ),
     "quantiles": ("Quantiles", "mean difference of nine quantiles from 1% to 99%, in ranges"),
     "tails": ("Tails", "difference of the mean of the lowest and highest 1%, in ranges"),
+    "skewness": (
+        "Skewness",
+        "difference of the third standardised moment of values, mean of features",
+    ),
+    "kurtosis": (
+        "Kurtosis",
+        "difference of the fourth standardised moment of values, mean of features",
+    ),
     "increments": (
         "Increments",
         "Wasserstein distance of one-step changes, in real mean absolute changes",
@@ -55,6 +63,7 @@ class Description(NamedTuple):
     Attributes:
       quantiles: `(LEVELS, feature)`, values at equally likely levels.
       tails: `(2, feature)`, means of the lowest and the highest `TAIL` of values.
+      moments: `(2, feature)`, third and fourth standardised moments of values.
       increments: `(LEVELS, feature)`, quantiles of one-step changes.
       change: `(feature,)`, mean absolute one-step change.
       correlation: `(lag, feature, feature)`, of feature i now with feature j `lag` steps later,
@@ -69,6 +78,7 @@ class Description(NamedTuple):
 
     quantiles: Float[np.ndarray, "level feature"]
     tails: Float[np.ndarray, "2 feature"]
+    moments: Float[np.ndarray, "2 feature"]
     increments: Float[np.ndarray, "level feature"]
     change: Float[np.ndarray, " feature"]
     correlation: Float[np.ndarray, "lag feature feature"]
@@ -110,6 +120,7 @@ def describe(windows: Windows) -> Description:
     return Description(
         quantiles=_at_levels(ordered),
         tails=tails,
+        moments=np.stack([(standard**power).mean(axis=(0, 1)) for power in (3, 4)]),
         increments=_at_levels(steps),
         change=np.abs(steps).mean(axis=0, dtype=np.float64) if time > 1 else np.zeros(features),
         correlation=correlation,
@@ -162,6 +173,8 @@ def _by_feature(real: Description, other: Description) -> dict[str, Float[np.nda
         "kolmogorov_smirnov": _largest_difference(real.quantiles, other.quantiles),
         "quantiles": np.abs(real.quantiles[levels] - other.quantiles[levels]).mean(axis=0),
         "tails": np.abs(real.tails - other.tails).mean(axis=0),
+        "skewness": np.abs(real.moments[0] - other.moments[0]),
+        "kurtosis": np.abs(real.moments[1] - other.moments[1]),
     }
     if len(real.autocorrelation) > 1:
         change = np.where(real.change > 0, real.change, 1)

@@ -45,6 +45,7 @@ _FORM: dict[Any, Any] = {
         "caveat": str,
         "windows": {"synthetic": int, "training": int, "held_out": (int, None)},
         "share_closer_to_training": (dict.fromkeys(("share", "low", "high"), float), None),
+        "membership_inference": (dict.fromkeys(("auc", "low", "high"), float), None),
         "closest_distance": {
             "synthetic_to_training": float,
             "held_out_to_training": (float, None),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from timeldm_jax.metrics.membership import Starts, share_closer
+from timeldm_jax.metrics.membership import Starts, attack_area, share_closer
 from timeldm_jax.metrics.neighbours import Nearest, Windows, nearest, shifted
 
 QUERIES = 1_000  # windows of each set that are looked at
@@ -67,25 +67,28 @@ def memorisation(
     known = random.permutation(len(training))[:QUERIES]
     others = None if held_out is None else held_out[random.permutation(len(held_out))[:QUERIES]]
     found = _distances(queries, training, known, others, training_starts)
-    share = None
+    share = attack = None
     if held_out is not None:
-        share = share_closer(queries, training, held_out, training_starts, held_out_starts)
+        sets = (queries, training, held_out, training_starts, held_out_starts)
+        share, attack = share_closer(*sets), attack_area(*sets)
     copies = _count_copies(synthetic, training)
     reasons = _reasons(found, share, copies / len(synthetic))
     return {
         "verdict": _verdict(reasons, share),
         "memorised": bool(reasons),
         "caveat": CAVEAT,
-        "windows": {
-            "synthetic": len(queries),
-            "training": len(training),
-            "held_out": 0 if held_out is None else len(held_out),
-        },
+        "windows": _sizes(queries, training, held_out),
         "share_closer_to_training": share,
+        "membership_inference": attack,
         **found.said(held_out is not None),
         "exact_copies": {"count": copies, "rate": copies / len(synthetic)},
         "pairs": _closest_pairs(picked, found.own),
     }
+
+
+def _sizes(synthetic: Windows, training: Windows, held_out: Windows | None) -> dict[str, int]:
+    sets = {"synthetic": synthetic, "training": training, "held_out": held_out}
+    return {name: 0 if windows is None else len(windows) for name, windows in sets.items()}
 
 
 def _closest_pairs(picked: Int[np.ndarray, " query"], own: Nearest) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ from timeldm_jax.metrics.comparison import (
 from timeldm_jax.metrics.correlational import correlational_runs, fifths
 from timeldm_jax.metrics.discriminative import discriminative_runs
 from timeldm_jax.metrics.predictive import predictive_runs
-from timeldm_jax.metrics.verdicts import judge, overall, summaries
+from timeldm_jax.metrics.verdicts import judge, overall, summaries, summary
 from timeldm_jax.settings import COUNT, Rule, at_least, check_fields, one_of
 from timeldm_jax.versions import package_versions
 
@@ -65,6 +65,7 @@ JUDGES = {
 }
 SCORES = PUBLISHED | distribution.MEANINGS | JUDGES
 VIEW_RUNS = 2  # of the judge on each view alone
+AUGMENTED_RUNS = 3  # of the predictive score on real and synthetic windows together
 Show = Callable[[int, int, str], None]
 
 
@@ -266,10 +267,18 @@ def _predictive(context: _Context) -> dict[str, Any]:
     calibrated = [(at["synthetic"][s.synthetic], at["real"][s.real]) for s in splits]
     floor = [(at["other"][s.other], at["real"][s.real]) for s in splits]
     ceilings = [(at[name], at["real"][splits[0].real]) for name in context.ceilings]
-    transfers = published + calibrated + floor + ceilings
+    both = [
+        (np.concatenate([known, drawn]), asked)
+        for (known, asked), (drawn, _) in zip(floor, calibrated, strict=True)
+    ][:AUGMENTED_RUNS]
+    transfers = published + calibrated + floor + ceilings + both
     steps = context.evaluators.predictive_steps
     runs = predictive_runs(pool, transfers, seed=context.seed, steps=steps)
-    return _parts(runs, context)
+    augmented = runs[len(transfers) - len(both) :]
+    # What synthetic windows add to real ones: the floor is training on real ones alone.
+    gain = runs[2 * repeats : 2 * repeats + len(both)] - augmented
+    found = _parts(runs[: len(transfers) - len(both)], context)
+    return found | {"augmented": summary(augmented), "gain": summary(gain)}
 
 
 def _parts(runs: Float[np.ndarray, " runs"], context: _Context) -> dict[str, Any]:
