@@ -92,7 +92,7 @@ def tiny():
 def test_every_use_of_one_seed_draws_from_a_key_of_its_own(draws, monkeypatch):
     """Both stages' weights, two steps, validations; samples, completions and what they rest on."""
     monkeypatch.setattr("timeldm_jax.generator.PRIOR_SAMPLES", 4)
-    monkeypatch.setattr("timeldm_jax.generator.SMALL_BATCH", 4)  # a padded window repeats its key
+    monkeypatch.setattr("timeldm_jax.latents.SMALL_BATCH", 4)  # a padded window repeats its key
     monkeypatch.setattr("timeldm_jax.diffusion.conditional.LEVELS", 2)
     config = tiny()
     config.sample.marginal_windows = 4

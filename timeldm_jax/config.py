@@ -105,6 +105,7 @@ AUTOMATIC = {
     "vae.chunk": 0,
     "vae.steps": 0,
     "ldm.axes": -1,  # 0: all
+    "ldm.model.context": -1,  # 0: none
     "ldm.chunk": 0,
     "ldm.steps": 0,
     "sample.count": 0,
@@ -394,7 +395,7 @@ def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
         }
         flat = added | {"evaluate.trees": 0, "vae.model.block": 0} | flat
     if version < 5:
-        flat = {"data.entity_names": "new"} | flat
+        flat = {"data.entity_names": "new", "ldm.model.context": 0} | flat
     return _nest(flat)
 
 

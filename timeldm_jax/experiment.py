@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
 from timeldm_jax import recipe, results
+from timeldm_jax.config import AUTOMATIC
+from timeldm_jax.data import context as contexts
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data.dataset import Dataset, Table
@@ -196,6 +198,8 @@ def choose(
         return chosen, datasets.cut(prepared, chosen)
     config = recipe.choose_sizes(asked, lengths, features)
     dataset = datasets.cut(prepared, config)
+    if config.ldm.model.context == AUTOMATIC["ldm.model.context"]:
+        config.ldm.model.context = contexts.numbers(dataset.schema)
     if config.budget:
         # All processes run the steps that are timed, which wait for each other. The stopwatch of
         # one decides, or hosts would train for different numbers of steps.

@@ -15,7 +15,7 @@ from etils import epath
 from jaxtyping import Float, Int
 
 from timeldm_jax import command
-from timeldm_jax.data import columns, dtypes, relations
+from timeldm_jax.data import columns, dtypes, relations, start_times
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.schema import Schema
@@ -75,7 +75,9 @@ def forecast(
     assert schema is not None
     before = np.repeat(encoded.values[None, -window:], n, axis=0)
     before[..., _flags(schema)] = np.nan
-    futures = extend(generator, before, horizon, seed, "forecast")
+    first = _step(schema, encoded, len(encoded.values) - before.shape[1])
+    begins = None if first is None else np.full(n, first)
+    futures = extend(generator, before, horizon, seed, "forecast", begins)
     times = None
     if schema.clock is not None:
         times = schema.clock.following(frame, horizon)
@@ -126,10 +128,20 @@ def impute(generator: Generator, encoded: tables.Encoded, seed: int, draws: int)
     schema = generator.schema
     assert schema is not None
     values, groups = encoded.values, encoded.groups
-    many = [fill_gaps(generator, values, groups, seed, draw) for draw in range(draws)]
+    steps = None
+    if schema.starts is not None and schema.clock is not None:
+        steps = start_times.counted(encoded.clock, schema.clock)
+    many = [fill_gaps(generator, values, groups, seed, draw, steps) for draw in range(draws)]
     found = np.median(many, axis=0) if draws > 1 else many[0]
     times = None if schema.clock is None else schema.clock.times(found.shape[0])
     return tables.decode(found[None], schema, times=times)  # times stay those that were given
+
+
+def _step(schema: Schema, encoded: tables.Encoded, row: int) -> int | None:
+    """The clock's step of a row; None where the model has no calendar."""
+    if schema.starts is None or schema.clock is None:
+        return None
+    return int(start_times.counted(encoded.clock, schema.clock)[row])
 
 
 def fill_gaps(
@@ -138,6 +150,7 @@ def fill_gaps(
     groups: Int[np.ndarray, " rows"],
     seed: int,
     draw: int,
+    steps: Int[np.ndarray, " rows"] | None = None,
 ) -> Float[np.ndarray, "rows feature"]:
     """The rows with NaN filled, in blocks of a third of a window.
 
@@ -172,7 +185,10 @@ def fill_gaps(
             continue
         blocks, inside, whole = blocks[lacking], inside[lacking], whole[lacking]
         observed = np.where(whole[..., None], found[inside], np.nan)
-        drawn = generator.complete(observed, seed, draw, turn, numbers=blocks, stage="imputation")
+        begins = None if steps is None else steps[blocks] + rows[0]
+        drawn = generator.complete(
+            observed, seed, draw, turn, numbers=blocks, steps=begins, stage="imputation"
+        )
         found[inside[:, middle][whole[:, middle]]] = drawn[:, middle][whole[:, middle]]
         found[:, flags] = np.nan
     return found if schema is None else relations.settle(found, groups, schema, values)
@@ -184,6 +200,7 @@ def extend(
     count: int,
     seed: int,
     stage: str = "extension",
+    begins: Int[np.ndarray, " n"] | None = None,
 ) -> Float[np.ndarray, "n count feature"]:
     """What may follow rows, a third of a window at a time, in the data's own units, float64.
 
@@ -193,6 +210,7 @@ def extend(
       count: rows to draw.
       seed: of the noise.
       stage: what errors call this.
+      begins: the clock's step of the first row before; None: not known.
     """
     window, rows = generator.models.vae.window, before.shape[1]
     ends = rows + np.append(joins(count, window), count)
@@ -209,7 +227,8 @@ def extend(
             observed[:, window - ahead - known.shape[1] : window - ahead] = known
             if generator.schema is not None and generator.schema.padded:
                 observed[..., -1] = 1.0
-            drawn = generator.complete(observed, seed, step, stage=stage)
+            steps = None if begins is None else begins + start + ahead - window
+            drawn = generator.complete(observed, seed, step, steps=steps, stage=stage)
             series[:, start:end] = drawn[:, window - ahead :][:, :new]
             start = end
             show(int(end) - rows, {})

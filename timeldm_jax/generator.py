@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from timeldm_jax import described, latents, marginals, streams
+from timeldm_jax.asked import NOTHING, Asked, Vectors, vectors, vectors_observed
 from timeldm_jax.data import relations
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.scaling import Curve, Scaler
@@ -29,7 +30,6 @@ from timeldm_jax.training.stages import Models
 from timeldm_jax.training.state import TrainState
 from timeldm_jax.workdir import Workdir
 
-SMALL_BATCH = 32  # windows; see `Generator._batches`
 PRIOR_SAMPLES = 4_000
 MOST_AXES = 8_192  # latents whose covariance is made in float64: half a gigabyte
 DRIFT_SAMPLES = 8_000  # a deviation is known to within .8 %
@@ -73,7 +73,9 @@ class Generator:
     drawn: Float[np.ndarray, "feature drawn_level"] | None = None
     drift: Drift | None = None
 
-    def sample(self, count: int, seed: int) -> Iterator[Float[np.ndarray, "n window feature"]]:
+    def sample(
+        self, count: int, seed: int, asked: Asked = NOTHING
+    ) -> Iterator[Float[np.ndarray, "n window feature"]]:
         """Yields batches of synthetic windows in the data's own units, float64.
 
         Window i is a function of (seed, i) alone, whatever the batch size. Values lie between the
@@ -84,15 +86,22 @@ class Generator:
         Args:
           count: windows in all.
           seed: of the noise, a whole number from 0 to 2³² − 1.
+          asked: what windows are asked for by; default: by nothing, or by times as the data has
+            them.
 
         Raises:
           NonFiniteSamplesError: the networks gave NaN or infinity; what came before was finite.
         """
         key = self._key(seed)
-        for first, size in self._batches(count, self._largest):
-            scaled = self._draw_numbered(key, np.arange(first, first + size))[: count - first]
+        for first, size in latents.batches(count, self._largest):
+            numbers = np.arange(first, first + size)
+            scaled = self._draw_numbered(key, numbers, self._context(asked, numbers, seed))
+            scaled = scaled[: count - first]
             self._check_finite("sampling", scaled, first)
-            windows = self._finish("sampling", scaled, first)
+            given = None
+            if asked.rows is not None:
+                given = np.repeat(asked.rows[first : first + size, None], scaled.shape[1], axis=1)
+            windows = self._finish("sampling", scaled, first, given)
             if self.schema is None:
                 yield self.scaler.within_range(windows)
             else:
@@ -104,6 +113,7 @@ class Generator:
         seed: int,
         *turns: int,
         numbers: Int[np.ndarray, " n"] | None = None,
+        steps: Int[np.ndarray, " n"] | None = None,
         stage: str = "completion",
     ) -> Float[np.ndarray, "n window feature"]:
         """Windows that agree with what is observed of them, in the data's own units, float64.
@@ -115,6 +125,7 @@ class Generator:
           turns: which of several completions under one seed, none of which shares noise with
             another, with those of another seed, or with `sample`.
           numbers: of the windows; default: 0, 1, ….
+          steps: of the schema's clock at their first rows; default: not known.
           stage: what errors call this.
 
         Raises:
@@ -127,10 +138,16 @@ class Generator:
         # The number of turns too: else (a, b) would draw from keys below those of (a,).
         key = self._key(seed, Stream.COMPLETION, len(turns), *turns)
         largest = self._largest_completion
-        for first, size in self._batches(count, largest):
+        context = vectors_observed(self._asked_by, self.scaler, observed, steps)
+        for first, size in latents.batches(count, largest):
             chosen = np.minimum(np.arange(first, first + size), count - 1)
-            index, part = self._placed((numbers[chosen].astype(np.int32), scaled[chosen]), "split")
-            drawn = self._complete(*self._weights, self._prior, key, index, part)
+            index, part, asked = self._placed(
+                (numbers[chosen].astype(np.int32), scaled[chosen], context and context[0][chosen]),
+                "split",
+            )
+            drawn = self._complete(
+                *self._weights, self._prior, key, index, part, (asked,) if context else ()
+            )
             found[first : first + size] = np.asarray(drawn)[: count - first]
         found = self._finish(stage, found, given=observed)
         return np.where(np.isnan(observed), found, observed)
@@ -166,20 +183,6 @@ class Generator:
                 "float32; train it again (with other data, or a lower learning rate)"
             )
 
-    def _batches(self, count: int, largest: int) -> Iterator[tuple[int, int]]:
-        """First window and size of each batch of `count` windows, the last one padded.
-
-        There are two sizes, so that a model compiles at most twice whatever is asked of it: the
-        large one where it is at least half full, else small ones.
-        """
-        devices = jax.local_device_count()
-        small, large = (_round_up(min(n, largest), devices) for n in (SMALL_BATCH, largest))
-        first = 0
-        while first < count:
-            size = large if 2 * (count - first) >= large else small
-            yield first, size
-            first += size
-
     @property
     def _largest(self) -> int:
         return latents.windows_per_call(self.models.vae, self.config.sample.batch)
@@ -189,7 +192,7 @@ class Generator:
         """As `_largest`, where a reverse derivative keeps every block's attention."""
         # On a CPU the time a window is the same from 16 at once, and that to compile grows.
         cpu = jax.default_backend() == "cpu"
-        most = SMALL_BATCH if cpu else self.config.sample.batch
+        most = latents.SMALL_BATCH if cpu else self.config.sample.batch
         return latents.windows_per_call(self.models.vae, most, 4 * self.models.vae.decoder_layers)
 
     @functools.cached_property
@@ -215,11 +218,19 @@ class Generator:
         return self._placed(key if stream is None else streams.key(key, stream, *numbers), "same")
 
     def _draw_numbered(
-        self, key: PRNGKeyArray, numbers: Int[np.ndarray, " n"]
+        self, key: PRNGKeyArray, numbers: Int[np.ndarray, " n"], context: Vectors
     ) -> Float[np.ndarray, "n window feature"]:
         """Scaled windows by their numbers, float32, on the host."""
-        index = self._placed(numbers.astype(np.int32), "split")
-        return np.asarray(self._draw(*self._weights, self._own_drift, key, index))
+        index, context = self._placed((numbers.astype(np.int32), context), "split")
+        return np.asarray(self._draw(*self._weights, self._own_drift, key, index, context))
+
+    @property
+    def _asked_by(self) -> Schema | None:
+        """The schema, where windows can be asked for by something."""
+        return self.schema if self.models.denoiser.context else None
+
+    def _context(self, asked: Asked, numbers: Int[np.ndarray, " n"], seed: int) -> Vectors:
+        return vectors(self._asked_by, self.scaler, asked, numbers, seed)
 
     @functools.cached_property
     def _complete(self) -> Any:
@@ -234,8 +245,10 @@ class Generator:
             key: Array,
             index: Array,
             observed: Array,
+            context: tuple[Array, ...],
         ) -> Array:
-            network = bind(denoiser, ldm_params)
+            def network(z: Array, label: Array) -> Array:
+                return bind(denoiser, ldm_params)(z, label, *context)
 
             def noise(number: Array | int) -> Array:
                 return state.normal(jax.random.fold_in(key, number), index, (self.models.axes,))
@@ -250,7 +263,7 @@ class Generator:
             )
 
         split, same = self._shardings["split"], self._shardings["same"]
-        return jax.jit(run, in_shardings=(*(same,) * 5, split, split), out_shardings=split)
+        return jax.jit(run, in_shardings=(*(same,) * 5, split, split, split), out_shardings=split)
 
     @functools.cached_property
     def _prior(self) -> conditional.Prior:
@@ -280,8 +293,9 @@ class Generator:
             return self.drawn
         key, drawn = self._key(MODEL_SEED, Stream.MARGINALS), []
         count = self.config.sample.marginal_windows or marginals.draws(self.models.vae.window)
-        for first, size in self._batches(count, self._largest):
-            windows = self._draw_numbered(key, np.arange(first, first + size))
+        for first, size in latents.batches(count, self._largest):
+            numbers = np.arange(first, first + size)
+            windows = self._draw_numbered(key, numbers, self._context(NOTHING, numbers, MODEL_SEED))
             drawn.append(windows[: count - first])
         windows = np.concatenate(drawn)
         self._check_finite("sampling (for marginals)", windows, 0)
@@ -290,9 +304,10 @@ class Generator:
     def _latents(self, stream: Stream, count: int) -> Float[np.ndarray, "n axis"]:
         """Samples of the diffusion as it gives them, of the model's own seed."""
         key, drawn = self._key(MODEL_SEED, stream), []
-        for first, size in self._batches(count, self._largest):
-            index = jax.device_put(np.arange(first, first + size, dtype=np.int32))
-            drawn.append(np.asarray(self._draw_latents(*self._weights[1:], key, index)))
+        for first, size in latents.batches(count, self._largest):
+            index = np.arange(first, first + size, dtype=np.int32)
+            index, context = jax.device_put((index, self._context(NOTHING, index, MODEL_SEED)))
+            drawn.append(np.asarray(self._draw_latents(*self._weights[1:], key, index, context)))
         return np.concatenate(drawn)[:count]  # batches are padded by the number of devices
 
     @functools.cached_property
@@ -337,8 +352,15 @@ class Generator:
         sigmas = samplers.karras_sigmas(c.steps, c.sigma_min, c.sigma_max, c.rho)
         sigma_data = self.config.ldm.noise.sigma_data
 
-        def draw(ldm_params: PyTree, stats: LatentStats, key: Array, index: Array) -> Array:
-            network = bind(self.models.denoiser, ldm_params)
+        def draw(
+            ldm_params: PyTree,
+            stats: LatentStats,
+            key: Array,
+            index: Array,
+            context: tuple[Array, ...],
+        ) -> Array:
+            def network(z: Array, label: Array) -> Array:
+                return bind(self.models.denoiser, ldm_params)(z, label, *context)
 
             def noise(stream: Stream, *numbers: Array | int) -> Array:
                 return state.normal(streams.key(key, stream, *numbers), index, (self.models.axes,))
@@ -373,13 +395,14 @@ class Generator:
             drift: Drift | tuple[()],
             key: Array,
             index: Array,
+            context: tuple[Array, ...],
         ) -> Array:
-            z = self._draw_latents(ldm_params, stats, key, index)
+            z = self._draw_latents(ldm_params, stats, key, index, context)
             z = drift.mend(z) if isinstance(drift, Drift) else z
             return self._decode(vae_params, stats, z)
 
         split, same = self._shardings["split"], self._shardings["same"]
-        return jax.jit(draw, in_shardings=(*(same,) * 5, split), out_shardings=split)
+        return jax.jit(draw, in_shardings=(*(same,) * 5, split, split), out_shardings=split)
 
     def _decode(self, vae_params: PyTree, stats: LatentStats, z: Array) -> Array:
         """Windows in [0, 1] of the diffusion's flat latents."""
@@ -391,10 +414,6 @@ class Generator:
 def drift_samples(marginal_windows: int) -> int:
     """How many samples the drift is measured on: no more than marginals are, where that is said."""
     return min(DRIFT_SAMPLES, marginal_windows or DRIFT_SAMPLES)
-
-
-def _round_up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
 
 
 def load_generator(workdir: Workdir) -> Generator:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from timeldm_jax.data.context import Context
 from timeldm_jax.data.series import DeviceWindows, fill, gather
 from timeldm_jax.diffusion import edm
 from timeldm_jax.errors import ConfigError
@@ -17,6 +19,7 @@ from timeldm_jax.models.vae import VAE
 from timeldm_jax.settings import Rule, at_least, check_fields, one_of
 
 ENCODE_BATCH = 1024
+SMALL_BATCH = 32  # windows; see `batches`
 CALL_BYTES = 2 * 2**30  # of activations, in calls of `windows_per_call` windows
 LATENT_COPIES = 8  # posterior, draw, noises and what the denoiser makes of them
 STATS_BATCH = 16_384
@@ -63,10 +66,12 @@ class Posteriors(NamedTuple):
     Attributes:
       mean: of each.
       log_variance: of each; `()` where the diffusion learns the means alone.
+      context: of each, what it can be asked for by; `()` where there is nothing.
     """
 
     mean: Float[Array | np.ndarray, "windows flat"]
     log_variance: Float[Array | np.ndarray, "windows flat"] | tuple[()] = ()
+    context: Context | tuple[()] = ()
 
 
 class Drift(NamedTuple):
@@ -159,6 +164,21 @@ def latents_per_call(flat: int, most: int) -> int:
     return max(1, min(most, CALL_BYTES // (4 * LATENT_COPIES * flat)))
 
 
+def batches(count: int, largest: int) -> Iterator[tuple[int, int]]:
+    """First window and size of each batch of `count` windows, the last one padded.
+
+    There are two sizes, so that a model compiles at most twice whatever is asked of it: the large
+    one where it is at least half full, else small ones. Both divide over the local devices.
+    """
+    devices = jax.local_device_count()
+    small, large = (-(-min(n, largest) // devices) * devices for n in (SMALL_BATCH, largest))
+    first = 0
+    while first < count:
+        size = large if 2 * (count - first) >= large else small
+        yield first, size
+        first += size
+
+
 def encode(
     vae: VAE,
     params: Any,
@@ -187,7 +207,7 @@ def encode(
         index = np.minimum(np.arange(first, first + size), count - 1)
         for array, part in zip(found, encode_batch(params, data, index), strict=True):
             array[first : first + size] = np.asarray(part).reshape(size, -1)[: count - first]
-    return Posteriors(*found)
+    return Posteriors(found[0], () if means_only else found[1])
 
 
 def latent_stats(posteriors: Posteriors, config: LatentConfig, sigma_data: float) -> LatentStats:

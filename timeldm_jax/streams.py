@@ -30,6 +30,7 @@ class Stream(enum.StrEnum):
     ORDER = "order"
     POSTERIOR = "posterior"
     NOISE_LEVEL = "noise level"
+    CONTEXT = "context"
     NOISE = "noise"
     # Of a seed of samples, or of a fixed one for what a model says of itself.
     SAMPLE_START = "sample/start"

@@ -14,9 +14,11 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax.data import arrays, entities, gaps, reader, start_times
+from timeldm_jax.data import context as contexts
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.clock import groups_of, positions
+from timeldm_jax.data.context import Context
 from timeldm_jax.data.scaling import Scaler, fit_scaler
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.series import (
@@ -89,15 +91,24 @@ class Dataset:
       series: the table in its own units and the windows of each part.
       scaler: fitted on the rows that training windows cover.
       schema: what the columns are, where the data is a table of the user's own.
+      steps: of the schema's clock, of each row; None where it has no calendar.
     """
 
     series: Series
     scaler: Scaler
     schema: Schema | None = None
+    steps: Int[np.ndarray, " rows"] | None = None
 
     def scaled(self) -> Float[np.ndarray, "rows feature"]:
         """The whole table in [0, 1] (training range), float32; NaN where a value is missing."""
         return self.scaler.scale(self.series.values).astype(np.float32)
+
+    def contexts(self, starts: Int[np.ndarray, " n"]) -> Context:
+        """What windows can be asked for by, of those that begin at `starts`."""
+        assert self.schema is not None
+        steps = None if self.steps is None else self.steps[starts]
+        rows = self.series.values[starts]
+        return contexts.make(self.schema, self.scaler, len(starts), rows=rows, steps=steps)
 
     @property
     def missing(self) -> Missing | None:
@@ -367,15 +378,20 @@ def from_table(frame: pd.DataFrame, schema: Schema, config: ConfigDict) -> Datas
     names = tuple(feature.name for feature in layout)
     series = dataclasses.replace(series, values=values, columns=names)
     chosen = start_times.few(series.train, data.window * values.shape[1])
-    begins = clock[place][chosen]
-    schema = dataclasses.replace(
-        schema, starts=start_times.learn(series.windows(chosen), begins, schema.clock)
-    )
+    steps = clock[place]
+    starts = start_times.learn(series.windows(chosen), steps[chosen], schema.clock)
+    if starts is not None:
+        leads = config.ldm.model.context != 0 and bool(starts.cycles)
+        starts = dataclasses.replace(starts, leads=leads)
+    schema = dataclasses.replace(schema, starts=starts)
     # Samples of a table stay float64; those of an array are given out as float32.
     kept = np.float32 if data.name == "array" else np.float64
-    return make_dataset(
+    found = make_dataset(
         series, tuple(feature.scaling for feature in layout), schema, kept, rounded=True
     )
+    if starts is None or schema.clock is None:
+        return found
+    return dataclasses.replace(found, steps=start_times.counted(steps, schema.clock))
 
 
 def from_windows(

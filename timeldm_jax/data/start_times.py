@@ -9,6 +9,9 @@ with B and Σ from the training windows. Each synthetic window draws its first t
 over the times at which training windows begin: sharp where the window shows its hour, weekday or
 season, and as the data has them where it shows none. Drawn rather than the likeliest, so that times
 are distributed as in the data too.
+
+A model that is given the calendar (`data.context`) needs no such guess: its windows are drawn for a
+time that is drawn first.
 """
 
 import dataclasses
@@ -50,6 +53,7 @@ class StartTimes:
       mean: of the windows' description.
       weights: Σ⁻¹ · Bᵀ, `(described, calendar)`.
       gram: B · Σ⁻¹ · Bᵀ, `(calendar, calendar)`.
+      leads: whether a window's time is drawn first, and the window for it.
     """
 
     window: int
@@ -61,6 +65,7 @@ class StartTimes:
     mean: tuple[float, ...]
     weights: tuple[tuple[float, ...], ...]
     gram: tuple[tuple[float, ...], ...]
+    leads: bool = False
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "StartTimes":
@@ -79,15 +84,15 @@ class StartTimes:
           seed: of the draws; a window's depends on it, its number, and what it shows.
           first: number of the first window.
         """
+        if self.leads:
+            return self.before(len(windows), seed, first)
         steps, prior = self._candidates()
         calendar = _calendar(clock, steps, self)
         gram = np.array(self.gram)
         fixed = np.log(prior) - 0.5 * np.einsum("ck,kl,cl->c", calendar, gram, calendar)
         shown = _describe(windows[:, : self.window]) - np.array(self.mean)
         shown = np.nan_to_num(shown) @ np.array(self.weights)
-        uniform = np.random.default_rng([seed, Stream.START_TIMES.salt]).random(
-            first + len(windows)
-        )[first:]
+        uniform = _uniform(seed, first, len(windows))
         found = np.empty(len(windows), np.int64)
         for start in range(0, len(windows), 1_024):  # bounds the memory of windows x candidates
             part = slice(start, start + 1_024)
@@ -96,6 +101,12 @@ class StartTimes:
             below = chances < uniform[part, None] * chances[:, -1:]
             found[part] = steps[below.sum(axis=1)]
         return found
+
+    def before(self, count: int, seed: int, first: int = 0) -> Int[np.ndarray, " n"]:
+        """Steps at which windows begin, as the training windows do, whatever they show."""
+        steps, prior = self._candidates()
+        place = np.searchsorted(prior.cumsum(), _uniform(seed, first, count), side="right")
+        return steps[np.minimum(place, len(steps) - 1)]
 
     def _candidates(self) -> tuple[Int[np.ndarray, " c"], Float[np.ndarray, " c"]]:
         """Steps that windows may begin at, and how often training windows do."""
@@ -132,7 +143,7 @@ def learn(
     """
     if clock is None or isinstance(clock.start, float):
         return None
-    steps = _counted(steps, clock)
+    steps = counted(steps, clock)
     first, last = int(steps.min()), int(steps.max())
     span = (last - first) * clock.step
     week = _steps_of(WEEK, clock)
@@ -194,22 +205,32 @@ def _calendar(
     clock: Clock, steps: Int[np.ndarray, " n"], of: StartTimes
 ) -> Float[np.ndarray, "n calendar"]:
     """Harmonics of the day and the year, days of the week, and a trend over the training rows."""
-    times = pd.DatetimeIndex(clock.stamps(steps))
     trend = 2 * (steps - of.first) / max(of.last - of.first, 1) - 1
-    found = [trend, trend**2]
-    midnight = times.normalize()
-    hours = ((times - midnight).total_seconds() / DAY).to_numpy()
-    if "day" in of.cycles:
-        found += _harmonics(hours, min(DAY_HARMONICS, int(DAY / clock.step) // 2))
-    if "week" in of.cycles:
-        found += [(times.day_of_week == day).astype(np.float64) for day in range(6)]
-    if "year" in of.cycles:
+    parts = [cycle(clock, steps, name) for name in of.cycles]
+    return np.concatenate([np.stack([trend, trend**2], axis=1), *parts], axis=1)
+
+
+def cycle(clock: Clock, steps: Int[np.ndarray, " n"], name: str) -> Float[np.ndarray, "n harmonic"]:
+    """Harmonics of the `day` or the `year`, or days of the `week`, at steps of a clock."""
+    times = pd.DatetimeIndex(clock.stamps(steps))
+    hours = ((times - times.normalize()).total_seconds() / DAY).to_numpy()
+    if name == "day":
+        found = _harmonics(hours, min(DAY_HARMONICS, int(DAY / clock.step) // 2))
+    elif name == "week":
+        found = [(times.day_of_week == day).astype(np.float64) for day in range(6)]
+    else:
         passed = (times.day_of_year.to_numpy() - 1 + hours) * DAY / YEAR
-        found += _harmonics(passed, YEAR_HARMONICS)
+        found = _harmonics(passed, YEAR_HARMONICS)
     return np.stack(found, axis=1)
 
 
-def _counted(steps: Float[np.ndarray, " n"], clock: Clock) -> Int[np.ndarray, " n"]:
+def _uniform(seed: int, first: int, count: int) -> Float[np.ndarray, " n"]:
+    """A number of each window, a function of the seed and the window's own number."""
+    random = np.random.default_rng([seed, Stream.START_TIMES.salt])
+    return random.random(first + count)[first:]
+
+
+def counted(steps: Float[np.ndarray, " n"], clock: Clock) -> Int[np.ndarray, " n"]:
     """Whole steps, also of a clock whose steps are not of one length."""
     if not clock.offset:
         return np.round(steps).astype(np.int64)

@@ -299,13 +299,20 @@ def snap(windows: Windows, schema: Schema) -> Windows:
     return found
 
 
-def _times(windows: Windows, schema: Schema, seed: int, first: int) -> pd.DataFrame:
+def _times(
+    windows: Windows,
+    schema: Schema,
+    seed: int,
+    first: int,
+    begins: Int[np.ndarray, " n"] | None,
+) -> pd.DataFrame:
     """The times of all rows, or of one window where all are alike."""
     assert schema.clock is not None
     time = windows.shape[1]
-    if schema.starts is None or time < schema.starts.window:
-        return schema.clock.times(time)
-    begins = schema.starts.draw(windows, schema.clock, seed, first)
+    if begins is None:
+        if schema.starts is None or time < schema.starts.window:
+            return schema.clock.times(time)
+        begins = schema.starts.draw(windows, schema.clock, seed, first)
     steps, place = np.unique(begins[:, None] + np.arange(time), return_inverse=True)
     return schema.clock.write(schema.clock.stamps(steps)).iloc[place.ravel()]
 
@@ -338,6 +345,7 @@ def decode(
     missing: str = "fill",
     first_series: int = 0,
     times: pd.DataFrame | None = None,
+    begins: Int[np.ndarray, " n"] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """A table of windows: the schema's columns and dtypes, with a number of each before them.
@@ -351,6 +359,7 @@ def decode(
       first_series: id of the first window.
       times: of the rows of each window; default: they begin as the schema's `starts` draw them,
         or where it has none at the clock's start.
+      begins: the clock's step of each window's first row, where that is known.
       seed: of these draws.
     """
     if missing not in MISSING:
@@ -363,7 +372,8 @@ def decode(
         schemas.SERIES: np.repeat(np.arange(first_series, first_series + count), time)
     }
     if schema.clock is not None:
-        times = times if times is not None else _times(snapped, schema, seed, first_series)
+        if times is None:
+            times = _times(snapped, schema, seed, first_series, begins)
         times = times if len(times) > time else pd.concat([times] * count)
         times = times.reset_index(drop=True)
     ids = {each.name: each for each in schema.ids}

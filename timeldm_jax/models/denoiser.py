@@ -50,6 +50,8 @@ class Denoiser(nn.Module):
       gated: whether coordinates have factors of their own; of the residual network.
       condition: how the noise level enters the residual network: "wide", by 128 channels of 16
         times its label; or "narrow", by H of the label itself, as the first versions had it.
+      context: numbers that a window is asked for by, which enter where the noise level does; 0:
+        none. See `data.context`.
     """
 
     hidden: int
@@ -57,25 +59,47 @@ class Denoiser(nn.Module):
     precision: str = "float32"
     gated: bool = False
     condition: Literal["wide", "narrow"] = "wide"
+    context: int = 0
 
     def __post_init__(self) -> None:
         """Checks the sizes; raises ConfigError."""
         super().__post_init__()
         even = Rule(lambda value: value >= 2 and value % 2 == 0, "must be even and at least 2")
-        check_fields(self, hidden=even, blocks=at_least(0), precision=one_of(*PRECISIONS))
+        check_fields(
+            self,
+            hidden=even,
+            blocks=at_least(0),
+            precision=one_of(*PRECISIONS),
+            context=at_least(0),
+        )
         if self.gated and self.blocks == 0:
             raise ConfigError("gated=True needs blocks of 1 or more; the plain MLP has no gates")
 
     @nn.compact
-    def __call__(self, z: FlatLatents, noise_label: Float[Array, " #batch"]) -> FlatLatents:
-        """Maps scaled latents `(batch, T·m)` and labels `(batch,)` or `(1,)` to `(batch, T·m)`."""
+    def __call__(
+        self,
+        z: FlatLatents,
+        noise_label: Float[Array, " #batch"],
+        context: Float[Array, "batch two_number"] | None = None,
+    ) -> FlatLatents:
+        """Maps scaled latents `(batch, T·m)` and labels `(batch,)` or `(1,)` to `(batch, T·m)`.
+
+        Args:
+          z: scaled noisy latents.
+          noise_label: of each, or of all.
+          context: where the network has one, what windows are asked for by (`Context.vectors`);
+            None: by nothing.
+        """
+        if self.context and context is None:
+            context = jnp.zeros((1, 2 * self.context))
         if self.blocks == 0:
-            return self._plain(z, noise_label)
+            return self._plain(z, noise_label, context)
         wide = self.condition == "wide"
         channels, factor = (CONDITION, LABEL_SCALE) if wide else (self.hidden, 1.0)
         condition = noise_sinusoids(factor * noise_label, channels)
-        for name in ("embed_in", "embed_out"):
-            condition = nn.silu(self._dense(channels, name=name)(condition))
+        condition = nn.silu(self._dense(channels, name="embed_in")(condition))
+        condition = self._dense(channels, name="embed_out")(condition)
+        condition = nn.silu(self._with_context(condition, context))
         x = self._dense(self.hidden, name="project")(z)
         for i in range(self.blocks):
             x = self._residual_block(x, condition, i)
@@ -87,10 +111,20 @@ class Denoiser(nn.Module):
             return out
         return out + z * self._dense(z.shape[-1], kernel_init=zeros, name="factor")(x)
 
-    def _plain(self, z: Array, noise_label: Array) -> Array:
+    def _with_context(self, condition: Array, context: Array | None) -> Array:
+        """The noise level's channels and what the context adds to them."""
+        if context is None:
+            return condition
+        channels = condition.shape[-1]
+        hidden = nn.silu(self._dense(channels, name="context_in")(context))
+        return condition + self._dense(channels, name="context_out")(hidden)
+
+    def _plain(self, z: Array, noise_label: Array, context: Array | None) -> Array:
         embedding = noise_sinusoids(noise_label, self.hidden)
         embedding = nn.silu(self._dense(self.hidden, name="embed_in")(embedding))
-        embedding = self._dense(self.hidden, name="embed_out")(embedding)
+        embedding = self._with_context(
+            self._dense(self.hidden, name="embed_out")(embedding), context
+        )
         x = self._dense(self.hidden, name="project")(z) + embedding
         for i, size in enumerate((2 * self.hidden, 2 * self.hidden, self.hidden)):
             x = nn.silu(self._dense(size, name=f"mlp_{i}")(x))

@@ -104,6 +104,7 @@ def init_ldm_state(config: ConfigDict, models: Models, stats: LatentStats) -> Tr
     """The latent diffusion's state at step 0, a function of `config.seed`."""
     seed = streams.seed_key(config.seed)
     weights_key = streams.key(seed, Stream.LDM_WEIGHTS)
+    # Without a context nothing is drawn for one: weights are those of a network that has none.
     params = jax.jit(models.denoiser.init)(weights_key, jnp.zeros((1, models.axes)), jnp.zeros(1))
     optimizer = steps.make_optimizer(configuration.optimizer_config(config.ldm), config.ldm.steps)
     train_key = streams.key(seed, Stream.LDM_TRAINING)
@@ -156,8 +157,13 @@ def step_seconds(config: ConfigDict, dataset: Dataset, stage: str) -> float:
         data: Any = DeviceWindows(dataset.scaled(), dataset.series.train)
     else:
         step = make_ldm_step(config, models)
-        zeros = np.zeros((min(len(dataset.series.train), 10_000), models.flat), np.float32)
-        data = Posteriors(zeros, () if config.ldm.posterior == "mean" else zeros)
+        some = dataset.series.train[:10_000]
+        zeros = np.zeros((len(some), models.flat), np.float32)
+        data = Posteriors(
+            zeros,
+            () if config.ldm.posterior == "mean" else zeros,
+            dataset.contexts(some) if models.denoiser.context else (),
+        )
         stats = jax.tree.map(jnp.ones_like, zero_stats(config, models))
         train = init_ldm_state(config, models, stats)
     few = min(config[stage].chunk, TIMED_STEPS)
@@ -215,7 +221,7 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     posteriors, valid = (
         latents.encode(
             models.vae, vae_params, values, starts, means_only=config.ldm.posterior == "mean"
-        )
+        )._replace(context=dataset.contexts(starts) if models.denoiser.context else ())
         for starts in (dataset.series.train, _valid_sample(dataset.series.valid))
     )
     _check_latents(posteriors, workdir.vae)
@@ -241,6 +247,8 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
 def _check_latents(found: Posteriors | LatentStats, folder: epath.Path) -> None:
     """Raises NonFiniteLossError where the diffusion could not learn them."""
     for name, array in found._asdict().items():
+        if name == "context":
+            continue
         if not np.isfinite(array).all() or (name == "scale" and not np.all(array)):
             raise NonFiniteLossError(
                 f"the ldm stage cannot start: the {name} of the latents of {folder} is not finite, "

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from timeldm_jax.data.context import Context
 from timeldm_jax.data.series import DeviceWindows, Missing, gather, hide
 from timeldm_jax.diffusion import edm
 from timeldm_jax.latents import Posteriors
@@ -236,9 +237,17 @@ def latent_losses(
     noise = state.normal(state.step_key(train, Stream.NOISE), positions, z.shape[1:])
 
     sigma_data = train.latent_stats.sigma_data(noise_config.sigma_data)
+    more: tuple[Array, ...] = ()
+    if isinstance(data.context, Context):
+        size = model.context + 1
+        normal = state.normal(state.step_key(train, Stream.CONTEXT), positions, (size,))
+        more = (data.context.at(index).dropped(normal).vectors(),)
 
     def loss_fn(params: Any) -> Float[Array, " batch"]:
-        return edm.denoising_loss(bind(model, params), z, noise, sigma, sigma_data)
+        def network(z: Array, label: Array) -> Array:
+            return bind(model, params)(z, label, *more)
+
+        return edm.denoising_loss(network, z, noise, sigma, sigma_data)
 
     return loss_fn
 
