@@ -26,7 +26,7 @@ from scores import RESULTS, ROOT, machine
 from timeldm_jax import config as configuration
 from timeldm_jax import experiment, results
 from timeldm_jax.data import dataset as datasets
-from timeldm_jax.generator import load_generator
+from timeldm_jax.loading import load_generator
 from timeldm_jax.versions import package_versions
 from timeldm_jax.workdir import Workdir
 

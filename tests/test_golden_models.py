@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from timeldm_jax import TimeLDM
-from timeldm_jax.generator import load_generator
+from timeldm_jax.loading import load_generator
 from timeldm_jax.workdir import Workdir
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

@@ -24,7 +24,7 @@ from etils import epath
 from timeldm_jax.data.builders import SEEDS
 from timeldm_jax.data.dataset import load_dataset
 from timeldm_jax.data.simulators import SINES_COLUMNS, simulate_sines
-from timeldm_jax.generator import load_generator
+from timeldm_jax.loading import load_generator
 from timeldm_jax.metrics import context_fid, evaluation, suite
 from timeldm_jax.training import stages
 from timeldm_jax.workdir import Workdir

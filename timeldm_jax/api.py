@@ -22,7 +22,8 @@ from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.reader import Source
 from timeldm_jax.describe import Description, describe
 from timeldm_jax.errors import ConfigError, DataError, whole, whole_seed
-from timeldm_jax.generator import Generator, load_generator
+from timeldm_jax.generator import Generator
+from timeldm_jax.loading import load_generator
 from timeldm_jax.metrics import evaluation, seams
 from timeldm_jax.training import loop
 from timeldm_jax.workdir import TemporaryFolder, Workdir, absolute, told_where, write_json

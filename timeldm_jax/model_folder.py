@@ -26,7 +26,7 @@ import numpy as np
 from etils import epath
 
 from timeldm_jax import config as configuration
-from timeldm_jax import generator
+from timeldm_jax import loading
 from timeldm_jax import model_checks as checks
 from timeldm_jax.errors import BAD_CONTENT, CheckpointError, DataError
 from timeldm_jax.generator import Generator
@@ -170,7 +170,7 @@ def _open_saved(root: pathlib.Path) -> Opened:
     )
     diffusion = checkpoint.Averaged(parts["ldm"], parts["stats"])
     try:
-        made = generator.assemble(config, models, parts["vae"], diffusion, _description(meta))
+        made = loading.assemble(config, models, parts["vae"], diffusion, _description(meta))
     except BAD_CONTENT as error:
         raise checks.no_model(root / MODEL, error) from error
     checks.check_description(root / MODEL, made)
@@ -287,7 +287,7 @@ def _open_run(root: pathlib.Path) -> Opened:
             names = {"ema": stage, "latent_stats": "stats"}
             shapes |= {f"{names[n.split('/')[0]]}/{n.partition('/')[2]}": s for n, s in found}
         checks.fitting(root / CONFIG, config, meta, shapes)
-        made = generator.load_generator(workdir)
+        made = loading.load_generator(workdir)
         # Checksums vouch for the configuration beside the weights, not for this file.
         trained = configuration.upgrade(meta["config"])
     except BAD_CONTENT as error:

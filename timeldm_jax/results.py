@@ -20,7 +20,8 @@ from timeldm_jax.data import table as tables
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.errors import DataError
-from timeldm_jax.generator import Generator, load_generator
+from timeldm_jax.generator import Generator
+from timeldm_jax.loading import load_generator
 from timeldm_jax.metrics import detection, evaluation, suite
 from timeldm_jax.models import bind
 from timeldm_jax.models.vae import VAE

@@ -19,7 +19,8 @@ from study import ROOT, Row, curves, summary, write
 from timeldm_jax import results
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.diffusion import samplers
-from timeldm_jax.generator import Generator, load_generator
+from timeldm_jax.generator import Generator
+from timeldm_jax.loading import load_generator
 from timeldm_jax.workdir import Workdir
 
 QUESTION = __doc__.splitlines()[0]
