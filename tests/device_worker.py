@@ -228,6 +228,7 @@ def sampled(config, models, stats, vae_params, ldm_params):
         generator._own_drift,
         jax.random.key(5),
         jnp.arange(24),
+        (),
     )
     return {
         "samples": np.concatenate(list(generator.sample(23, seed=5))),

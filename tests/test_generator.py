@@ -303,7 +303,7 @@ def test_one_window_that_is_no_number_stops_it(generator):
 
     def broken(*arguments):
         windows = np.array(draw(*arguments))
-        windows[arguments[-1] == 90, 3, 1] = np.inf
+        windows[arguments[-2] == 90, 3, 1] = np.inf
         return windows
 
     one.__dict__["_draw"] = broken

@@ -171,8 +171,8 @@ def test_the_prior_is_not_made_of_the_samples_of_seed_0(monkeypatch):
     found = []
     real = generator._draw_latents
 
-    def recorded(params, stats, key, index):
-        z = real(params, stats, key, index)
+    def recorded(params, stats, key, index, *context):
+        z = real(params, stats, key, index, *context)
         if not isinstance(z, jax.core.Tracer):
             found.append(np.asarray(z))
         return z

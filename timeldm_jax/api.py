@@ -2,42 +2,28 @@
 
 import contextlib
 import copy
-import functools
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
 from timeldm_jax import convert, experiment, model_folder, results
 from timeldm_jax import forecast as forecasts
 from timeldm_jax.data import frames, reader
-from timeldm_jax.data import table as tables
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.reader import Source
-from timeldm_jax.describe import Description, describe
+from timeldm_jax.describe import Description, OfClassToo, describe
 from timeldm_jax.errors import ConfigError, DataError, whole, whole_seed
 from timeldm_jax.generator import Generator
 from timeldm_jax.loading import load_generator
 from timeldm_jax.metrics import evaluation, seams
 from timeldm_jax.training import loop
 from timeldm_jax.workdir import TemporaryFolder, Workdir, absolute, told_where, write_json
-
-
-class _OfClassToo:
-    """A method that the class has, too, as one of a new object."""
-
-    def __init__(self, method: Callable[..., Any]) -> None:
-        self.__doc__ = method.__doc__
-        self._method = method
-
-    def __get__(self, instance: Any, owner: type) -> Callable[..., Any]:
-        return functools.partial(self._method, owner() if instance is None else instance)
 
 
 class TimeLDM:
@@ -156,7 +142,7 @@ class TimeLDM:
         self._dataset, self._kind = started.dataset, kind
         return self
 
-    @_OfClassToo
+    @OfClassToo
     def describe(
         self, data: Source, *, columns: Sequence[str] | None = None, **given: Any
     ) -> Description:
@@ -175,16 +161,26 @@ class TimeLDM:
         """
         return describe(convert.settings(self._config, **given), reader.accept(data), columns)
 
-    def sample(self, count: int, seed: int = 0, *, missing: str = "fill") -> Any:
+    def sample(
+        self,
+        count: int | None = None,
+        seed: int = 0,
+        *,
+        missing: str = "fill",
+        **asked_by: Any,
+    ) -> Any:
         """Synthetic windows in the data's own units.
 
-        Window i depends on (seed, i) alone.
+        Window i depends on (seed, i), and on what it is asked for by, alone.
 
         Args:
-          count: how many windows.
+          count: how many windows; where `context` is given it may be left out.
           seed: of the noise.
           missing: `fill` gives every value, `generate` leaves out what the model leaves out (of a
             table with missing values).
+          **asked_by: what windows are asked for by. `given`: of a panel, values of static columns
+            that all have, `{"sex": "F"}`; `context`: a table of these, a row for each window, whose
+            empty cells are drawn; `start`: the time of their first rows, or one for each.
 
         Returns:
           A table with the columns, order and dtypes of the data, and `series` first, which numbers
@@ -194,13 +190,24 @@ class TimeLDM:
 
         Raises:
           NonFiniteSamplesError: the model gave NaN or infinity.
+          DataError: what is asked for is nothing that the model knows.
           ValueError: `count` below 1, or a model that is not trained.
           TypeError: `count` or `seed` is no whole number.
         """
-        found = convert.present(self._trained(), self._windows(count, seed), seed, missing)
+        generator = self._trained()
+        asked = convert.asked(generator, count, whole_seed(seed), **asked_by)
+        windows = np.concatenate(list(generator.sample(asked.windows, seed, asked)))
+        found = convert.present(generator, windows, seed, missing, begins=asked.steps)
         return frames.of_kind(found, self._kind)
 
-    def sample_series(self, length: int, seed: int = 0, *, count: int = 1) -> Any:
+    def sample_series(
+        self,
+        length: int,
+        seed: int = 0,
+        *,
+        count: int | None = None,
+        **asked_by: Any,
+    ) -> Any:
         """Series longer than a window, drawn a third of a window at a time given the rows before.
 
         `seam_score` says whether the joins can be told from the rest.
@@ -208,7 +215,8 @@ class TimeLDM:
         Args:
           length: rows of each.
           seed: of the noise.
-          count: how many series.
+          count: how many series; default: one, or one for each row of `context`.
+          **asked_by: `given`, `context` and `start`, as for `sample`.
 
         Returns:
           As `sample`.
@@ -217,15 +225,12 @@ class TimeLDM:
           ValueError: `length` or `count` below 1, or a model that is not trained.
         """
         generator, length = self._trained(), whole("length", length)
-        first = self._windows(count, seed)
-        if generator.schema is not None and generator.schema.padded:
-            first[..., -1] = 1.0
-        rest = max(length - first.shape[1], 0)
-        if rest:
-            first = np.concatenate([first, forecasts.extend(generator, first, rest, seed)], axis=1)
-            if generator.schema is not None:
-                first = tables.within_range(first, generator.schema)
-        return frames.of_kind(convert.present(generator, first, seed, rows=length), self._kind)
+        count = 1 if count is None and asked_by.get("context") is None else count
+        asked = convert.asked(generator, count, whole_seed(seed), **asked_by)
+        first = np.concatenate(list(generator.sample(asked.windows, seed, asked)))
+        series = forecasts.lengthen(generator, first, length, seed, asked.steps)
+        found = convert.present(generator, series, seed, rows=length, begins=asked.steps)
+        return frames.of_kind(found, self._kind)
 
     def seam_score(self, series: Source) -> dict[str, Any]:
         """Whether joins of windows in `sample_series`'s result can be told; see `metrics.seams`."""
@@ -438,10 +443,6 @@ class TimeLDM:
             return None
         write_json(self._workdir.scores, scores)
         return scores
-
-    def _windows(self, count: int, seed: int) -> Float[np.ndarray, "count window feature"]:
-        generator, count = self._trained(), whole("count", count)
-        return np.concatenate(list(generator.sample(count, whole_seed(seed))))
 
     def _score(self, real: Source | None, count: int | None, seed: int) -> results.Scored:
         generator = self._trained()

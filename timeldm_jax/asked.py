@@ -17,20 +17,21 @@ class Asked(NamedTuple):
     """What windows are asked for by.
 
     Attributes:
+      windows: how many there are.
       rows: features of static columns `(n, feature)` in their own units, NaN where the model is to
         draw them; None: nothing is asked.
       steps: of the schema's clock, at which windows begin; None: drawn as the data has them.
     """
 
+    windows: int = 0
     rows: Float[np.ndarray, "n feature"] | None = None
     steps: Int[np.ndarray, " n"] | None = None
 
     def of(self, numbers: Int[np.ndarray, " n"]) -> "Asked":
         """That of some windows; numbers beyond the last, which fill up a batch, take its."""
-        rows, steps = (
-            None if each is None else each[np.minimum(numbers, len(each) - 1)] for each in self
-        )
-        return Asked(rows, steps)
+        place = np.minimum(numbers, self.windows - 1)
+        rows, steps = (None if each is None else each[place] for each in self[1:])
+        return Asked(len(numbers), rows, steps)
 
 
 NOTHING = Asked()
@@ -50,7 +51,7 @@ def vectors(
     """
     if schema is None:
         return ()
-    rows, steps = asked.of(numbers)
+    _, rows, steps = asked.of(numbers)
     if steps is None and schema.starts is not None:
         steps = schema.starts.before(len(numbers), seed, int(numbers[0]))
     found = contexts.make(schema, scaler, len(numbers), rows=rows, steps=steps)

@@ -11,7 +11,10 @@ import pandas as pd
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
+from timeldm_jax.asked import Asked
 from timeldm_jax.data import arrays, frames, gaps, reader
+from timeldm_jax.data import clock as clocks
+from timeldm_jax.data import context as contexts
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.order import IRREGULAR, Ordered
@@ -98,11 +101,15 @@ def present(
     seed: int,
     missing: str = "fill",
     rows: int | None = None,
+    begins: Int[np.ndarray, " n"] | None = None,
 ) -> Any:
-    """Windows of a seed as the user gave their data, a table or an array; their first `rows`."""
+    """Windows of a seed as the user gave their data, a table or an array; their first `rows`.
+
+    Where it is known at which steps of the clock they begin, they are stamped so.
+    """
     if generator.schema is None:
         return windows[:, :rows].astype(np.float32)
-    frame = tables.decode(windows, generator.schema, missing=missing, seed=seed)
+    frame = tables.decode(windows, generator.schema, missing=missing, begins=begins, seed=seed)
     if rows is not None:
         frame = frame[frame.groupby(schemas.SERIES).cumcount() < rows].reset_index(drop=True)
         windows = windows[:, :rows]
@@ -113,6 +120,66 @@ def present(
         starts = np.flatnonzero(np.diff(frame[schemas.SERIES])) + 1
         return np.split(values, starts)
     return values.reshape(*windows.shape[:2], -1)
+
+
+def asked(
+    generator: Generator,
+    count: int | None,
+    seed: int,
+    *,
+    given: Mapping[str, Any] | None = None,
+    context: Source | None = None,
+    start: Any = None,
+) -> Asked:
+    """What a caller asks of samples, as the generator takes it.
+
+    Args:
+      generator: of the samples.
+      count: how many; None: as many as `context` has rows.
+      seed: of times, where none is asked for.
+      given: values of static columns, for all of them.
+      context: a table of static columns, a row for each; empty cells are drawn.
+      start: the time of their first rows, or one for each.
+
+    Raises:
+      DataError: columns, words or times that the model cannot be asked for.
+    """
+    frame = None if context is None else _context_table(context)
+    count = len(frame) if count is None and frame is not None else whole("count", count)
+    if frame is not None and len(frame) != count:
+        raise DataError(f"context has {len(frame)} rows and count is {count}: one series a row")
+    rows = steps = None
+    if given or frame is not None:
+        schema = _with_context(generator)
+        cells = pd.DataFrame(index=range(count)) if frame is None else frame.reset_index(drop=True)
+        for name in given or {}:
+            if name in cells.columns:
+                raise DataError(f"{name!r} stands in both given and context; say it once")
+            cells[name] = pd.Series([given[name]] * count, index=cells.index)  # type: ignore[index]
+        rows = contexts.encode(cells, schema)
+    if start is not None:
+        steps = clocks.steps_at(schema_of(generator).clock, start, count)
+    elif generator.schema is not None and generator.schema.starts is not None:
+        leads = generator.schema.starts.leads
+        steps = generator.schema.starts.before(count, seed) if leads else None
+    return Asked(count, rows, steps)
+
+
+def _context_table(context: Source) -> pd.DataFrame:
+    data = reader.accept(context)
+    if not isinstance(data, str | pd.DataFrame):
+        raise DataError("context must be a table, or the path of one, with names of columns")
+    return reader.read(data)[0]
+
+
+def _with_context(generator: Generator) -> Schema:
+    schema = generator.schema
+    if schema is None or not generator.models.denoiser.context or not schema.static_features():
+        raise DataError(
+            "the model has no static columns to ask for: train it on a panel (entity) some of "
+            "whose columns have one value a series"
+        )
+    return schema
 
 
 def encode(

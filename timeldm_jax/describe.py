@@ -69,6 +69,17 @@ class Description:
         return "\n".join(lines)
 
 
+class OfClassToo:
+    """A method that the class has, too, as one of a new object."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self.__doc__ = method.__doc__
+        self._method = method
+
+    def __get__(self, instance: Any, owner: type) -> Callable[..., Any]:
+        return functools.partial(self._method, owner() if instance is None else instance)
+
+
 def describe(
     config: ConfigDict, data: Any = None, columns: Sequence[str] | None = None
 ) -> Description:

@@ -235,6 +235,34 @@ def extend(
     return series[:, rows:]
 
 
+def lengthen(
+    generator: Generator,
+    windows: Float[np.ndarray, "n window feature"],
+    length: int,
+    seed: int,
+    begins: Int[np.ndarray, " n"] | None,
+) -> Float[np.ndarray, "n rows feature"]:
+    """Windows as series of at least so many rows.
+
+    Args:
+      generator: of the windows.
+      windows: in the data's own units.
+      length: rows wanted.
+      seed: of the noise.
+      begins: the clock's step of their first rows; None: not known.
+    """
+    schema = generator.schema
+    if schema is not None and schema.padded:  # a series that goes on does not end
+        windows = windows.copy()
+        windows[..., -1] = 1.0
+    rest = max(length - windows.shape[1], 0)
+    if not rest:
+        return windows
+    more = extend(generator, windows, rest, seed, begins=begins)
+    series = np.concatenate([windows, more], axis=1)
+    return series if schema is None else tables.within_range(series, schema)
+
+
 def joins(count: int, window: int) -> Int[np.ndarray, " joins"]:
     """Rows of an extension by `count` rows at which another window begins to be drawn.
 

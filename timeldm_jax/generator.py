@@ -216,7 +216,7 @@ class Generator:
         return self._placed(key if stream is None else streams.key(key, stream, *numbers), "same")
 
     def _draw_numbered(
-        self, key: PRNGKeyArray, numbers: Int[np.ndarray, " n"], context: Vectors
+        self, key: PRNGKeyArray, numbers: Int[np.ndarray, " n"], context: Vectors = ()
     ) -> Float[np.ndarray, "n window feature"]:
         """Scaled windows by their numbers, float32, on the host."""
         index, context = self._placed((numbers.astype(np.int32), context), "split")
@@ -355,7 +355,7 @@ class Generator:
             stats: LatentStats,
             key: Array,
             index: Array,
-            context: tuple[Array, ...],
+            context: tuple[Array, ...] = (),
         ) -> Array:
             def network(z: Array, label: Array) -> Array:
                 return bind(self.models.denoiser, ldm_params)(z, label, *context)

@@ -143,7 +143,7 @@ def draw_seconds(config: Any, models: stages.Models, drawn: int) -> float:
     index = jnp.arange(drawn)
     for _ in range(2):  # the first compiles
         start = time.monotonic()
-        jax.block_until_ready(generator._draw(vae, ldm, stats, jax.random.key(0), index))
+        jax.block_until_ready(generator._draw(vae, ldm, stats, (), jax.random.key(0), index, ()))
         seconds = time.monotonic() - start
     return seconds
 

@@ -235,6 +235,46 @@ def positions(
     return position - np.maximum.accumulate(np.where(first, position, 0))
 
 
+def steps_at(clock: Clock | None, start: Any, count: int) -> Int[np.ndarray, " n"]:
+    """The steps of a clock at times that a caller names, one for all or one for each.
+
+    Raises:
+      DataError: there is no clock, or the times are none of its steps.
+    """
+    if clock is None:
+        raise DataError(f"start={start!r}: the model was trained without a time column")
+    listed = list(start) if isinstance(start, list | tuple | np.ndarray | pd.Series) else [start]
+    if len(listed) not in (1, count):
+        raise DataError(f"start has {len(listed)} times; expected one, or one for each of {count}")
+    if isinstance(clock.start, float):
+        numbers = _numbers(pd.Series(listed), "start")
+        found = (numbers.to_numpy(np.float64) - clock.start) / clock.step
+        steps = np.round(found).astype(np.int64)
+        exact = np.abs(found - steps) < 1e-6
+    else:
+        times = pd.Series([pd.Timestamp(formats.parse_one(each, clock.format)) for each in listed])
+        times = in_zone(times, clock.zone) if clock.zone else times.dt.tz_localize(None)
+        first = pd.Timestamp(clock.start)
+        if clock.zone:
+            aware = first.tz is not None
+            first = first.tz_convert(clock.zone) if aware else first.tz_localize(clock.zone)
+        passed = (times - first).dt.total_seconds().to_numpy() / clock.step
+        steps = np.round(passed).astype(np.int64)
+        if clock.offset:
+            stamps = pd.DatetimeIndex(clock.stamps(np.arange(max(int(1.5 * passed.max()), 0) + 2)))
+            steps = stamps.searchsorted(pd.DatetimeIndex(times))
+        exact = pd.DatetimeIndex(clock.stamps(np.maximum(steps, 0))) == pd.DatetimeIndex(times)
+        exact = exact | ((steps < 0) & (np.abs(passed - steps) < 1e-6) & (clock.offset == ""))
+    if not exact.all():
+        bad = listed[int(np.argmin(exact))]
+        raise DataError(
+            f"start={bad!r} is no step of the model's clock, which runs from {clock.start} by "
+            f"{clock.offset or f'{clock.step:g}'}"
+            + ("" if isinstance(clock.start, float) or clock.offset else " seconds")
+        )
+    return np.resize(steps, count)
+
+
 def in_zone(
     times: pd.Series, zone: str, groups: Int[np.ndarray, " rows"] | None = None
 ) -> pd.Series:

@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from jaxtyping import Array, Float, Int
 
-from timeldm_jax.data import start_times
+from timeldm_jax.data import columns, start_times
 from timeldm_jax.data.scaling import Scaler
-from timeldm_jax.data.schema import Schema
+from timeldm_jax.data.schema import Schema, features
+from timeldm_jax.errors import DataError
 
 NOTHING, ALL = -1.036, 0.0  # normal numbers below which (15%) and above which (½) none or all stays
 
@@ -78,11 +80,11 @@ def make(
     places = _static(schema)
     values, part = [], []
     if places:
-        features = np.full((count, len(scaler.low)), np.nan) if rows is None else rows
-        values.append(scaler.scale(features)[:, places])
+        rows = np.full((count, len(scaler.low)), np.nan) if rows is None else rows
+        values.append(scaler.scale(rows)[:, places])
         layout = schema.static_features()
-        columns = [feature.column for place, feature in layout if place in places]
-        part += np.unique(columns, return_inverse=True)[1].tolist()
+        of_column = [feature.column for place, feature in layout if place in places]
+        part += np.unique(of_column, return_inverse=True)[1].tolist()
     for name, width in _cycles(schema):
         assert schema.clock is not None
         found = np.full((count, width), np.nan)
@@ -97,6 +99,42 @@ def make(
         known.astype(np.float32),
         np.array(part, np.int32),
     )
+
+
+def encode(cells: pd.DataFrame, schema: Schema) -> Float[np.ndarray, "n feature"]:
+    """The features of static columns that are asked for, NaN where nothing is.
+
+    Args:
+      cells: a row a window; some of the static columns, empty where the model is to draw.
+      schema: of the model.
+
+    Raises:
+      DataError: another column, or a value that the model does not know.
+    """
+    static = [column.name for column in schema.columns if column.static]
+    for name in cells.columns:
+        if name not in static:
+            raise DataError(
+                f"column {name!r} cannot be asked for; these can, which have one value a series: "
+                f"{', '.join(map(repr, static))}"
+            )
+    found = np.full((len(cells), len(features(schema))), np.nan)
+    for place, feature in schema.static_features():
+        column = schema.columns[feature.column]
+        if column.name not in cells.columns or feature.role == "missing":
+            continue
+        series = cells[column.name]
+        there = series.notna().to_numpy()
+        strange = series[there & ~series.isin(column.categories).to_numpy()]
+        if column.kind == "category" and len(strange):
+            raise DataError(
+                f"column {column.name!r} is asked to be {strange.iloc[0]!r}, which is not known; "
+                f"known: {', '.join(map(repr, column.categories))}"
+            )
+        if there.any():
+            numbers = columns.encode(series[there], column, feature.place, "what is asked for")
+            found[there, place] = numbers
+    return found
 
 
 def _static(schema: Schema) -> list[int]:

@@ -7,6 +7,7 @@ a second only where there are some.
 """
 
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,6 +82,23 @@ def looks_like_time(present: pd.Series, share: float = 1.0) -> bool:
     if texts.empty or matches.mean() < share:
         return False
     return has_date(time_format(texts[matches]))
+
+
+def parse_one(value: Any, form: str) -> pd.Timestamp:
+    """A time that a caller names: a datetime, or text as in the table or as ISO.
+
+    Raises:
+      DataError: it is none.
+    """
+    if isinstance(value, str):
+        text = pd.Series([value.strip()], dtype="string")
+        found = read(text, form) if form else pd.Series([pd.NaT])
+        if found.notna().all():
+            return found.iloc[0]
+    try:
+        return pd.Timestamp(value)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"start={value!r} is no time; write it as 2024-01-31 13:00") from error
 
 
 def foreign_months(present: pd.Series) -> bool:

@@ -212,6 +212,8 @@ def _calendar(
 
 def cycle(clock: Clock, steps: Int[np.ndarray, " n"], name: str) -> Float[np.ndarray, "n harmonic"]:
     """Harmonics of the `day` or the `year`, or days of the `week`, at steps of a clock."""
+    if clock.offset:  # months have no length to count back by
+        steps = np.maximum(steps, 0)
     times = pd.DatetimeIndex(clock.stamps(steps))
     hours = ((times - times.normalize()).total_seconds() / DAY).to_numpy()
     if name == "day":
