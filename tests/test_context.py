@@ -1,0 +1,230 @@
+"""Samples are asked for by static columns and times: what is asked, and that it is obeyed."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from quick import SMALL
+
+from timeldm_jax import TimeLDM, sample
+from timeldm_jax import config as configuration
+from timeldm_jax.data import clock as clocks
+from timeldm_jax.data import context, start_times, table
+from timeldm_jax.data.scaling import Scaler
+from timeldm_jax.data.schema import features
+from timeldm_jax.data.start_times import StartTimes
+from timeldm_jax.data.table import Options
+from timeldm_jax.errors import DataError
+from timeldm_jax.models.denoiser import Denoiser
+
+
+def panel(series=24, rows=40, seed=0):
+    """Hourly series: the level is that of the kind, and runs with the hour of the day."""
+    random = np.random.default_rng(seed)
+    hours = pd.date_range("2024-01-01", periods=rows, freq="h")
+    parts = []
+    for i in range(series):
+        kind = ["low", "high"][i % 2]
+        wave = np.sin(2 * np.pi * hours.hour / 24)
+        level = {"low": 0.0, "high": 10.0}[kind] + wave + 0.1 * random.normal(size=rows)
+        known = {"kind": kind, "age": 20 + i, "level": level.round(3)}
+        parts.append(pd.DataFrame({"time": hours, "who": f"p{i:02d}", **known}))
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def schema():
+    found = table.prepare(panel(), "it", Options(entity="who"))[1]
+    starts = StartTimes(6, 0, 30, 0, (), ("day",), (), (), (), leads=True)
+    return dataclasses.replace(found, starts=starts)
+
+
+def scaler(schema):
+    count = len(features(schema))
+    return Scaler((0.0,) * count, (2.0,) * count)
+
+
+def test_a_context_has_what_is_known_and_says_so(schema):
+    names = [feature.name for feature in features(schema)]
+    rows = np.full((3, len(names)), np.nan)
+    rows[0, names.index("kind=high")], rows[0, names.index("kind=low")] = 1.0, 0.0
+    rows[1, names.index("age")] = 30.0
+    found = context.make(schema, scaler(schema), 3, rows=rows, steps=np.array([0, 6, 30]))
+    assert context.numbers(schema) == found.values.shape[1] == 3 + 8
+    assert found.part.tolist() == [0, 0, 1] + [2] * 8
+    # Scaled by a range of 2; the order of columns is the table's.
+    np.testing.assert_allclose(found.values[:, :3], [[0.5, 0, 0], [0, 0, 15.0], [0, 0, 0]])
+    np.testing.assert_array_equal(found.known[:, :3], [[1, 1, 0], [0, 0, 1], [0, 0, 0]])
+    angles = 2 * np.pi * np.array([0, 6, 6]) / 24
+    expected = [wave(k * angles) for k in (1, 2, 3, 4) for wave in (np.sin, np.cos)]
+    np.testing.assert_allclose(found.values[:, 3:], np.transpose(expected), atol=1e-6)
+    assert found.known[:, 3:].all()
+    blind = context.make(schema, scaler(schema), 2)
+    assert not blind.known.any()
+    assert context.numbers(None) == 0
+
+
+def test_parts_are_dropped_whole_and_as_often_as_is_said():
+    part = np.array([0, 0, 1, 2, 2, 2])
+    count = 20_000
+    ones = np.ones((count, 6), np.float32)
+    whole = context.Context(ones, ones, part)
+    normal = jax.random.normal(jax.random.key(0), (count, 7))
+    kept = np.asarray(whole.dropped(normal).known)
+    for number in range(3):
+        columns = kept[:, part == number]
+        assert (columns == columns[:, :1]).all()
+    # .15 none and ½ all by the first number; and each of three by chance in what is left.
+    by_chance = 0.35 / 8
+    error = 4 * np.sqrt(0.25 / count)
+    assert (kept.sum(axis=1) == 6).mean() == pytest.approx(0.5 + by_chance, abs=error)
+    assert (kept.sum(axis=1) == 0).mean() == pytest.approx(0.15 + by_chance, abs=error)
+
+
+def test_nothing_known_is_no_context():
+    with_context = Denoiser(hidden=8, blocks=2, context=3)
+    z, label = jax.random.normal(jax.random.key(1), (4, 5)), jnp.zeros(4)
+    params = with_context.init(jax.random.key(0), z, label)
+    params = jax.tree.map(lambda x: x + 0.1, params)  # gates start at zero
+    found = with_context.apply(params, z, label)
+    nothing = context.Context(np.ones((4, 3)), np.zeros((4, 3)), np.arange(3))
+    np.testing.assert_array_equal(found, with_context.apply(params, z, label, nothing.vectors()))
+    asked = context.Context(np.ones((4, 3)), np.ones((4, 3)), np.arange(3))
+    assert np.abs(found - with_context.apply(params, z, label, asked.vectors())).max() > 1e-3
+
+
+def test_what_cannot_be_asked_for_is_told(schema):
+    for cells, message in (
+        ({"level": [1.0]}, "'level' cannot be asked for; .*'kind', 'age'"),
+        ({"kin": ["low"]}, "'kin' cannot be asked for"),
+        ({"kind": ["middle"]}, "'kind' is asked to be 'middle', .*known: 'high', 'low'"),
+        ({"age": ["old"]}, "'age' must hold numbers"),
+    ):
+        with pytest.raises(DataError, match=message):
+            context.encode(pd.DataFrame(cells), schema)
+    found = context.encode(pd.DataFrame({"kind": ["low", None], "age": [None, 33]}), schema)
+    known = {feature.name for place, feature in enumerate(features(schema)) if found[0, place] == 1}
+    assert known == {"kind=low"}
+    assert np.isnan(found[1]).sum() == len(features(schema)) - 1
+
+
+BERLIN = pd.date_range("2024-03-30", periods=72, freq="h", tz="Europe/Berlin")
+
+
+def clock_of(times, **options):
+    frame = pd.DataFrame({"date": times, "x": np.arange(len(times)) * 1.5})
+    return table.prepare(frame, "it", Options(**options))[1].clock
+
+
+@pytest.mark.parametrize(
+    ("times", "start", "step"),
+    [
+        (pd.date_range("2024-01-01", periods=60, freq="h"), "2024-01-02 05:00", 29),
+        (pd.date_range("2024-01-01", periods=60, freq="h"), pd.Timestamp("2023-12-31 22:00"), -2),
+        (list(pd.date_range("2024-01-05", periods=60).strftime("%d/%m/%Y")), "07/01/2024", 2),
+        (list(pd.date_range("2024-01-05", periods=60).strftime("%d/%m/%Y")), "2024-02-04", 30),
+        (pd.date_range("2020-01-01", periods=60, freq="MS"), "2021-03-01", 14),
+        (BERLIN, "2024-03-31 03:00", 26),
+        (np.arange(100.0, 400.0, 5.0), 130, 6),
+    ],
+)  # fmt: skip
+def test_a_time_is_a_step_of_the_clock(times, start, step):
+    clock = clock_of(times)
+    assert clocks.steps_at(clock, start, 3).tolist() == [step] * 3
+    assert clocks.steps_at(clock, [start, start], 2).tolist() == [step] * 2
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("2024-01-02 05:30", "is no step of the model's clock, which runs from 2024-01-01"),
+        ("tomorrow", "is no time; write it as 2024-01-31 13:00"),
+        (["2024-01-01 00:00"] * 2, "start has 2 times; expected one, or one for each of 3"),
+    ],
+)
+def test_a_time_between_steps_is_told(start, message):
+    clock = clock_of(pd.date_range("2024-01-01", periods=60, freq="h"))
+    with pytest.raises(DataError, match=message):
+        clocks.steps_at(clock, start, 3)
+
+
+def test_times_before_windows_follow_those_of_training():
+    clock = clock_of(pd.date_range("2024-01-01", periods=400, freq="h"))
+    begins = np.repeat(np.arange(8, 380, 24), 5).astype(float)  # at eight in the morning
+    windows = np.random.default_rng(0).normal(size=(len(begins), 6, 1))
+    starts = start_times.learn(windows, begins, clock)
+    drawn = starts.before(500, seed=3)
+    assert set(drawn % 24) == {8}
+    np.testing.assert_array_equal(starts.before(200, seed=3, first=300), drawn[300:])
+    assert (starts.before(500, seed=4) != drawn).any()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    config = configuration.base()
+    configuration.apply_table(config)
+    steps = {"vae.steps": 150, "ldm.steps": 600, "ldm.batch": 64, "ldm.model.hidden": 64}
+    small = SMALL | steps | {"data.window": 6, "data.stride": 1, "data.split": "entity"}
+    config.update_from_flattened_dict(small | {"sample.steps": 12, "ldm.optimizer.ema": 0.99})
+    folder = tmp_path_factory.mktemp("model") / "model"
+    TimeLDM(config=config).fit(panel(), entity="who").save(folder, report=False)
+    return folder, TimeLDM.load(folder)
+
+
+@pytest.mark.training
+def test_what_is_asked_for_is_obeyed(model):
+    """Levels are 10 apart, of windows that go up and down by 1."""
+    _, model = model
+    for kind, level in (("low", 0.0), ("high", 10.0)):
+        found = model.sample(60, given={"kind": kind})
+        assert set(found["kind"]) == {kind}
+        assert found["level"].mean() == pytest.approx(level, abs=1.5)
+        assert (found.groupby("series")["age"].nunique() == 1).all()
+    rows = pd.DataFrame({"kind": ["high", None, "low"], "age": [None, 25, 30]})
+    found = model.sample(context=rows).groupby("series").first()
+    assert found["kind"].iloc[[0, 2]].tolist() == ["high", "low"]
+    assert found["age"].iloc[1:].tolist() == [25, 30]
+    with pytest.raises(DataError, match="context has 3 rows and count is 4"):
+        model.sample(4, context=rows)
+
+
+@pytest.mark.training
+def test_samples_begin_when_they_are_asked_to(model):
+    _, model = model
+    found = model.sample(3, start="2024-01-01 06:00").groupby("series")["time"].first()
+    assert set(found) == {pd.Timestamp("2024-01-01 06:00")}
+    long = model.sample_series(15, count=2, start=["2024-01-01 06:00", "2024-01-02 00:00"])
+    first = long.groupby("series")["time"].agg(["first", "last"])
+    assert first["first"].tolist() == [pd.Timestamp("2024-01-01 06:00"), pd.Timestamp("2024-01-02")]
+    assert (first["last"] - first["first"] == pd.Timedelta(hours=14)).all()
+    # Without being asked they begin as the data has them, and the same whatever the count.
+    one, more = model.sample(5, seed=2), model.sample(40, seed=2)
+    pd.testing.assert_frame_equal(one, more.head(len(one)))
+    assert more.groupby("series")["time"].first().nunique() > 10
+
+
+@pytest.mark.training
+def test_the_command_asks_the_same(model, tmp_path):
+    folder, model = model
+    asked = json.dumps({"kind": "high"})
+    arguments = ["--count=4", f"--given={asked}", "--start=2024-01-01 06:00", f"--model={folder}"]
+    sample.main(["sample", *arguments, f"--out={tmp_path / 'found.csv'}"])
+    found = pd.read_csv(tmp_path / "found.csv", parse_dates=["time"])
+    expected = model.sample(4, given={"kind": "high"}, start="2024-01-01 06:00")
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+
+
+@pytest.mark.training
+def test_a_model_without_context_says_so(tmp_path):
+    config = configuration.base()
+    configuration.apply_table(config)
+    config.update_from_flattened_dict(SMALL | {"data.window": 6, "ldm.model.context": 0})
+    model = TimeLDM(config=config).fit(panel(), entity="who")
+    assert model.generator.config.ldm.model.context == 0
+    with pytest.raises(DataError, match="no static columns to ask for"):
+        model.sample(3, given={"kind": "low"})
+    assert len(model.sample(3, start="2024-01-01 06:00")) == 18
