@@ -83,7 +83,7 @@ def test_the_command_of_the_guide_runs(folder, server):
     }
     first = (folder / "runs" / "mine" / "samples.csv").read_text().splitlines()[:2]
     assert first[0] == "series,date,HUFL,HULL,MUFL,MULL,LUFL,LULL,OT"
-    assert first[1].startswith("0,2016-07-01 00:00:00,")
+    assert re.match(r"0,201[67]-\d\d-\d\d \d\d:00:00,", first[1])  # at one of the table's hours
 
 
 @pytest.mark.filterwarnings("ignore")  # of Jupyter's own
