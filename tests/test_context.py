@@ -228,3 +228,43 @@ def test_a_model_without_context_says_so(tmp_path):
     with pytest.raises(DataError, match="no static columns to ask for"):
         model.sample(3, given={"kind": "low"})
     assert len(model.sample(3, start="2024-01-01 06:00")) == 18
+
+
+def driven(rows=1_500, seed=0):
+    """A load that is 3 per unit of a switch, which is on in stretches, and forgets half a row."""
+    random = np.random.default_rng(seed)
+    switch = np.repeat(random.integers(0, 2, rows // 5), 5).astype(float)
+    load = np.zeros(rows)
+    for t in range(1, rows):
+        load[t] = 0.5 * load[t - 1] + 1.5 * switch[t] + 0.1 * random.normal()
+    days = pd.date_range("2024-01-01", periods=rows, freq="h")
+    return pd.DataFrame({"time": days, "switch": switch > 0.5, "load": load.round(3)})
+
+
+@pytest.mark.training
+def test_what_is_known_ahead_moves_a_forecast():
+    config = configuration.base()
+    configuration.apply_table(config)
+    steps = {"vae.steps": 300, "vae.batch": 64, "ldm.steps": 600, "ldm.batch": 64}
+    small = SMALL | steps | {"data.window": 8, "data.stride": 1, "ldm.model.hidden": 64}
+    config.update_from_flattened_dict(small | {"vae.model.width": 16, "ldm.optimizer.ema": 0.99})
+    frame = driven()
+    model = TimeLDM(config=config).fit(frame.head(1_400))
+    history = frame.head(1_400)
+    found = {}
+    for on in (False, True):
+        future = model.forecast(history, 10, n=20, known=pd.DataFrame({"switch": [on] * 10}))
+        assert set(future.samples["switch"]) == {on}
+        found[on] = future.samples.groupby("series")["load"].last().mean()
+    # In the long run the load is 3 with the switch on and 0 without; trained for seconds.
+    assert found[True] - found[False] == pytest.approx(3.0, abs=0.6)
+    for known, message in (
+        (pd.DataFrame({"switch": [True] * 3}), "known has 3 rows; expected one for each of 10"),
+        (pd.DataFrame({"swich": [True] * 10}), "known: column 'swich' .*did you mean 'switch'"),
+        (frame[["time", "switch"]].head(10), "known, row 1 is of .*; the history goes on at"),
+    ):
+        with pytest.raises(DataError, match=message):
+            model.forecast(history, 10, known=known)
+    rest = frame[["time", "switch"]].iloc[1_400:1_410]
+    assert (model.forecast(history, 10, n=2, known=rest).samples["time"].head(10).to_numpy()
+            == rest["time"].to_numpy()).all()  # fmt: skip

@@ -274,6 +274,7 @@ class TimeLDM:
         n: int = 100,
         seed: int = 0,
         *,
+        known: Source | None = None,
         irregular: str | None = None,
     ) -> forecasts.Forecast:
         """Draws what may follow the last rows of a series.
@@ -283,6 +284,7 @@ class TimeLDM:
           horizon: rows to forecast.
           n: futures to draw.
           seed: of the noise.
+          known: of the rows to come: a table of `horizon` rows with some of the columns.
           irregular: as for `fit`; default: as in training.
 
         Raises:
@@ -294,7 +296,8 @@ class TimeLDM:
         ordered, encoded, _ = convert.encode(generator, history, irregular)
         if encoded.groups.max() > 0:
             raise DataError("the history holds several series; forecast one at a time")
-        return forecasts.forecast(generator, ordered.frame, encoded, horizon, n, seed)
+        ahead = convert.known_ahead(generator, ordered.frame, known, horizon)
+        return forecasts.forecast(generator, ordered.frame, encoded, horizon, n, seed, ahead)
 
     def evaluate(
         self, real: Source | None = None, *, count: int | None = None, seed: int = 0
@@ -329,10 +332,10 @@ class TimeLDM:
 
         Args:
           path: of the page; its figures go to a folder of its name.
-          real: as for `evaluate`; of a loaded model, the scores that it was saved with, and no
-            figures, which show windows of the data.
-          count: as for `evaluate`.
-          seed: as for `evaluate`.
+          real: as for `evaluate`, and so are `count` and `seed`; of a loaded model, the scores that
+            it was saved with, and no figures, which show windows of the data.
+          count: see there.
+          seed: see there.
 
         Raises:
           DataError: windows that cannot be compared.
@@ -343,12 +346,9 @@ class TimeLDM:
         from timeldm_jax.report.page import write_report, write_scores  # plotting imports slowly
 
         if real is None and self._dataset is None:
-            scores = self._saved_scores()
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_scores(target, scores, generator.config.to_dict())
+            write_scores(target, self._saved_scores(), generator.config.to_dict())
             return
         scores, windows, synthetic, training = self._score(real, count, seed)
-        target.parent.mkdir(parents=True, exist_ok=True)
         if real is None and self._workdir is not None:  # what a saved model takes with it
             write_json(self._workdir.scores, scores)
         write_report(

@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
+from timeldm_jax import forecast as forecasts
 from timeldm_jax.asked import Asked
 from timeldm_jax.data import arrays, frames, gaps, reader
 from timeldm_jax.data import clock as clocks
@@ -144,7 +145,7 @@ def asked(
     Raises:
       DataError: columns, words or times that the model cannot be asked for.
     """
-    frame = None if context is None else _context_table(context)
+    frame = None if context is None else _named_table(context, "context")
     count = len(frame) if count is None and frame is not None else whole("count", count)
     if frame is not None and len(frame) != count:
         raise DataError(f"context has {len(frame)} rows and count is {count}: one series a row")
@@ -165,10 +166,21 @@ def asked(
     return Asked(count, rows, steps)
 
 
-def _context_table(context: Source) -> pd.DataFrame:
-    data = reader.accept(context)
+def known_ahead(
+    generator: Generator, history: pd.DataFrame, known: Source | None, horizon: int
+) -> Float[np.ndarray, "horizon feature"] | None:
+    """Features of what is known of the rows that follow a history; see `forecast.encode_known`."""
+    if known is None:
+        return None
+    schema = schema_of(generator)
+    times = None if schema.clock is None else schema.clock.following(history, horizon)
+    return forecasts.encode_known(_named_table(known, "known"), schema, times, horizon)
+
+
+def _named_table(given: Source, what: str) -> pd.DataFrame:
+    data = reader.accept(given)
     if not isinstance(data, str | pd.DataFrame):
-        raise DataError("context must be a table, or the path of one, with names of columns")
+        raise DataError(f"{what} must be a table, or the path of one, with names of columns")
     return reader.read(data)[0]
 
 

@@ -9,6 +9,7 @@ table cannot be trained on as it is.
 
 import dataclasses
 import functools
+import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,14 +22,17 @@ from ml_collections import ConfigDict
 from timeldm_jax import command, recipe
 from timeldm_jax import config as configuration
 from timeldm_jax.data import dataset as datasets
+from timeldm_jax.data import rules
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
+from timeldm_jax.data.clock import groups_of
 from timeldm_jax.data.dataset import Dataset, Table
 from timeldm_jax.data.doubts import doubts as found_doubts
 from timeldm_jax.errors import USER_ERRORS, DataError, in_flags
 
 EXIT_PROBLEMS = 1
 LONG_WINDOW = 256  # rows; the scores' recurrent networks take a step for each
+MOST_RULES = 12  # that are proposed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +141,23 @@ def _table_facts(table: Table) -> list[str]:
             f"Series: {len(lengths):,} by {_listed(schema.entity)}, of {lengths.min():,} to "
             f"{lengths.max():,} rows (median {np.median(lengths):,.0f})"
         )
-    return facts
+    return facts + _proposed(table)
+
+
+def _proposed(table: Table) -> list[str]:
+    """Rules that hold in all rows, and how samples keep them."""
+    frame, schema = table
+    if schema.rules:
+        return []
+    names = [column.name for column in schema.columns if column.scaling != "constant"]
+    found = rules.propose(frame, names, groups_of(frame, schema.entity))
+    if not found:
+        return []
+    asked = json.dumps({"rules": found[:MOST_RULES]})
+    return [
+        f"Holds in all rows: {', '.join(map(repr, found[:MOST_RULES]))}. Samples keep what is no "
+        f"accident of it with a schema: {asked}"
+    ]
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -15,10 +15,11 @@ from etils import epath
 from jaxtyping import Float, Int
 
 from timeldm_jax import command
-from timeldm_jax.data import columns, dtypes, relations, start_times
+from timeldm_jax.data import columns, dtypes, relations, rules, start_times
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.schema import Schema
+from timeldm_jax.errors import DataError
 from timeldm_jax.generator import Generator
 from timeldm_jax.progress import progress
 from timeldm_jax.workdir import write_bytes
@@ -60,6 +61,7 @@ def forecast(
     horizon: int,
     n: int,
     seed: int,
+    known: Float[np.ndarray, "horizon feature"] | None = None,
 ) -> Forecast:
     """Draws what may follow the last rows of one series.
 
@@ -70,6 +72,7 @@ def forecast(
       horizon: rows to forecast.
       n: futures to draw.
       seed: of the noise.
+      known: features of the rows to come, from `encode_known`; NaN where the model is to say.
     """
     schema, window = generator.schema, generator.models.vae.window
     assert schema is not None
@@ -77,7 +80,8 @@ def forecast(
     before[..., _flags(schema)] = np.nan
     first = _step(schema, encoded, len(encoded.values) - before.shape[1])
     begins = None if first is None else np.full(n, first)
-    futures = extend(generator, before, horizon, seed, "forecast", begins)
+    known = None if known is None else np.repeat(known[None], n, axis=0)
+    futures = extend(generator, before, horizon, seed, "forecast", begins, known)
     times = None
     if schema.clock is not None:
         times = schema.clock.following(frame, horizon)
@@ -85,6 +89,50 @@ def forecast(
     for ids in schema.ids:  # the future of the series that was given
         samples[ids.name] = frame[ids.name].iloc[-1]
     return summarise(samples, schema, times, frame.tail(2 * window))
+
+
+def encode_known(
+    known: pd.DataFrame, schema: Schema, times: pd.DataFrame | None, horizon: int
+) -> Float[np.ndarray, "horizon feature"]:
+    """The features of what is known of rows to come, NaN where nothing is.
+
+    Args:
+      known: `horizon` rows with some of the columns; empty cells are not known.
+      schema: of the model.
+      times: of these rows, where there is a time column.
+      horizon: rows.
+
+    Raises:
+      DataError: another number of rows, other times, or a column that is not learnt.
+    """
+    if len(known) != horizon:
+        raise DataError(f"known has {len(known)} rows; expected one for each of {horizon} to come")
+    own = () if schema.clock is None else schema.clock.names
+    learnt = [column.name for column in schema.columns]
+    for name in known.columns:
+        if name not in (*own, *schema.entity):
+            schemas.known(str(name), learnt, "known: column")
+    if times is not None and set(own) <= set(known.columns):
+        assert schema.clock is not None
+        given, expected = (schema.clock.read(each, "known") for each in (known, times))
+        apart = np.flatnonzero(given.to_numpy() != expected.to_numpy())
+        if apart.size:
+            row = int(apart[0])
+            raise DataError(
+                f"known, row {row + 1} is of {known[own[0]].iloc[row]!r}; the history goes on at "
+                f"{times[own[0]].iloc[row]!r}"
+            )
+    frame = known.reset_index(drop=True).reindex(columns=learnt)
+    found = np.full((horizon, len(schemas.features(schema))), np.nan)
+    for place, feature in enumerate(schemas.features(schema)):
+        column = schema.columns[feature.column]
+        there = frame[column.name].notna().to_numpy()
+        if feature.role in ("missing", "present") or not there.any():
+            continue
+        found[there, place] = columns.encode(
+            frame[column.name][there], column, feature.place, "known"
+        )
+    return found
 
 
 def summarise(
@@ -191,7 +239,16 @@ def fill_gaps(
         )
         found[inside[:, middle][whole[:, middle]]] = drawn[:, middle][whole[:, middle]]
         found[:, flags] = np.nan
-    return found if schema is None else relations.settle(found, groups, schema, values)
+    if schema is None:
+        return found
+    found = relations.settle(found, groups, schema, values)
+    parts = ends[:-1] if schema.rules else ends[:0]
+    return np.concatenate(
+        [
+            rules.keep(part[None], schema, given[None])[0]
+            for part, given in zip(np.split(found, parts), np.split(values, parts), strict=True)
+        ]
+    )
 
 
 def extend(
@@ -201,6 +258,7 @@ def extend(
     seed: int,
     stage: str = "extension",
     begins: Int[np.ndarray, " n"] | None = None,
+    known: Float[np.ndarray, "n count feature"] | None = None,
 ) -> Float[np.ndarray, "n count feature"]:
     """What may follow rows, a third of a window at a time, in the data's own units, float64.
 
@@ -211,11 +269,14 @@ def extend(
       seed: of the noise.
       stage: what errors call this.
       begins: the clock's step of the first row before; None: not known.
+      known: what is known of the rows to come, NaN where nothing is.
     """
     window, rows = generator.models.vae.window, before.shape[1]
     ends = rows + np.append(joins(count, window), count)
     series = np.full((len(before), rows + count, before.shape[2]), np.nan)
     series[:, :rows] = before
+    if known is not None:
+        series[:, rows:] = known
     start = rows
     with progress("extend", count, unit="row") as show:
         for step, end in enumerate(ends):
@@ -223,8 +284,9 @@ def extend(
             # The last rows of a window bend more than others: they are drawn and thrown away.
             new = end - start
             ahead = min(new + MARGIN, window - 1)
-            known = series[:, max(start + ahead - window, 0) : start]
-            observed[:, window - ahead - known.shape[1] : window - ahead] = known
+            around = series[:, max(start + ahead - window, 0) : start + ahead]
+            first = window - ahead - (start - max(start + ahead - window, 0))
+            observed[:, first : first + around.shape[1]] = around
             if generator.schema is not None and generator.schema.padded:
                 observed[..., -1] = 1.0
             steps = None if begins is None else begins + start + ahead - window
@@ -293,6 +355,7 @@ def define_flags() -> flags.FlagValues:
     """The command's flags."""
     own = command.model_flags(
         data="The history: one series; its last rows, up to a window's, count.",
+        known="What is known of the rows to come: a table with some of the columns.",
         out="Where the quantiles go: .csv or .parquet.",
         samples="Where the drawn futures go, too: .csv or .parquet.",
         plot="Where a picture goes: .png.",
@@ -316,7 +379,14 @@ def main(argv: list[str]) -> None:
         command.check_whole("horizon", own.horizon, 1)
         command.check_whole("count", own.count, 1)
         model = command.open_model(own.model)
-        found = model.forecast(own.data, own.horizon, own.count, own.seed, irregular=own.irregular)
+        found = model.forecast(
+            own.data,
+            own.horizon,
+            own.count,
+            own.seed,
+            known=own.known or None,
+            irregular=own.irregular,
+        )
         command.write_result(target, found.quantiles, ())
         if samples is not None:
             command.write_result(samples, found.samples, ())

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from timeldm_jax import latents, marginals, streams
 from timeldm_jax.asked import NOTHING, Asked, Vectors, vectors, vectors_observed
-from timeldm_jax.data import relations
+from timeldm_jax.data import relations, rules
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.scaling import Curve, Scaler
 from timeldm_jax.data.schema import Schema
@@ -144,7 +144,7 @@ class Generator:
                 "split",
             )
             drawn = self._complete(
-                *self._weights, self._prior, key, index, part, (asked,) if context else ()
+                self._weights, self._prior, key, index, part, (asked,) if context else ()
             )
             found[first : first + size] = np.asarray(drawn)[: count - first]
         found = self._finish(stage, found, given=observed)
@@ -166,7 +166,8 @@ class Generator:
         self._check_finite(stage, windows, first)  # a logarithm's inverse can overflow
         if self.schema is None:
             return self.scaler.nearest(windows)
-        return tables.snap(relations.settle_windows(windows, self.schema, given), self.schema)
+        windows = relations.settle_windows(windows, self.schema, given)
+        return rules.keep(tables.snap(windows, self.schema), self.schema, given)
 
     def _check_finite(
         self, stage: str, windows: Float[np.ndarray, "n time feature"], first: int
@@ -236,15 +237,15 @@ class Generator:
         denoiser, sigma_data = self.models.denoiser, self.config.ldm.noise.sigma_data
 
         def run(
-            vae_params: PyTree,
-            ldm_params: PyTree,
-            stats: LatentStats,
+            weights: tuple[PyTree, PyTree, LatentStats],
             prior: conditional.Prior,
             key: Array,
             index: Array,
             observed: Array,
             context: tuple[Array, ...],
         ) -> Array:
+            vae_params, ldm_params, stats = weights
+
             def network(z: Array, label: Array) -> Array:
                 return bind(denoiser, ldm_params)(z, label, *context)
 
@@ -261,7 +262,7 @@ class Generator:
             )
 
         split, same = self._shardings["split"], self._shardings["same"]
-        return jax.jit(run, in_shardings=(*(same,) * 5, split, split, split), out_shardings=split)
+        return jax.jit(run, in_shardings=(*(same,) * 3, split, split, split), out_shardings=split)
 
     @functools.cached_property
     def _prior(self) -> conditional.Prior:

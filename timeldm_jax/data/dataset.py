@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax.data import arrays, entities, gaps, reader, start_times
+from timeldm_jax.data import arrays, entities, gaps, reader, rules, start_times
 from timeldm_jax.data import context as contexts
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
@@ -445,7 +445,8 @@ def make_dataset(
       DataError: a column that is constant there, or too fine for the dtype of samples.
     """
     rows = series.training_rows()
-    scaler = fit_scaler(rows, series.columns, scalings, rounded=rounded)
+    links = () if schema is None else rules.links(schema)
+    scaler = fit_scaler(rows, series.columns, scalings, rounded=rounded, links=links)
     if schema is None:
         scaler = scaler.on_grids(rows)
     low, high = np.nanmin(rows, axis=0), np.nanmax(rows, axis=0)

@@ -15,6 +15,7 @@ from scipy import special
 
 from timeldm_jax.data import grids
 from timeldm_jax.data.grids import Grid
+from timeldm_jax.data.rules import Link
 from timeldm_jax.errors import DataError
 
 LEVELS = 1_000  # quantiles that a curve keeps at most
@@ -99,20 +100,22 @@ class Scaler:
       high: what becomes 1.
       curves: by number of a feature; most have none.
       grids: likewise, the values that it can take. A table's are in its schema instead.
+      links: rules between features, which enter before all else; see `rules`.
     """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
     curves: tuple[tuple[int, Curve], ...] = ()
     grids: tuple[tuple[int, Grid], ...] = ()
+    links: tuple[Link, ...] = ()
 
     def scale(
         self, values: Float[np.ndarray, "*lead feature"]
     ) -> Float[np.ndarray, "*lead feature"]:
         """Values in their own units to around [0, 1], float64. NaN stays NaN."""
         low, high = np.array(self.low), np.array(self.high)
-        if self.curves:
-            values = values.astype(np.float64)
+        if self.curves or self.links:
+            values = apart(values, self.links)
             for i, curve in self.curves:
                 values[..., i] = curve.straighten(values[..., i])
         return (values - low) / (high - low)
@@ -125,6 +128,8 @@ class Scaler:
         values = low + scaled.astype(np.float64) * (high - low)
         for i, curve in self.curves:
             values[..., i] = curve.bend(values[..., i])
+        for link in self.links:
+            values[..., link.place] = link.joined(values)
         return values
 
     def nearest(
@@ -149,7 +154,14 @@ class Scaler:
         """Plain values."""
         curves = [[i, dataclasses.asdict(curve)] for i, curve in self.curves]
         even = [[i, dataclasses.asdict(grid)] for i, grid in self.grids]
-        return {"low": list(self.low), "high": list(self.high), "curves": curves, "grids": even}
+        links = [[link.kind, link.place, list(link.others)] for link in self.links]
+        return {
+            "low": list(self.low),
+            "high": list(self.high),
+            "curves": curves,
+            "grids": even,
+            "links": links,
+        }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Scaler":
@@ -159,7 +171,10 @@ class Scaler:
             for i, c in content.get("curves", ())  # the first versions had none
         )
         found = tuple((i, Grid.from_json(grid)) for i, grid in content.get("grids", ()))
-        return cls(tuple(content["low"]), tuple(content["high"]), curves, found)
+        links = tuple(
+            Link(kind, place, tuple(others)) for kind, place, others in content.get("links", ())
+        )
+        return cls(tuple(content["low"]), tuple(content["high"]), curves, found, links)
 
     def on_grids(self, values: Float[np.ndarray, "rows feature"]) -> "Scaler":
         """With the grids of training rows, in their own units; NaN is left out."""
@@ -171,12 +186,23 @@ class Scaler:
         return dataclasses.replace(self, grids=tuple(found))
 
 
+def apart(
+    values: Float[np.ndarray, "*lead feature"], links: Sequence[Link]
+) -> Float[np.ndarray, "*lead feature"]:
+    """A float64 copy in which linked features say how far they lie above others."""
+    found = values.astype(np.float64)
+    for link in links:
+        found[..., link.place] = link.apart(values)
+    return found
+
+
 def fit_scaler(
     values: Float[np.ndarray, "rows feature"],
     columns: tuple[str, ...],
     scalings: Sequence[str] = (),
     *,
     rounded: bool = False,
+    links: tuple[Link, ...] = (),
 ) -> Scaler:
     """The scaler of the training rows `(rows, features)`; NaN is left out.
 
@@ -188,12 +214,14 @@ def fit_scaler(
       rounded: whether bounds are rounded `outward`, so that the scaler holds no row's value. Where
         there are scalings, as a table has them, a feature that is constant in these rows is not so
         in others, and gets a width of one.
+      links: rules between features.
 
     Raises:
       DataError: a feature is missing throughout, or constant and not `rounded`, so it has no range
         to scale by.
     """
     curves = []
+    values = apart(values, links) if links else values
     straight = values
     for i, scaling in enumerate(scalings):
         if scaling in ("log", "quantile"):
@@ -227,7 +255,7 @@ def fit_scaler(
         if scaling == "standard":
             mean, reach = np.nanmean(straight[:, i]), REACH * np.nanstd(straight[:, i])
             low[i], high[i] = mean - reach, mean + reach
-    return Scaler(tuple(low.tolist()), tuple(high.tolist()), tuple(curves))
+    return Scaler(tuple(low.tolist()), tuple(high.tolist()), tuple(curves), links=links)
 
 
 def outward(

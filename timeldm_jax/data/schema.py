@@ -15,11 +15,12 @@ from typing import Any, Literal
 import pandas as pd
 from etils import epath
 
-from timeldm_jax.data import entities, inference, relations, words
+from timeldm_jax.data import entities, inference, relations, rules, words
 from timeldm_jax.data.clock import Clock, groups_of
 from timeldm_jax.data.columns import KINDS, SCALINGS, Column, Scaling
 from timeldm_jax.data.entities import Ids
 from timeldm_jax.data.grids import Grid
+from timeldm_jax.data.rules import Rule
 from timeldm_jax.data.start_times import StartTimes
 from timeldm_jax.errors import DataError, Problems
 
@@ -40,6 +41,7 @@ class Schema:
       entity: names of the columns that say which series a row belongs to.
       padded: whether some series are shorter than the window, so that samples have lengths too.
       ids: what samples get in the entity columns; () in models saved before they got any.
+      rules: between columns, which samples keep; see `rules`.
       starts: at what times samples begin; None where the clock has no calendar, and in models saved
         before there was a choice: they begin where the table does.
     """
@@ -51,6 +53,7 @@ class Schema:
     padded: bool = False
     ids: tuple[Ids, ...] = ()
     starts: StartTimes | None = None
+    rules: tuple[Rule, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -74,9 +77,11 @@ class Schema:
         entity = tuple(filter(None, [entity] if isinstance(entity, str) else entity))
         ids = tuple(Ids(**each) for each in content.get("ids", ()))
         starts = content.get("starts") and StartTimes.from_json(content["starts"])
-        return cls(
-            columns, tuple(content["order"]), clock, entity, bool(content["padded"]), ids, starts
+        kept = tuple(
+            Rule(kind, column, tuple(others)) for kind, column, others in content.get("rules", ())
         )
+        order, padded = tuple(content["order"]), bool(content["padded"])
+        return cls(columns, order, clock, entity, padded, ids, starts, kept)
 
     def describe(self) -> list[str]:
         """A line a column, for people."""
@@ -107,7 +112,11 @@ class Schema:
             elif column.missing:
                 said.append("has missing values")
             lines.append(f"{column.name:<{width}}  {', '.join(said)}")
-        return lines
+        return lines + [f"always: {rules.said(rule)}" for rule in self.rules]
+
+    def layout(self) -> tuple["Feature", ...]:
+        """As `features`."""
+        return features(self)
 
     def static_features(self) -> list[tuple[int, "Feature"]]:
         """The places and features of columns with one value a series."""
@@ -196,21 +205,24 @@ class Feature:
     Attributes:
       name: of the feature.
       column: number of its column in the schema, or −1 for `PRESENT`.
-      role: `value`, `category` (one of several, the largest counts), `code` (one number of a
-        word's code), `missing` (1 where the column has no value) or `present`.
+      role: `value`, `increment` (by how much it rose, of what never falls), `category` (one of
+        several, the largest counts), `code` (one number of a word's code), `missing` (1 where the
+        column has no value) or `present`.
       place: which category, or which number of the code.
       scaling: as of the column; features that are 0 or 1 are `unit`, left as they are.
     """
 
     name: str
     column: int
-    role: Literal["value", "category", "code", "missing", "present"]
+    role: Literal["value", "increment", "category", "code", "missing", "present"]
     place: int
     scaling: Scaling | Literal["unit"]
 
 
 def features(schema: Schema) -> tuple[Feature, ...]:
     """The features of a schema, in order: values of all columns, then what says they are there."""
+    above = {rule.column for rule in schema.rules if rule.kind == "above"}
+    rising = {rule.column for rule in schema.rules if rule.kind == "rises"}
     found = []
     for i, column in enumerate(schema.columns):
         if column.scaling == "constant":
@@ -227,7 +239,11 @@ def features(schema: Schema) -> tuple[Feature, ...]:
             ]
         else:
             scaling = "unit" if column.kind == "boolean" else column.scaling
+            if column.name in above:
+                scaling = "quantile"  # of how far it lies above others
             found.append(Feature(column.name, i, "value", 0, scaling))
+            if column.name in rising and column.kind != "boolean":
+                found.append(Feature(f"{column.name}, increment", i, "increment", 0, "quantile"))
     found += [
         Feature(f"{column.name} is missing", i, "missing", 0, "unit")
         for i, column in enumerate(schema.columns)
@@ -252,7 +268,7 @@ def flags(schema: Schema) -> dict[int, int]:
 
 
 def read_overrides(given: str) -> dict[str, Any]:
-    """A user's schema: `{"columns": {name: {field: value}}, "time": …, "entity": …}`.
+    """A user's schema: `{"columns": {name: {field: value}}, "time": …, "entity": …, "rules": […]}`.
 
     Args:
       given: path of a JSON file, or the JSON itself.
@@ -273,7 +289,10 @@ def read_overrides(given: str) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("columns", {}), dict):
         raise DataError(f"{where} must be an object with an object `columns`")
     for key in content:
-        known(key, ("columns", "time", "entity"), f"{where}: key")
+        known(key, ("columns", "time", "entity", "rules"), f"{where}: key")
+    listed = content.get("rules", [])
+    if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
+        raise DataError(f"{where}: rules={listed!r} must be a list of texts: ['low <= high']")
     for key in ("time", "entity"):
         named = content.get(key, "")
         listed = isinstance(named, list) and key == "entity"

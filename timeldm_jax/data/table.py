@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from timeldm_jax.data import clock as clocks
 from timeldm_jax.data import columns as kinds
-from timeldm_jax.data import entities, time_columns, wide, words, zones
+from timeldm_jax.data import entities, rules, time_columns, wide, words, zones
 from timeldm_jax.data import order as orders
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data.clock import Reading
@@ -139,7 +139,10 @@ def prepare(frame: pd.DataFrame, where: str, options: Options) -> tuple[pd.DataF
             real_names=real_names,
         )
     problems.raise_all()
-    return frame.reset_index(drop=True), inferred
+    kept = rules.parse(declared.get("rules", ()), [column.name for column in inferred.columns])
+    frame = frame.reset_index(drop=True)
+    rules.check(kept, frame, clocks.groups_of(frame, entity))
+    return frame, dataclasses.replace(inferred, rules=kept)
 
 
 def relearn(
@@ -246,7 +249,7 @@ def encode(frame: pd.DataFrame, schema: Schema, where: str = "the table") -> Enc
     Raises:
       DataError: a column is not there, or holds what the schema does not know.
     """
-    rows = len(frame)
+    rows, groups = len(frame), clocks.groups_of(frame, schema.entity)
     names = [c.name for c in schema.columns]
     for name in names:
         if name not in frame.columns:
@@ -264,8 +267,9 @@ def encode(frame: pd.DataFrame, schema: Schema, where: str = "the table") -> Enc
             values[:, place] = missing
             continue
         numbers = kinds.encode(series, column, feature.place, where)
+        if feature.role == "increment":
+            numbers = rules.increments(numbers, groups)
         values[:, place] = np.where(missing, np.nan, numbers)
-    groups = clocks.groups_of(frame, schema.entity)
     return Encoded(values, groups, clocks.positions(frame, schema.clock, schema.entity, where))
 
 
@@ -335,7 +339,7 @@ def within_range(windows: Windows, schema: Schema) -> Windows:
             most = np.inf if column.largest is None else column.largest
             bounds = (least, most) if column.grid is None else column.grid.bounds(least, most)
             low[place], high[place] = bounds
-    return np.clip(windows, low, high)
+    return rules.keep(np.clip(windows, low, high), schema)
 
 
 def decode(
@@ -385,7 +389,8 @@ def decode(
             data[name] = times[name]
             continue
         number = next(i for i, c in enumerate(schema.columns) if c.name == name)
-        places = [p for p, f in enumerate(layout) if f.column == number and f.role != "missing"]
+        own = ("missing", "increment")
+        places = [p for p, f in enumerate(layout) if f.column == number and f.role not in own]
         holes = np.zeros(count * time, bool)
         if missing == "generate" and number in flags:
             holes = flat[:, flags[number]] > 0.5

@@ -65,7 +65,7 @@ def write_report(
       The page, then the figures.
     """
     folder = path.parent / path.stem
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     pairs = scores["memorisation"]["pairs"]
     known = real if training is None else training
     pictures = [
@@ -86,6 +86,7 @@ def write_scores(path: epath.Path, scores: dict[str, Any], config: dict[str, Any
       scores: `scores.json`, as `metrics.evaluation.check` wants it.
       config: of the model.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, _page(scores, config, []))
 
 
