@@ -43,10 +43,11 @@ def test_describing_is_what_training_does(tmp_path):
     from timeldm_jax import config as configuration
     from timeldm_jax import recipe
     from timeldm_jax.data import dataset as datasets
+    from timeldm_jax.data.given import take
 
     config = configuration.base()
     configuration.apply_table(config)
-    asked, given = datasets.take(config, readings())
+    asked, given = take(config, readings())
     prepared = datasets.prepare(given, asked)
     series = datasets.cut(prepared, recipe.choose_sizes(asked, *prepared.sizes())).series
     said = f"{len(series.train):,} train, {len(series.valid):,} validate, {len(series.test):,} test"

@@ -8,6 +8,7 @@ from quick import SMALL
 from timeldm_jax import TimeLDM, convert
 from timeldm_jax import config as configuration
 from timeldm_jax.data import dataset as datasets
+from timeldm_jax.data.given import take
 from timeldm_jax.errors import ConfigError, DataError, in_flags
 
 
@@ -31,7 +32,7 @@ def test_settings_of_a_given_configuration_are_used():
     shuffled = panel().sample(frac=1, random_state=0, ignore_index=True)
     config = small(entity="who", time="t", irregular="sort")
     asked = convert.settings(config)
-    _, given = datasets.take(asked, shuffled)
+    _, given = take(asked, shuffled)
     schema = datasets.prepare(given, asked).schema
     assert schema.entity == ("who",)
     assert schema.clock.name == "t"
@@ -74,7 +75,7 @@ def test_a_schema_may_be_a_mapping_its_text_or_a_path(tmp_path):
     path.write_text('{"columns": {"who": {"kind": "drop"}}}')
     for schema in ({"columns": {"who": {"kind": "drop"}}}, path.read_text(), path, str(path)):
         asked = convert.settings(small(), schema=schema)
-        _, given = datasets.take(asked, panel())
+        _, given = take(asked, panel())
         prepared = datasets.prepare(given, asked)
         assert [c.name for c in prepared.schema.columns] == ["t", "x"]
 
@@ -102,7 +103,7 @@ def test_windows_refuse_the_settings_of_a_table(setting):
 def test_windows_of_another_length_than_asked_for_are_refused():
     with pytest.raises(DataError, match=r"window='?12'? and the windows have 8 rows"):
         TimeLDM(window=12).fit(WINDOWS)
-    asked, given = datasets.take(small(stride=0), WINDOWS)
+    asked, given = take(small(stride=0), WINDOWS)
     assert asked.data.window == given.values.shape[1] == 8
 
 
@@ -123,7 +124,7 @@ def test_what_a_set_does_not_read_is_refused(settings, flag):
     config = configuration.base()
     config.data.update(settings)
     with pytest.raises(DataError) as raised:
-        datasets.take(config)
+        take(config)
     assert in_flags(raised.value).startswith(f"{flag} is not read")
 
 
@@ -131,7 +132,7 @@ def test_a_budget_of_a_built_in_set_is_refused():
     config = configuration.base()
     config.data.name, config.budget = "sines", "10m"
     with pytest.raises(ConfigError, match=r"config\.budget='10m' is not read for simulated"):
-        datasets.take(config)
+        take(config)
 
 
 @pytest.mark.parametrize("beside", [{"window": 12}, {"budget": "5m"}], ids=str)

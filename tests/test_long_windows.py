@@ -22,7 +22,7 @@ from timeldm_jax.metrics import context_fid
 from timeldm_jax.models import bind
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.streams import Stream
-from timeldm_jax.training import losses, stages, state
+from timeldm_jax.training import losses, stages, state, validation
 
 pytestmark = pytest.mark.training
 
@@ -71,9 +71,9 @@ def test_validation_in_parts_is_validation_at_once(problem, monkeypatch, windows
     )
 
     def validated():
-        vae = stages._vae_validation(models.vae, problem["data"])(problem["vae"])
+        vae = validation.of_vae(models.vae, problem["data"])(problem["vae"])
         args = models.denoiser, noise, problem["stats"], posteriors
-        return vae | {"ldm": stages._ldm_validation(*args)(problem["ldm"])["loss"]}
+        return vae | {"ldm": validation.of_ldm(*args)(problem["ldm"])["loss"]}
 
     whole = validated()
     in_parts(monkeypatch, windows)
@@ -86,9 +86,9 @@ def test_a_validation_loss_is_that_of_its_windows(problem):
     """Against the loss of all windows at once, at the same noise, in NumPy's sums."""
     vae, data = problem["models"].vae, problem["data"]
     x = data.values[data.starts[:, None] + np.arange(vae.window)]
-    key = streams.key(streams.seed_key(stages.VALIDATION_SEED), Stream.VAE_VALIDATION)
+    key = streams.key(streams.seed_key(validation.VALIDATION_SEED), Stream.VAE_VALIDATION)
     noise = state.normal(key, jnp.arange(11), (vae.window, vae.latent))
-    loss = stages._vae_validation(vae, data)(problem["vae"])["loss"]
+    loss = validation.of_vae(vae, data)(problem["vae"])["loss"]
     output = bind(vae, problem["vae"])(fill(x), noise)
     known = ~np.isnan(x)
     error = np.where(known, output.reconstruction - x, 0).astype(np.float64)

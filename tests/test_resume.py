@@ -21,7 +21,7 @@ from timeldm_jax import latents
 from timeldm_jax.data.dataset import make_dataset
 from timeldm_jax.data.series import split_series
 from timeldm_jax.errors import CheckpointError, NonFiniteLossError, Preempted
-from timeldm_jax.training import checkpoint, loop, parallel, stages
+from timeldm_jax.training import checkpoint, loop, parallel, stages, validation
 from timeldm_jax.workdir import Workdir
 
 pytestmark = pytest.mark.training
@@ -324,9 +324,7 @@ def test_weights_that_are_not_finite_are_never_saved(config, dataset, workdir, c
 
 def test_validations_that_are_not_finite_stop(config, dataset, workdir, chunks, monkeypatch):
     stages.write_config(config, workdir / "config.json")
-    monkeypatch.setattr(
-        stages, "_vae_validation", lambda *_: lambda params: {"loss": 1.0, "l1": np.nan}
-    )
+    monkeypatch.setattr(validation, "of_vae", lambda *_: lambda params: {"loss": 1.0, "l1": np.nan})
     with pytest.raises(NonFiniteLossError, match="vae validation loss is not finite at step 20"):
         stages.train_vae(config, dataset, Workdir(workdir))
     assert checkpoint.steps(workdir / "vae") == []

@@ -15,7 +15,7 @@ from timeldm_jax.data.scaling import Scaler
 from timeldm_jax.data.series import DeviceWindows
 from timeldm_jax.generator import Generator
 from timeldm_jax.streams import Stream
-from timeldm_jax.training import stages, state
+from timeldm_jax.training import stages, state, validation
 
 
 def test_salts_come_from_names_alone_and_differ():
@@ -114,9 +114,9 @@ def test_every_use_of_one_seed_draws_from_a_key_of_its_own(draws, monkeypatch):
         vae, _ = vae_step(vae, DeviceWindows(*map(jnp.asarray, windows)))
         ldm, _ = ldm_step(ldm, latents.Posteriors(*map(jnp.asarray, posteriors)))
     orders = {name: draws.pop(order_key(config, name)) for name in ("VAE", "LDM")}
-    stages._vae_validation(models.vae, windows)(weights[0])
+    validation.of_vae(models.vae, windows)(weights[0])
     noise_config = configuration.noise_config(config)
-    stages._ldm_validation(models.denoiser, noise_config, stats, posteriors)(weights[1])
+    validation.of_ldm(models.denoiser, noise_config, stats, posteriors)(weights[1])
     generator = Generator(
         config=config,
         models=models,

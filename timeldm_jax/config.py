@@ -17,7 +17,7 @@ import flax.linen as nn
 import ml_collections
 from ml_collections import ConfigDict
 
-from timeldm_jax.data.dataset import DataConfig
+from timeldm_jax.data.given import DataConfig
 from timeldm_jax.data.table import Options
 from timeldm_jax.diffusion.samplers import SampleConfig
 from timeldm_jax.errors import ConfigError

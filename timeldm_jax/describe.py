@@ -26,8 +26,9 @@ from timeldm_jax.data import rules
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.clock import groups_of
-from timeldm_jax.data.dataset import Dataset, Table
+from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.doubts import doubts as found_doubts
+from timeldm_jax.data.given import Table, take
 from timeldm_jax.errors import USER_ERRORS, DataError, in_flags
 
 EXIT_PROBLEMS = 1
@@ -96,7 +97,7 @@ def describe(
     """
     facts: list[str] = []
     try:
-        asked, given = datasets.take(config, data, columns)
+        asked, given = take(config, data, columns)
         prepared = datasets.prepare(given, asked)
     except USER_ERRORS as error:
         return Description((), problems=tuple(getattr(error, "parts", ())) or (error,))

@@ -20,8 +20,9 @@ from timeldm_jax.config import AUTOMATIC
 from timeldm_jax.data import context as contexts
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import schema as schemas
-from timeldm_jax.data.dataset import Dataset, Table
+from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.doubts import doubts
+from timeldm_jax.data.given import Prepared, Table, take
 from timeldm_jax.errors import ConfigError, DataError
 from timeldm_jax.metrics.comparison import FEWEST_WINDOWS
 from timeldm_jax.training import checkpoint, parallel, stages
@@ -71,7 +72,7 @@ def start(
         not divide over the devices. Nothing was written.
       DataError: the data cannot be had, or is too little. Nothing was written.
     """
-    asked, given = datasets.take(config, data, columns)
+    asked, given = take(config, data, columns)
     configuration.validate(asked)
     refuse_if(lambda: conflict(asked, workdir))
     for stage in ("vae", "ldm"):
@@ -163,9 +164,7 @@ def run_stages(config: ConfigDict, workdir: Workdir, names: tuple[str, ...]) -> 
     run(start(config, workdir, names), names)
 
 
-def choose(
-    asked: ConfigDict, prepared: datasets.Prepared, workdir: Workdir
-) -> tuple[ConfigDict, Dataset]:
+def choose(asked: ConfigDict, prepared: Prepared, workdir: Workdir) -> tuple[ConfigDict, Dataset]:
     """The configuration with everything chosen that was left open, and its data set.
 
     A run that resumes takes what it chose first, whatever the machine's speed is now.

@@ -19,7 +19,7 @@ from timeldm_jax import experiment, latents, results
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.generator import Generator
 from timeldm_jax.models import bind
-from timeldm_jax.training import checkpoint, loop, parallel, stages
+from timeldm_jax.training import checkpoint, loop, parallel, stages, validation
 from timeldm_jax.workdir import Workdir
 
 
@@ -74,7 +74,7 @@ def data_space(config: Any, dataset: datasets.Dataset, workdir: epath.Path) -> G
         name="ldm",
         data=train,
         compile_chunk=parallel.chunk_runner(step, batch),
-        validate=stages._ldm_validation(models.denoiser, noise, stats, valid),
+        validate=validation.of_ldm(models.denoiser, noise, stats, valid),
         schedule=stages._schedule(config.ldm),
         folder=workdir / "ldm",
         journal=loop.Journal(Workdir(workdir)),

@@ -14,30 +14,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
 from timeldm_jax import latents, marginals, streams
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data.dataset import Dataset
-from timeldm_jax.data.series import DeviceWindows, Missing, fill, gather
+from timeldm_jax.data.series import DeviceWindows, Missing
 from timeldm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
 from timeldm_jax.latents import LatentStats, Posteriors
-from timeldm_jax.models import bind
 from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.streams import Stream
-from timeldm_jax.training import beta, checkpoint, loop, losses, parallel, state, steps
+from timeldm_jax.training import beta, checkpoint, loop, parallel, state, steps, validation
 from timeldm_jax.training.state import TrainState
 from timeldm_jax.versions import package_versions
 from timeldm_jax.workdir import Workdir, write_json
 
 _log = logging.getLogger(__name__)
 
-VALID_WINDOWS = 1024
-LDM_VALID_DRAWS = 4
-VALIDATION_SEED = 0  # the same for all runs, so that their validation losses can be compared
 TIMED_STEPS = 10  # by which a budget is planned
 
 PyTree = Any
@@ -188,8 +183,8 @@ def train_vae(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
         name="vae",
         data=DeviceWindows(values, dataset.series.train),
         compile_chunk=parallel.chunk_runner(step, make_batch(config, "vae")),
-        validate=_vae_validation(
-            models.vae, DeviceWindows(values, _valid_sample(dataset.series.valid))
+        validate=validation.of_vae(
+            models.vae, DeviceWindows(values, validation.few(dataset.series.valid))
         ),
         schedule=_schedule(config.vae),
         folder=workdir.vae,
@@ -222,7 +217,7 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
         latents.encode(
             models.vae, vae_params, values, starts, means_only=config.ldm.posterior == "mean"
         )._replace(context=dataset.contexts(starts) if models.denoiser.context else ())
-        for starts in (dataset.series.train, _valid_sample(dataset.series.valid))
+        for starts in (dataset.series.train, validation.few(dataset.series.valid))
     )
     _check_latents(posteriors, workdir.vae)
     noise_config = configuration.noise_config(config)
@@ -235,7 +230,7 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
         name="ldm",
         data=posteriors,
         compile_chunk=parallel.chunk_runner(step, make_batch(config, "ldm")),
-        validate=_ldm_validation(models.denoiser, noise_config, stats, valid),
+        validate=validation.of_ldm(models.denoiser, noise_config, stats, valid),
         schedule=_schedule(config.ldm),
         folder=workdir.ldm,
         journal=loop.Journal(workdir),
@@ -378,80 +373,3 @@ def _marginals(config: ConfigDict, dataset: Dataset) -> list[list[float] | None]
         return found
     layout = schemas.features(dataset.schema)
     return [row if f.role == "value" else None for row, f in zip(found, layout, strict=True)]
-
-
-def _valid_sample(starts: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
-    """At most VALID_WINDOWS starts, evenly spread: enough to rank checkpoints by."""
-    keep = np.linspace(0, len(starts) - 1, min(VALID_WINDOWS, len(starts))).astype(int)
-    return starts[keep]
-
-
-def _in_parts(count: int, size: int) -> Int[np.ndarray, "part size"]:
-    """Numbers from 0 in equal parts; those from `count` on fill the last one."""
-    return np.arange(-(-count // size) * size, dtype=np.int32).reshape(-1, size)
-
-
-def _vae_validation(vae: VAE, data: DeviceWindows) -> Any:
-    """Reconstruction loss of the validation windows, each at a fixed posterior draw of its own.
-
-    Without the KL, whose weight changes as training goes on. Windows come in parts that fit in
-    memory, and sums over the parts do not depend on how many there are.
-    """
-    count = len(data.starts)
-    parts = _in_parts(count, latents.windows_per_call(vae, count))
-    known = ~np.isnan(data.values)[data.starts[:, None] + np.arange(vae.window)]
-    total = float(max(known.sum(), 1))
-
-    @jax.jit
-    def evaluate(
-        params: PyTree, data: DeviceWindows, parts: Array, key: Array
-    ) -> losses.ReconstructionTerms:
-        def add(sums: losses.ReconstructionTerms, part: Array) -> Any:
-            x = gather(data, jnp.minimum(part, count - 1), vae.window)
-            x = jnp.where((part < count)[:, None, None], x, jnp.nan)  # as if nothing were known
-            noise = state.normal(key, part, (vae.window, vae.latent))
-            output = bind(vae, params)(fill(x), noise)
-            terms = losses.reconstruction_terms(x, output.reconstruction, gaps=True, total=total)
-            return jax.tree.map(jnp.add, sums, terms), None
-
-        nothing = losses.ReconstructionTerms(*jnp.zeros(4))
-        return jax.lax.scan(add, nothing, parts)[0]
-
-    key = streams.key(streams.seed_key(VALIDATION_SEED), Stream.VAE_VALIDATION)
-    fixed = jax.device_put((data, parts, key))
-
-    def validate(params: PyTree) -> dict[str, float]:
-        terms = jax.device_get(evaluate(params, *fixed))
-        return {"loss": float(losses.reconstruction_loss(terms, vae.window)), "l1": float(terms.l1)}
-
-    return validate
-
-
-def _ldm_validation(
-    denoiser: Denoiser, noise_config: steps.NoiseConfig, stats: LatentStats, data: Posteriors
-) -> Any:
-    """Denoising loss of the validation windows at fixed draws, noise and noise levels."""
-    count, flat = data.mean.shape
-    total = LDM_VALID_DRAWS * count
-    key = streams.key(streams.seed_key(VALIDATION_SEED), Stream.LDM_VALIDATION)
-    state_at_0 = TrainState(
-        step=jnp.int32(0),
-        params=(),
-        opt_state=(),
-        ema=(),
-        beta=(),
-        latent_stats=stats,
-        key=jax.random.key_data(key),
-    )
-
-    @jax.jit
-    def evaluate(params: PyTree, train: TrainState, data: Posteriors, parts: Array) -> Array:
-        def of_part(part: Array) -> Array:
-            of_all = steps.latent_losses(denoiser, noise_config, train, data, part % count, part)
-            return jnp.sum(jnp.where(part < total, of_all(params), 0))
-
-        return jax.lax.map(of_part, parts).sum() / total
-
-    parts = _in_parts(total, latents.latents_per_call(flat, total))
-    fixed = jax.device_put((state_at_0, data, parts))
-    return lambda params: {"loss": float(jax.device_get(evaluate(params, *fixed)))}
