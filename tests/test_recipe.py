@@ -103,7 +103,7 @@ def test_steps_fill_the_budget(dataset, monkeypatch):
     monkeypatch.setattr(
         stages, "step_seconds", lambda config, data, stage: {"vae": 0.01, "ldm": 0.04}[stage]
     )
-    monkeypatch.setattr(recipe, "_scores_seconds", lambda config, data: 100.0)
+    monkeypatch.setattr(recipe, "_scores_seconds", lambda config, data: (60.0, 30.0, 10.0))
     chosen = recipe.choose_steps(config, data)
     trained = chosen.vae.steps * 0.01 + chosen.ldm.steps * 0.04
     own = chosen.sample.marginal_windows
@@ -119,7 +119,7 @@ def test_steps_fill_the_budget(dataset, monkeypatch):
 def test_a_short_budget_takes_from_the_evaluators_or_says_so(dataset, monkeypatch):
     config, data = dataset
     monkeypatch.setattr(stages, "step_seconds", lambda *_: 0.01)
-    monkeypatch.setattr(recipe, "_scores_seconds", lambda config, data: 300.0)
+    monkeypatch.setattr(recipe, "_scores_seconds", lambda config, data: (250.0, 40.0, 10.0))
     config.budget = "3m"
     chosen = recipe.choose_steps(config, data)
     published = configuration.base().evaluate
@@ -139,10 +139,28 @@ def test_a_short_budget_takes_from_the_evaluators_or_says_so(dataset, monkeypatc
 def test_a_budget_that_is_just_enough_is_enough(dataset):
     config, _ = dataset
     for step in np.linspace(0.05, 0.4, 200):
-        seconds = recipe.Seconds({"vae": step, "ldm": 0.02}, 0.001, 5.0, 30.0, 20.0)
+        seconds = recipe.Seconds({"vae": step, "ldm": 0.02}, 0.001, 5.0, 20.0, 5.0, 5.0, 20.0)
         # 60 s besides these, and twice what the VAE's fewest steps take.
         budget = seconds.besides_training() + 2 * recipe.FEWEST_STEPS * step
         assert recipe._steps(config, seconds, budget)["vae"] >= recipe.FEWEST_STEPS
+
+
+@pytest.mark.parametrize(
+    ("most", "shorter", "trees"),
+    [
+        (1_000.0, 1.0, 1.0),  # all of it
+        (85.0, 0.5, 0.5),  # networks and trees alike
+        (35.0, (35 - 10 - 50 / 3) / 100, 1 / 3),  # trees keep a third: networks give way
+        (20.0, recipe.LEAST_TRAINING, 1 / 3),  # and no further
+    ],
+)
+def test_scores_are_shortened_as_far_as_they_can_be(most, shorter, trees):
+    """100 s of networks, 50 of trees, of which a third stays, 10 of the rest."""
+    seconds = recipe.Seconds({"vae": 1.0, "ldm": 1.0}, 0.0, 0.0, 100.0, 50.0, 10.0, 0.0)
+    found = seconds.within(most)
+    assert found.shorter == pytest.approx(shorter)
+    assert found.fewer == pytest.approx(trees)
+    assert found.scores == pytest.approx(10 + 100 * shorter + 50 * trees)
 
 
 def test_a_measured_step_is_of_this_model(dataset):

@@ -51,6 +51,7 @@ PROBE_ROWS = 48  # that the scores' recurrent networks are timed on; their cost 
 VAE_SHARE = 0.15
 FEWEST_STEPS = 200
 FEWEST_TREES = 20
+LEAST_TRAINING = 0.02  # of the scores' networks
 SCORES_SHARE = 0.3  # of the budget, at most; evaluators train for less otherwise
 LEAST_SCORES_SHARE = 0.1  # where training would get less than `TRAINING_SHARE` of it
 TRAINING_SHARE = 0.4
@@ -142,15 +143,42 @@ class Seconds:
       step: a training step of each stage.
       window: drawing one window.
       sampling: all samples.
-      scores: all scores.
+      trained: the scores' networks, which a short budget trains for less.
+      judges: the scores' trees, of which a short budget leaves a third.
+      rest: the other scores.
       probes: what was spent to find out.
+      shorter: the share of their training that the scores' networks get.
     """
 
     step: dict[str, float]
     window: float
     sampling: float
-    scores: float
+    trained: float
+    judges: float
+    rest: float
     probes: float
+    shorter: float = 1.0
+
+    @property
+    def scores(self) -> float:
+        """All scores."""
+        return self.shorter * self.trained + self.fewer * self.judges + self.rest
+
+    @property
+    def fewer(self) -> float:
+        """The share of their trees that judges get."""
+        return max(self.shorter, FEWEST_TREES / detection.TREES)
+
+    def within(self, most: float) -> "Seconds":
+        """With scores shortened to take so long, as far as they can be."""
+        for fixed, part in (
+            (self.rest, self.trained + self.judges),
+            (self.rest + self.judges * FEWEST_TREES / detection.TREES, self.trained),
+        ):
+            shorter = (most - fixed) / part
+            if shorter >= FEWEST_TREES / detection.TREES:
+                break
+        return dataclasses.replace(self, shorter=min(max(shorter, LEAST_TRAINING), 1.0))
 
     def besides_training(self) -> float:
         """Everything but the steps of the two stages."""
@@ -176,16 +204,16 @@ def choose_steps(config: ConfigDict, dataset: Dataset) -> ConfigDict:
     if budget < START_SECONDS + REPORT_SECONDS + PROBE_SECONDS:
         raise _too_short(config, START_SECONDS + REPORT_SECONDS + PROBE_SECONDS + 60)
     measured = _measure(config, dataset)
-    seconds, own, shorter = _within_budget(config, measured, budget)
+    seconds, own = _within_budget(config, measured, budget)
     chosen = _steps(config, seconds, budget)
     if min(chosen.values()) < FEWEST_STEPS:
         while min(_steps(config, seconds, budget).values()) < FEWEST_STEPS:
             budget += 30
-            seconds, _, _ = _within_budget(config, measured, budget)
+            seconds, _ = _within_budget(config, measured, budget)
         raise _too_short(config, budget)
     config.sample.marginal_windows = own
-    if shorter < 1:
-        _shorten_evaluators(config, shorter)
+    if seconds.shorter < 1:
+        _shorten_evaluators(config, seconds)
     for stage, steps in chosen.items():
         config[stage].steps = steps // config[stage].chunk * config[stage].chunk
     for section in (config.vae, config.ldm):
@@ -206,14 +234,11 @@ def choose_steps(config: ConfigDict, dataset: Dataset) -> ConfigDict:
     return config
 
 
-def _within_budget(
-    config: ConfigDict, seconds: Seconds, budget: float
-) -> tuple[Seconds, int, float]:
+def _within_budget(config: ConfigDict, seconds: Seconds, budget: float) -> tuple[Seconds, int]:
     """What is not training, fitted into the budget.
 
     Returns:
-      The times; how many of its own windows the model is measured on, 0 without marginals; and the
-      share of their training that is left to the scores' judges.
+      The times; and how many of its own windows the model is measured on, 0 without marginals.
     """
     own = 0
     if config.sample.match_marginals:
@@ -227,8 +252,7 @@ def _within_budget(
         seconds = dataclasses.replace(seconds, sampling=seconds.sampling + drift)
     rest = (1 - TRAINING_SHARE) * budget - (seconds.besides_training() - seconds.scores)
     most = min(SCORES_SHARE * budget, max(rest, LEAST_SCORES_SHARE * budget))
-    shorter = min(1.0, most / seconds.scores)
-    return dataclasses.replace(seconds, scores=seconds.scores * shorter), own, shorter
+    return seconds.within(most), own
 
 
 def _steps(config: ConfigDict, seconds: Seconds, budget: float) -> dict[str, int]:
@@ -264,19 +288,21 @@ def _measure(config: ConfigDict, dataset: Dataset) -> Seconds:
     step = {stage: stages.step_seconds(probe, dataset, stage) for stage in ("vae", "ldm")}
     evaluations = samplers.evaluations(config.sample.solver, config.sample.steps)
     window = step["ldm"] / config.ldm.batch / 3 * evaluations
-    scores = _scores_seconds(config, dataset)
+    trained, judges, rest = _scores_seconds(config, dataset)
     sampling = config.sample.count * window
-    return Seconds(step, window, sampling, scores, probes=time.monotonic() - began)
+    probes = time.monotonic() - began
+    return Seconds(step, window, sampling, trained, judges, rest, probes)
 
 
-def _shorten_evaluators(config: ConfigDict, shorter: float) -> None:
+def _shorten_evaluators(config: ConfigDict, seconds: Seconds) -> None:
     """Multiplies what the scores' own networks train, in place."""
+    shorter = seconds.shorter
     for key in ("discriminative_steps", "predictive_steps"):
         config.evaluate[key] = max(round(config.evaluate[key] * shorter), 10)
     encoder_steps = config.evaluate.context_fid_steps or context_fid.STEPS
     config.evaluate.context_fid_steps = max(round(encoder_steps * shorter), 10)
     trees = config.evaluate.trees or detection.TREES
-    config.evaluate.trees = max(round(trees * shorter), FEWEST_TREES)
+    config.evaluate.trees = max(round(trees * seconds.fewer), FEWEST_TREES)
     _log.info(
         "a budget of %s leaves %.0f%% of the published training to the scores' own judges",
         config.budget,
@@ -284,8 +310,10 @@ def _shorten_evaluators(config: ConfigDict, shorter: float) -> None:
     )
 
 
-def _scores_seconds(config: ConfigDict, dataset: Dataset) -> float:
+def _scores_seconds(config: ConfigDict, dataset: Dataset) -> tuple[float, float, float]:
     """What the evaluate stage will take: the GRUs by a probe, TS2Vec by what it took elsewhere.
+
+    Of networks that are trained, of judges, and of the rest; see `Seconds`.
 
     The ratios are of benchmarks/results/scores_cost_*.json.
     """
@@ -304,13 +332,16 @@ def _scores_seconds(config: ConfigDict, dataset: Dataset) -> float:
     speed = _product_rate() / 400e9  # of the machine that the figures below are from
     length = series.window / 24
     fitting = 39 * (evaluators.context_fid_steps or context_fid.STEPS) / context_fid.STEPS
-    contrast = evaluators.repeats / 5 * length * (fitting + 0.66e-3 * (real + synthetic)) / speed
+    fitting, encoding = (
+        evaluators.repeats / 5 * length * seconds / speed
+        for seconds in (fitting, 0.66e-3 * (real + synthetic))
+    )
     others = 1e-4 * (real + synthetic) * length * len(series.columns) / 5
-    steps = evaluators.discriminative_steps + 0.55 * evaluators.predictive_steps
+    steps = evaluators.discriminative_steps + 0.65 * evaluators.predictive_steps
     columns = min(2 * series.window * len(series.columns), detection.COLUMNS)
     fits = 3 * evaluators.repeats + 14 + 12  # of the samples, and of the VAE's reconstructions
     judges = fits * columns / 235 * min(real, synthetic, 2 * detection.CAP) / 4_000 / speed
-    return 5 + steps * gru + contrast + others + judges
+    return steps * gru + fitting, judges, 5 + encoding + others
 
 
 def _product_rate() -> float:
