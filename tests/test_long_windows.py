@@ -107,8 +107,8 @@ def test_encoding_in_parts_is_encoding_at_once(problem, monkeypatch, windows):
     found = latents.encode(vae, problem["vae"], data.values, data.starts)
     means = latents.encode(vae, problem["vae"], data.values, data.starts, means_only=True)
     np.testing.assert_allclose(means.mean, found.mean, atol=1e-6)
-    assert means.log_variance == ()
-    for one, other in zip(whole, found, strict=True):
+    assert means.log_variance == found.context == ()
+    for one, other in zip(whole[:2], found[:2], strict=True):
         assert one.shape == (11, vae.window * vae.latent)
         np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
 

@@ -166,7 +166,7 @@ def test_scores_are_shortened_as_far_as_they_can_be(most, shorter, trees):
 def test_a_measured_step_is_of_this_model(dataset):
     config, data = dataset
     config = config.copy_and_resolve_references()
-    config.update_from_flattened_dict(quick.SMALL)
+    config.update_from_flattened_dict(quick.SMALL | {"ldm.model.context": 0})
     small = stages.step_seconds(config, data, "ldm")
     config.ldm.model.hidden = 1024
     assert 0 < small < stages.step_seconds(config, data, "ldm")
