@@ -103,7 +103,7 @@ def get_config(variant=""):
     config.evaluate.repeats = 2
     config.evaluate.discriminative_steps = 5
     config.evaluate.predictive_steps = 5
-    config.evaluate.context_fid_steps = 2
+    config.evaluate.context_fid_steps, config.evaluate.trees = 2, 8
     return config
 """
 

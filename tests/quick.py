@@ -39,7 +39,7 @@ class Quick(timeldm_jax.TimeLDM):
             config = configuration.base()
             configuration.apply_table(config)
             config.update_from_flattened_dict(SMALL)
-            config.evaluate = dataclasses.asdict(suite.Evaluators(2, 5, 5, 2))
+            config.evaluate = dataclasses.asdict(suite.Evaluators(2, 5, 5, 2, 8))
             if window is not None:
                 config.data.window = window
         super().__init__(config=config)

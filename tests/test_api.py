@@ -43,7 +43,7 @@ def tiny(window=WINDOW, steps=20):
         stage.update({"steps": steps, "chunk": 10, "eval_every": 10, "batch": 16})
         stage.optimizer.ema = 0.5
     config.sample.update({"steps": 3, "batch": 16})
-    config.evaluate = dataclasses.asdict(suite.Evaluators(2, 5, 5, 2))
+    config.evaluate = dataclasses.asdict(suite.Evaluators(2, 5, 5, 2, 8))
     return config
 
 
@@ -590,7 +590,7 @@ def test_a_fitted_model_scores_itself_as_a_run_does(tmp_path):
         model._windows(len(real), 3),
         NAMES,
         seed=3,
-        evaluators=suite.Evaluators(2, 5, 5, 2),
+        evaluators=suite.Evaluators(2, 5, 5, 2, 8),
     )
     assert scores["scores"] == expected["scores"]
     assert model.evaluate(count=30)["windows"]["synthetic"] == 30

@@ -78,7 +78,7 @@ def test_uneven_times_follow_the_flag(tmp_path, history, capsys, command_of):
 
 def test_evaluate_reads_the_tables_of_a_model(tmp_path, monkeypatch, capsys):
     """The tool's own samples, words and all, against another table of the same columns."""
-    monkeypatch.setattr(suite, "PROTOCOL", suite.Evaluators(2, 5, 5, 2))
+    monkeypatch.setattr(suite, "PROTOCOL", suite.Evaluators(2, 5, 5, 2, 8))
     out, page = tmp_path / "scores.json", tmp_path / "page.html"
     samples = tmp_path / "samples.csv"
     sample.main(["sample", f"--model={TABLE}", "--count=20", f"--out={samples}"])

@@ -47,6 +47,7 @@ TINY = {
     "evaluate.discriminative_steps": 5,
     "evaluate.predictive_steps": 5,
     "evaluate.context_fid_steps": 2,
+    "evaluate.trees": 8,
 } | {
     f"{stage}.{key}": value
     for stage in ("vae", "ldm")
@@ -237,7 +238,7 @@ def test_scores_are_those_of_the_public_functions(finished, cache, monkeypatch):
         samples = arrays["samples"].astype(float)
     real = simulate_sines(COUNT, WINDOW, SEEDS["train"])  # protocol `paper`
     fresh = np.concatenate([simulate_sines(n, WINDOW, SEEDS[p]) for p, n in (("test", COUNT),)])
-    sizes = suite.Evaluators(2, 5, 5, 2)
+    sizes = suite.Evaluators(2, 5, 5, 2, 8)
     expected = evaluation.evaluate(
         real, samples, SINES_COLUMNS, fresh=fresh, protocol="paper", evaluators=sizes
     )

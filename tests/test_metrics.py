@@ -266,7 +266,7 @@ def test_ceilings_keep_what_they_should_and_nothing_else(light):
 def test_scores_do_not_depend_on_the_unit():
     real, synthetic = windows(80), windows(80, seed=1)
     scale, offset = np.array([1e-3, 1.0, 1e6]), np.array([5.0, -2e3, 0.0])
-    sizes = suite.Evaluators(2, 20, 20, 2)
+    sizes = suite.Evaluators(2, 20, 20, 2, 8)
     first = score(real, synthetic, evaluators=sizes)["scores"]
     second = score(real * scale + offset, synthetic * scale + offset, evaluators=sizes)["scores"]
     for name in first:
@@ -277,7 +277,7 @@ def test_scores_do_not_depend_on_the_unit():
 
 def test_the_same_seed_gives_the_same_scores():
     real, synthetic = windows(80), windows(80, seed=1)
-    sizes = suite.Evaluators(2, 20, 20, 2)
+    sizes = suite.Evaluators(2, 20, 20, 2, 8)
     first = score(real, synthetic, evaluators=sizes)
     assert first == score(real, synthetic, evaluators=sizes)
     other = score(real, synthetic, evaluators=sizes, seed=1)
@@ -508,7 +508,7 @@ def test_values_may_be_left_in_their_own_scale():
 
 
 def test_the_command_scores_any_generators_files(tmp_path, monkeypatch, capsys):
-    sizes = suite.Evaluators(2, 20, 20, 2)
+    sizes = suite.Evaluators(2, 20, 20, 2, 8)
     monkeypatch.setattr(suite, "PROTOCOL", sizes)
     monkeypatch.chdir(tmp_path)
     real, synthetic = windows(40), windows(30, seed=1)
