@@ -194,3 +194,8 @@ def test_the_description_proposes_rules():
     said = str(TimeLDM.describe(bars()))
     assert "'low <= open'" in said
     assert '"rules"' in said
+
+
+def test_the_description_says_what_can_be_asked_for():
+    said = str(TimeLDM.describe(bars(3).assign(kind=lambda f: f["who"] + "!"), entity="who"))
+    assert "Samples can be asked for by 'kind', the time of their first rows." in said

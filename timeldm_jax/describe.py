@@ -171,8 +171,19 @@ def _window_facts(config: ConfigDict, dataset: Dataset) -> list[str]:
         f"Windows of {series.window} rows x {len(series.columns)} features"
         + (f", every {config.data.stride} rows" if config.data.stride > 1 else "")
         + f": {len(series.train):,} train, {len(series.valid):,} validate, "
-        f"{len(series.test):,} test ({config.data.protocol})"
+        f"{len(series.test):,} test ({config.data.protocol})",
+        *_askable(dataset),
     ]
+
+
+def _askable(dataset: Dataset) -> list[str]:
+    """What samples can be asked for by."""
+    schema = dataset.schema
+    if schema is None:
+        return []
+    by = [repr(column.name) for column in schema.columns if column.static]
+    by += ["the time of their first rows"] if schema.clock is not None else []
+    return [f"Samples can be asked for by {', '.join(by)}."] if by else []
 
 
 def _slow(config: ConfigDict, dataset: Dataset) -> list[str]:
