@@ -215,7 +215,7 @@ def _torch_training(problem: Problem, stage: str, way: str) -> Iterator[Any]:
     compiled = way == "compiled"
     if stage == "ldm":
         return pytorch_baseline.train_ldm(
-            denoiser, problem.config, *problem.posteriors, compiled=compiled
+            denoiser, problem.config, *problem.posteriors[:2], compiled=compiled
         )
     if way != "pytorch":
         pytorch_baseline.use_sdpa(vae)
