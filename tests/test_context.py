@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from quick import SMALL
 
-from timeldm_jax import TimeLDM, sample
+from timeldm_jax import TimeLDM, forecast, sample
 from timeldm_jax import config as configuration
 from timeldm_jax.data import clock as clocks
 from timeldm_jax.data import context, start_times, table
@@ -241,7 +241,7 @@ def driven(rows=1_500, seed=0):
     return pd.DataFrame({"time": days, "switch": switch > 0.5, "load": load.round(3)})
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_what_is_known_ahead_moves_a_forecast():
     config = configuration.base()
     configuration.apply_table(config)
@@ -258,13 +258,25 @@ def test_what_is_known_ahead_moves_a_forecast():
         found[on] = future.samples.groupby("series")["load"].last().mean()
     # In the long run the load is 3 with the switch on and 0 without; trained for seconds.
     assert found[True] - found[False] == pytest.approx(3.0, abs=0.6)
-    for known, message in (
-        (pd.DataFrame({"switch": [True] * 3}), "known has 3 rows; expected one for each of 10"),
-        (pd.DataFrame({"swich": [True] * 10}), "known: column 'swich' .*did you mean 'switch'"),
-        (frame[["time", "switch"]].head(10), "known, row 1 is of .*; the history goes on at"),
-    ):
-        with pytest.raises(DataError, match=message):
-            model.forecast(history, 10, known=known)
     rest = frame[["time", "switch"]].iloc[1_400:1_410]
     assert (model.forecast(history, 10, n=2, known=rest).samples["time"].head(10).to_numpy()
             == rest["time"].to_numpy()).all()  # fmt: skip
+
+
+def test_what_is_known_ahead_must_fit_the_rows_to_come():
+    frame, found = table.prepare(driven(), "it", Options())
+    times = found.clock.following(frame.head(1_400), 10)
+    rest = frame.iloc[1_400:1_410]
+    known = rest[["time", "switch"]].assign(load=[1.5] + [None] * 9)
+    encoded = forecast.encode_known(known, found, times, 10)
+    names = [feature.name for feature in features(found)]
+    np.testing.assert_array_equal(encoded[:, names.index("switch")], rest["switch"])
+    assert encoded[0, names.index("load")] == 1.5
+    assert np.isnan(encoded[1:, names.index("load")]).all()
+    for wrong, message in (
+        (known.head(3), "known has 3 rows; expected one for each of 10"),
+        (known.rename(columns={"switch": "swich"}), "known: column 'swich' .*mean 'switch'"),
+        (frame[["time", "switch"]].head(10), "known, row 1 is of .*; the history goes on at"),
+    ):
+        with pytest.raises(DataError, match=message):
+            forecast.encode_known(wrong, found, times, 10)
