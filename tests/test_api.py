@@ -587,7 +587,7 @@ def test_a_fitted_model_scores_itself_as_a_run_does(tmp_path):
     real = series.windows(series.test)
     expected = suite.score(
         real,
-        model._windows(len(real), 3),
+        np.concatenate(list(model.generator.sample(len(real), 3))),
         NAMES,
         seed=3,
         evaluators=suite.Evaluators(2, 5, 5, 2, 8),
