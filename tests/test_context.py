@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from etils import epath
 from quick import SMALL
 
-from timeldm_jax import TimeLDM, forecast, sample
+from timeldm_jax import TimeLDM, experiment, forecast, sample
 from timeldm_jax import config as configuration
 from timeldm_jax.data import clock as clocks
 from timeldm_jax.data import context, start_times, table
@@ -18,8 +19,9 @@ from timeldm_jax.data.scaling import Scaler
 from timeldm_jax.data.schema import features
 from timeldm_jax.data.start_times import StartTimes
 from timeldm_jax.data.table import Options
-from timeldm_jax.errors import DataError
+from timeldm_jax.errors import ConfigError, DataError
 from timeldm_jax.models.denoiser import Denoiser
+from timeldm_jax.workdir import Workdir
 
 
 def panel(series=24, rows=40, seed=0):
@@ -216,6 +218,18 @@ def test_the_command_asks_the_same(model, tmp_path):
     found = pd.read_csv(tmp_path / "found.csv", parse_dates=["time"])
     expected = model.sample(4, given={"kind": "high"}, start="2024-01-01 06:00")
     pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+
+
+def test_another_number_than_there_is_to_ask_for_is_refused_before_training():
+    config = configuration.base()
+    configuration.apply_table(config)
+    config.update_from_flattened_dict(SMALL | {"data.window": 6, "ldm.model.context": 99})
+    with pytest.raises(ConfigError, match=r"context=99, .* by 3 numbers; set it to 0"):
+        TimeLDM(config=config).fit(panel(), entity="who")
+    sines = configuration.load("configs/sines.py", "quick")
+    sines.ldm.model.context, sines.data.count = 4, 40
+    with pytest.raises(ConfigError, match=r"context=4, .* of sines .* by 0 numbers"):
+        experiment.start(sines, Workdir(epath.Path("/nonexistent/run")))
 
 
 @pytest.mark.training

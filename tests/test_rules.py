@@ -86,6 +86,7 @@ def test_rules_are_read_in_an_order_in_which_they_can_be_made():
         (["low <= high >= open"], "is no rule"),
         (["open <= close", "close <= open"], "go round in circles"),
         (["volume = bought + sold", "sold <= volume"], "both a sum and above"),
+        (["meter never falls", "sold <= meter"], "never falls and is a sum or above others"),
     ):
         with pytest.raises(DataError, match=message):
             rules.parse(text, names)
@@ -103,6 +104,22 @@ def test_rules_are_read_in_an_order_in_which_they_can_be_made():
 def test_a_rule_that_the_table_breaks_is_told(texts, message):
     with pytest.raises(DataError, match=message):
         prepared(bars(), texts)
+
+
+def test_a_column_that_does_not_vary_is_a_bound():
+    frame = bars().assign(floor=-5.0)
+    with pytest.raises(DataError, match=r"'floor' does not vary; say it as a bound of the other"):
+        prepared(frame, ["floor <= low"])
+
+
+def test_what_is_proposed_can_be_declared_though_a_meter_lies_above():
+    frame = bars().assign(base=lambda f: f["meter"] - f["sold"] - 1)  # below the meter, always
+    ordered, found = table.prepare(frame, "it", Options())
+    names = [column.name for column in found.columns]
+    proposed = rules.propose(ordered, names, np.zeros(len(frame), int))
+    assert "meter never falls" in proposed
+    assert not any(text.endswith("<= meter") for text in proposed)
+    prepared(frame, proposed)
 
 
 def test_the_rules_of_a_table_are_proposed():

@@ -64,10 +64,8 @@ class TimeLDM:
                 config.data.window = whole("window", window, least=None)
                 configuration.check_window(config.data.window)
         else:
-            for name, value, key in (
-                ("window", window, "data.window"),
-                ("budget", budget, "budget"),
-            ):
+            for name, value in {"window": window, "budget": budget}.items():
+                key = "data.window" if name == "window" else name
                 if value is not None:
                     raise ConfigError(
                         f"{name}={value!r} beside a config: set config.{key} in the config instead"
@@ -167,7 +165,9 @@ class TimeLDM:
         seed: int = 0,
         *,
         missing: str = "fill",
-        **asked_by: Any,
+        given: Mapping[str, Any] | None = None,
+        context: Source | None = None,
+        start: Any = None,
     ) -> Any:
         """Synthetic windows in the data's own units.
 
@@ -178,9 +178,9 @@ class TimeLDM:
           seed: of the noise.
           missing: `fill` gives every value, `generate` leaves out what the model leaves out (of a
             table with missing values).
-          **asked_by: what windows are asked for by. `given`: of a panel, values of static columns
-            that all have, `{"sex": "F"}`; `context`: a table of these, a row for each window, whose
-            empty cells are drawn; `start`: the time of their first rows, or one for each.
+          given: of a panel, values of static columns that all windows have: `{"sex": "F"}`.
+          context: a table of these, a row for each window, whose empty cells are drawn.
+          start: the time of their first rows, or one for each; default: as the data has them.
 
         Returns:
           A table with the columns, order and dtypes of the data, and `series` first, which numbers
@@ -195,7 +195,7 @@ class TimeLDM:
           TypeError: `count` or `seed` is no whole number.
         """
         generator = self._trained()
-        asked = convert.asked(generator, count, whole_seed(seed), **asked_by)
+        asked = convert.asked(generator, count, whole_seed(seed), given, context, start)
         windows = np.concatenate(list(generator.sample(asked.windows, seed, asked)))
         found = convert.present(generator, windows, seed, missing, begins=asked.steps)
         return frames.of_kind(found, self._kind)
@@ -206,7 +206,9 @@ class TimeLDM:
         seed: int = 0,
         *,
         count: int | None = None,
-        **asked_by: Any,
+        given: Mapping[str, Any] | None = None,
+        context: Source | None = None,
+        start: Any = None,
     ) -> Any:
         """Series longer than a window, drawn a third of a window at a time given the rows before.
 
@@ -216,7 +218,9 @@ class TimeLDM:
           length: rows of each.
           seed: of the noise.
           count: how many series; default: one, or one for each row of `context`.
-          **asked_by: `given`, `context` and `start`, as for `sample`.
+          given: as for `sample`, and so are `context` and `start`.
+          context: see there.
+          start: see there.
 
         Returns:
           As `sample`.
@@ -225,8 +229,8 @@ class TimeLDM:
           ValueError: `length` or `count` below 1, or a model that is not trained.
         """
         generator, length = self._trained(), whole("length", length)
-        count = 1 if count is None and asked_by.get("context") is None else count
-        asked = convert.asked(generator, count, whole_seed(seed), **asked_by)
+        count = 1 if count is None and context is None else count
+        asked = convert.asked(generator, count, whole_seed(seed), given, context, start)
         first = np.concatenate(list(generator.sample(asked.windows, seed, asked)))
         series = forecasts.lengthen(generator, first, length, seed, asked.steps)
         found = convert.present(generator, series, seed, rows=length, begins=asked.steps)
@@ -236,9 +240,7 @@ class TimeLDM:
         """Whether joins of windows in `sample_series`'s result can be told; see `metrics.seams`."""
         generator = self._trained()
         values = convert.encode_samples(generator, series)
-        window = generator.models.vae.window
-        more = max(values.shape[1] - window, 0)
-        rows = window + np.append(0, forecasts.joins(more, window)) if more else np.zeros(0, int)
+        rows = forecasts.join_rows(values.shape[1], generator.models.vae.window)
         return seams.seam_score(values, rows, generator.columns)
 
     def impute(
@@ -294,8 +296,6 @@ class TimeLDM:
         generator = self._trained()
         horizon, n, seed = whole("horizon", horizon), whole("n", n), whole_seed(seed)
         ordered, encoded, _ = convert.encode(generator, history, irregular)
-        if encoded.groups.max() > 0:
-            raise DataError("the history holds several series; forecast one at a time")
         ahead = convert.known_ahead(generator, ordered.frame, known, horizon)
         return forecasts.forecast(generator, ordered.frame, encoded, horizon, n, seed, ahead)
 

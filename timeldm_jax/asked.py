@@ -1,6 +1,5 @@
 """What windows are asked for by, and what the denoiser reads of it."""
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ class Asked(NamedTuple):
       steps: of the schema's clock, at which windows begin; None: drawn as the data has them.
     """
 
-    windows: int = 0
+    windows: int
     rows: Float[np.ndarray, "n feature"] | None = None
     steps: Int[np.ndarray, " n"] | None = None
 
@@ -33,42 +32,30 @@ class Asked(NamedTuple):
         rows, steps = (None if each is None else each[place] for each in self[1:])
         return Asked(len(numbers), rows, steps)
 
+    def timed(self, schema: Schema | None, seed: int) -> "Asked":
+        """With times drawn as the data has them, where nobody asked and windows follow a time."""
+        if self.steps is not None or schema is None or schema.starts is None:
+            return self
+        if not schema.starts.leads:
+            return self
+        return self._replace(steps=schema.starts.before(self.windows, seed))
 
-NOTHING = Asked()
+    def vectors(self, schema: Schema | None, scaler: Scaler) -> Vectors:
+        """What the denoiser reads of it.
 
-
-def vectors(
-    schema: Schema | None, scaler: Scaler, asked: Asked, numbers: Int[np.ndarray, " n"], seed: int
-) -> Vectors:
-    """What the denoiser reads of windows of a seed, by their numbers, which follow one another.
-
-    Args:
-      schema: of a model with context; None: it has none.
-      scaler: of the features.
-      asked: of all windows.
-      numbers: of these.
-      seed: of the times that nobody asked for.
-    """
-    if schema is None:
-        return ()
-    _, rows, steps = asked.of(numbers)
-    if steps is None and schema.starts is not None:
-        steps = schema.starts.before(len(numbers), seed, int(numbers[0]))
-    found = contexts.make(schema, scaler, len(numbers), rows=rows, steps=steps)
-    return (np.asarray(found.vectors()),)
+        Args:
+          schema: of a model with context; None: it has none.
+          scaler: of the features.
+        """
+        if schema is None:
+            return ()
+        found = contexts.make(schema, scaler, self.windows, rows=self.rows, steps=self.steps)
+        return (np.asarray(found.vectors()),)
 
 
-def vectors_observed(
-    schema: Schema | None,
-    scaler: Scaler,
-    observed: Float[np.ndarray, "n window feature"],
-    steps: Int[np.ndarray, " n"] | None,
-) -> Vectors:
-    """What the denoiser reads of windows that are observed in part: static columns, and steps."""
-    if schema is None:
-        return ()
-    with warnings.catch_warnings():  # of nothing observed: NaN
-        warnings.simplefilter("ignore", RuntimeWarning)
-        rows = np.nanmax(observed, axis=1)
-    found = contexts.make(schema, scaler, len(observed), rows=rows, steps=steps)
-    return (np.asarray(found.vectors()),)
+def observed(
+    windows: Float[np.ndarray, "n window feature"], steps: Int[np.ndarray, " n"] | None
+) -> Asked:
+    """What windows ask for that are observed in part: their static columns, and steps."""
+    # NaN where nothing is observed.
+    return Asked(len(windows), np.fmax.reduce(windows, axis=1), steps)

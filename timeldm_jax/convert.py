@@ -127,10 +127,9 @@ def asked(
     generator: Generator,
     count: int | None,
     seed: int,
-    *,
-    given: Mapping[str, Any] | None = None,
-    context: Source | None = None,
-    start: Any = None,
+    given: Mapping[str, Any] | None,
+    context: Source | None,
+    start: Any,
 ) -> Asked:
     """What a caller asks of samples, as the generator takes it.
 
@@ -138,9 +137,9 @@ def asked(
       generator: of the samples.
       count: how many; None: as many as `context` has rows.
       seed: of times, where none is asked for.
-      given: values of static columns, for all of them.
-      context: a table of static columns, a row for each; empty cells are drawn.
-      start: the time of their first rows, or one for each.
+      given: as for `TimeLDM.sample`.
+      context: likewise.
+      start: likewise.
 
     Raises:
       DataError: columns, words or times that the model cannot be asked for.
@@ -160,10 +159,7 @@ def asked(
         rows = contexts.encode(cells, schema)
     if start is not None:
         steps = clocks.steps_at(schema_of(generator).clock, start, count)
-    elif generator.schema is not None and generator.schema.starts is not None:
-        leads = generator.schema.starts.leads
-        steps = generator.schema.starts.before(count, seed) if leads else None
-    return Asked(count, rows, steps)
+    return Asked(count, rows, steps).timed(generator.schema, seed)
 
 
 def known_ahead(

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
 from timeldm_jax import recipe, results
-from timeldm_jax.config import AUTOMATIC
 from timeldm_jax.data import context as contexts
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import schema as schemas
@@ -83,6 +82,12 @@ def start(
         for doubt in doubts(*prepared):
             _log.warning("%s: is that meant? `describe` says what to do about it", doubt.said)
     chosen, dataset = choose(asked, prepared, workdir)
+    context, possible = chosen.ldm.model.context, contexts.numbers(dataset.schema)
+    if context not in (0, possible):
+        raise ConfigError(
+            f"config.ldm.model.context={context}, and samples of {chosen.data.name} can be asked "
+            f"for by {possible} numbers; set it to 0 for none, or leave it as it was"
+        )
     refuse_if(lambda: _missing_stage(chosen, workdir, names))
     series = dataset.series
     _log.info(
@@ -197,7 +202,7 @@ def choose(asked: ConfigDict, prepared: Prepared, workdir: Workdir) -> tuple[Con
         return chosen, datasets.cut(prepared, chosen)
     config = recipe.choose_sizes(asked, lengths, features)
     dataset = datasets.cut(prepared, config)
-    if config.ldm.model.context == AUTOMATIC["ldm.model.context"]:
+    if config.ldm.model.context == configuration.AUTOMATIC["ldm.model.context"]:
         config.ldm.model.context = contexts.numbers(dataset.schema)
     if config.budget:
         # All processes run the steps that are timed, which wait for each other. The stopwatch of

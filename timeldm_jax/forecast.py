@@ -73,9 +73,14 @@ def forecast(
       n: futures to draw.
       seed: of the noise.
       known: features of the rows to come, from `encode_known`; NaN where the model is to say.
+
+    Raises:
+      DataError: the history is of several series.
     """
     schema, window = generator.schema, generator.models.vae.window
     assert schema is not None
+    if encoded.groups.max() > 0:
+        raise DataError("the history holds several series; forecast one at a time")
     before = np.repeat(encoded.values[None, -window:], n, axis=0)
     before[..., _flags(schema)] = np.nan
     first = _step(schema, encoded, len(encoded.values) - before.shape[1])
@@ -336,6 +341,12 @@ def joins(count: int, window: int) -> Int[np.ndarray, " joins"]:
     steps_apart = random.integers(max(window // 4, 1), most + 1, count)
     found = np.cumsum(steps_apart)
     return found[found < count]
+
+
+def join_rows(length: int, window: int) -> Int[np.ndarray, " joins"]:
+    """Rows of a series of `lengthen` at which another window begins to be drawn."""
+    more = max(length - window, 0)
+    return window + np.append(0, joins(more, window)) if more else np.zeros(0, int)
 
 
 def _flags(schema: Schema | None) -> list[int]:

@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
+from timeldm_jax import asked as asking
 from timeldm_jax import latents, marginals, streams
-from timeldm_jax.asked import NOTHING, Asked, Vectors, vectors, vectors_observed
+from timeldm_jax.asked import Asked, Vectors
 from timeldm_jax.data import relations, rules
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.scaling import Curve, Scaler
@@ -72,7 +73,7 @@ class Generator:
     drift: Drift | None = None
 
     def sample(
-        self, count: int, seed: int, asked: Asked = NOTHING
+        self, count: int, seed: int, asked: Asked | None = None
     ) -> Iterator[Float[np.ndarray, "n window feature"]]:
         """Yields batches of synthetic windows in the data's own units, float64.
 
@@ -91,14 +92,15 @@ class Generator:
           NonFiniteSamplesError: the networks gave NaN or infinity; what came before was finite.
         """
         key = self._key(seed)
+        asked = (asked or Asked(count)).timed(self.schema, seed)
         for first, size in latents.batches(count, self._largest):
             numbers = np.arange(first, first + size)
-            scaled = self._draw_numbered(key, numbers, self._context(asked, numbers, seed))
-            scaled = scaled[: count - first]
+            part = asked.of(numbers)
+            scaled = self._draw_numbered(key, numbers, self._vectors(part))[: count - first]
             self._check_finite("sampling", scaled, first)
             given = None
-            if asked.rows is not None:
-                given = np.repeat(asked.rows[first : first + size, None], scaled.shape[1], axis=1)
+            if part.rows is not None:
+                given = np.broadcast_to(part.rows[: len(scaled), None], scaled.shape)
             windows = self._finish("sampling", scaled, first, given)
             if self.schema is None:
                 yield self.scaler.within_range(windows)
@@ -136,16 +138,12 @@ class Generator:
         # The number of turns too: else (a, b) would draw from keys below those of (a,).
         key = self._key(seed, Stream.COMPLETION, len(turns), *turns)
         largest = self._largest_completion
-        context = vectors_observed(self._asked_by, self.scaler, observed, steps)
+        context = self._vectors(asking.observed(observed, steps))
         for first, size in latents.batches(count, largest):
             chosen = np.minimum(np.arange(first, first + size), count - 1)
-            index, part, asked = self._placed(
-                (numbers[chosen].astype(np.int32), scaled[chosen], context and context[0][chosen]),
-                "split",
-            )
-            drawn = self._complete(
-                self._weights, self._prior, key, index, part, (asked,) if context else ()
-            )
+            own = tuple(each[chosen] for each in context)
+            part = self._placed((numbers[chosen].astype(np.int32), scaled[chosen], own), "split")
+            drawn = self._complete(self._weights, self._prior, key, *part)
             found[first : first + size] = np.asarray(drawn)[: count - first]
         found = self._finish(stage, found, given=observed)
         return np.where(np.isnan(observed), found, observed)
@@ -223,13 +221,9 @@ class Generator:
         index, context = self._placed((numbers.astype(np.int32), context), "split")
         return np.asarray(self._draw(*self._weights, self._own_drift, key, index, context))
 
-    @property
-    def _asked_by(self) -> Schema | None:
-        """The schema, where windows can be asked for by something."""
-        return self.schema if self.models.denoiser.context else None
-
-    def _context(self, asked: Asked, numbers: Int[np.ndarray, " n"], seed: int) -> Vectors:
-        return vectors(self._asked_by, self.scaler, asked, numbers, seed)
+    def _vectors(self, asked: Asked) -> Vectors:
+        """What the denoiser reads of what windows are asked for by; () where by nothing."""
+        return asked.vectors(self.schema if self.models.denoiser.context else None, self.scaler)
 
     @functools.cached_property
     def _complete(self) -> Any:
@@ -292,9 +286,10 @@ class Generator:
             return self.drawn
         key, drawn = self._key(MODEL_SEED, Stream.MARGINALS), []
         count = self.config.sample.marginal_windows or marginals.draws(self.models.vae.window)
+        asked = Asked(count).timed(self.schema, MODEL_SEED)
         for first, size in latents.batches(count, self._largest):
             numbers = np.arange(first, first + size)
-            windows = self._draw_numbered(key, numbers, self._context(NOTHING, numbers, MODEL_SEED))
+            windows = self._draw_numbered(key, numbers, self._vectors(asked.of(numbers)))
             drawn.append(windows[: count - first])
         windows = np.concatenate(drawn)
         self._check_finite("sampling (for marginals)", windows, 0)
@@ -303,9 +298,10 @@ class Generator:
     def _latents(self, stream: Stream, count: int) -> Float[np.ndarray, "n axis"]:
         """Samples of the diffusion as it gives them, of the model's own seed."""
         key, drawn = self._key(MODEL_SEED, stream), []
+        asked = Asked(count).timed(self.schema, MODEL_SEED)
         for first, size in latents.batches(count, self._largest):
-            index = np.arange(first, first + size, dtype=np.int32)
-            index, context = jax.device_put((index, self._context(NOTHING, index, MODEL_SEED)))
+            numbers = np.arange(first, first + size, dtype=np.int32)
+            index, context = jax.device_put((numbers, self._vectors(asked.of(numbers))))
             drawn.append(np.asarray(self._draw_latents(*self._weights[1:], key, index, context)))
         return np.concatenate(drawn)[:count]  # batches are padded by the number of devices
 

@@ -27,7 +27,6 @@ from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
 from timeldm_jax import generator, marginals
-from timeldm_jax.config import AUTOMATIC
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.diffusion import samplers
 from timeldm_jax.errors import ConfigError
@@ -123,7 +122,9 @@ def _shape_for_length(config: ConfigDict, windows: int) -> None:
         "ldm.axes": max(min(MOST_AXES, windows // 2), 2) if flat > MOST_LATENTS else 0,
     }
     given, usual = (dict(configuration.leaves(each)) for each in (config, standard))
-    chosen = {key: value for key, value in rule.items() if given[key] == AUTOMATIC[key]}
+    chosen = {
+        key: value for key, value in rule.items() if given[key] == configuration.AUTOMATIC[key]
+    }
     for key, value in chosen.items():
         if value != usual[key]:
             said = "config.%s=%s, as windows have %d rows and %d latents"
@@ -171,13 +172,10 @@ class Seconds:
 
     def within(self, most: float) -> "Seconds":
         """With scores shortened to take so long, as far as they can be."""
-        for fixed, part in (
-            (self.rest, self.trained + self.judges),
-            (self.rest + self.judges * FEWEST_TREES / detection.TREES, self.trained),
-        ):
-            shorter = (most - fixed) / part
-            if shorter >= FEWEST_TREES / detection.TREES:
-                break
+        third = FEWEST_TREES / detection.TREES
+        shorter = (most - self.rest) / (self.trained + self.judges)
+        if shorter < third:  # judges keep so much, and networks give way alone
+            shorter = (most - self.rest - third * self.judges) / self.trained
         return dataclasses.replace(self, shorter=min(max(shorter, LEAST_TRAINING), 1.0))
 
     def besides_training(self) -> float:

@@ -4,6 +4,7 @@ Each is written whole or not at all, and left where it stands, unless it is dama
 again from what the run still has.
 """
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -185,7 +186,8 @@ def judge_vae(
     noise = np.random.default_rng(seed).standard_normal(found.mean.shape, np.float32)
     means = np.asarray(found.mean)
     draws = means + np.exp(np.asarray(found.log_variance) / 2) * noise
-    decoded = {name: _decode(vae, params, z) for name, z in (("means", means), ("draws", draws))}
+    decode = functools.partial(jax.jit(lambda p, z: bind(vae, p, "decode")(z)), params)
+    decoded = {name: _decoded(vae, decode, z) for name, z in (("means", means), ("draws", draws))}
     error = suite.reconstruction_error(
         scaled[series.test[:, None] + np.arange(series.window)], decoded["means"], series.columns
     )
@@ -208,15 +210,16 @@ def as_data(
     return tables.snap(windows, dataset.schema)
 
 
-def _decode(vae: VAE, params: Any, z: Float[np.ndarray, "n flat"]) -> np.ndarray:
-    """Windows `(n, time, feature)`, scaled, from latents, in large batches."""
-    decode = jax.jit(lambda p, z: bind(vae, p, "decode")(z))
+def _decoded(
+    vae: VAE, decode: Callable[[np.ndarray], Any], z: Float[np.ndarray, "n flat"]
+) -> Float[np.ndarray, "n time feature"]:
+    """Scaled windows of latents, in large batches."""
     parts = []
     batch = latents.windows_per_call(vae, latents.ENCODE_BATCH)
     for first in range(0, len(z), batch):
         part = z[first : first + batch]
         padded = np.resize(part, (batch, vae.window, vae.latent))
-        parts.append(np.asarray(decode(params, padded))[: len(part)])
+        parts.append(np.asarray(decode(padded))[: len(part)])
     return np.concatenate(parts)
 
 

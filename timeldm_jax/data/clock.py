@@ -254,10 +254,7 @@ def steps_at(clock: Clock | None, start: Any, count: int) -> Int[np.ndarray, " n
     else:
         times = pd.Series([pd.Timestamp(formats.parse_one(each, clock.format)) for each in listed])
         times = in_zone(times, clock.zone) if clock.zone else times.dt.tz_localize(None)
-        first = pd.Timestamp(clock.start)
-        if clock.zone:
-            aware = first.tz is not None
-            first = first.tz_convert(clock.zone) if aware else first.tz_localize(clock.zone)
+        first = clock.stamps(np.zeros(1, np.int64))[0]
         passed = (times - first).dt.total_seconds().to_numpy() / clock.step
         steps = np.round(passed).astype(np.int64)
         if clock.offset:

@@ -34,9 +34,10 @@ class Context(NamedTuple):
     known: Float[Array | np.ndarray, "n number"]
     part: Int[Array | np.ndarray, " number"]
 
-    def vectors(self) -> Float[Array, "n two_number"]:
+    def vectors(self) -> Float[Array | np.ndarray, "n two_number"]:
         """What the denoiser reads."""
-        return jnp.concatenate([self.values * self.known, self.known], axis=-1)
+        space = self.known.__array_namespace__()  # on the host where they are there
+        return space.concat([self.values * self.known, self.known], axis=-1)
 
     def dropped(self, normal: Float[Array, "n number_1"]) -> "Context":
         """With parts left out at random: all of them, none, or each by chance.

@@ -50,10 +50,13 @@ def learn(
 
 
 def _is_static(values: pd.Series, groups: Int[np.ndarray, " rows"]) -> bool:
-    """Whether each series has one value, or none, and not all have the same."""
-    codes = pd.Series(pd.factorize(values.astype(object))[0]).groupby(groups)  # −1: missing
-    least = codes.min()
-    return bool((least == codes.max()).all()) and least.nunique() > 1
+    """Whether each series has one value, or none, and not all have the same.
+
+    Rows of a series are side by side.
+    """
+    codes = pd.factorize(values)[0]  # −1: missing
+    varies = (np.diff(codes) != 0) & (np.diff(groups) == 0)
+    return not varies.any() and bool((codes != codes[0]).any())
 
 
 def settle(

@@ -120,6 +120,12 @@ def _in_order(rules: list[Rule]) -> tuple[Rule, ...]:
     twice = {name for name in made if made.count(name) > 1}
     if twice:
         raise DataError(f"the schema: {twice.pop()!r} is both a sum and above others, or two sums")
+    risen = {rule.column for rule in rules if rule.kind == "rises"} & set(made)
+    if risen:
+        raise DataError(
+            f"the schema: {risen.pop()!r} never falls and is a sum or above others; name one rule "
+            "of it, or give the other to the columns that it is made of"
+        )
     while left:
         open_columns = {rule.column for rule in left if rule.kind != "rises"}
         free = [rule for rule in left if not open_columns & set(rule.others)]
@@ -136,6 +142,11 @@ def check(rules: Iterable[Rule], frame: pd.DataFrame, groups: Int[np.ndarray, " 
     for rule in rules:
         values = {name: numbers(frame[name]) for name in (rule.column, *rule.others)}
         for name, found in values.items():
+            if found is not None and not np.nanmax(found) > np.nanmin(found):
+                raise DataError(
+                    f"the schema: {said(rule)!r}: {name!r} does not vary; say it as a bound of the "
+                    'other column ({"low": …} or {"high": …} in the schema)'
+                )
             if found is None or (rule.kind == "rises" and np.isnan(found).any()):
                 raise DataError(
                     f"the schema: {said(rule)!r} needs columns of numbers or flags"
@@ -345,11 +356,12 @@ def propose(
         steps = np.diff(column)[np.diff(groups) == 0]
         if steps.size and (steps >= 0).all() and (steps > 0).mean() > 0 and np.ptp(steps) > 0:
             found.append(name + FALLS)
+    rising = {text.removesuffix(FALLS) for text in found}  # which no other rule makes
     some = list(values)[:MOST_SUMS]
     made: set[str] = set()
     for total, (one, two) in itertools.product(some, itertools.combinations(some, 2)):
         rule = Rule("sum", total, (one, two))
-        new = len({total, one, two}) == 3 and total not in made
+        new = len({total, one, two}) == 3 and total not in made | rising
         if new and _holds(rule, values, groups):
             found.append(said(rule))
             made.add(total)
@@ -359,6 +371,7 @@ def propose(
         for low in orders
         for high in orders
         if low != high
+        and high not in rising
         and _holds(Rule("above", high, (low,)), values, groups)
         and values[low].max() > values[high].min()  # else their ranges say it
         and (values[low] < values[high]).any()

@@ -228,8 +228,8 @@ def cycle(clock: Clock, steps: Int[np.ndarray, " n"], name: str) -> Float[np.nda
 
 def _uniform(seed: int, first: int, count: int) -> Float[np.ndarray, " n"]:
     """A number of each window, a function of the seed and the window's own number."""
-    random = np.random.default_rng([seed, Stream.START_TIMES.salt])
-    return random.random(first + count)[first:]
+    random = np.random.PCG64([seed, Stream.START_TIMES.salt]).advance(first)
+    return np.random.Generator(random).random(count)
 
 
 def counted(steps: Float[np.ndarray, " n"], clock: Clock) -> Int[np.ndarray, " n"]:

@@ -1,7 +1,7 @@
 """Which of a generator's windows lie closer to those that it was trained on than to others."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,13 +15,23 @@ JACKKNIFE = 20  # groups of blocks that an interval is drawn from, at most
 Starts = Int[np.ndarray, " n"]
 
 
-def share_closer(
-    queries: Float[np.ndarray, "query time feature"],
-    training: Windows,
-    held_out: Windows,
-    training_starts: Starts | None,
-    held_out_starts: Starts | None,
-) -> dict[str, Any]:
+class Alike(NamedTuple):
+    """As many training as held-out windows, of the same stretches of time, and the block of each.
+
+    Attributes:
+      members: training windows.
+      others: held-out ones.
+      member_block: of each of `members`.
+      other_block: of each of `others`.
+    """
+
+    members: Windows
+    others: Windows
+    member_block: Starts
+    other_block: Starts
+
+
+def share_closer(queries: Windows, sets: Alike) -> dict[str, Any]:
     """Share of queries closer to training, with an interval that knows which windows go together.
 
     For a series each held-out block is paired with as many training windows in a row beside it.
@@ -29,12 +39,9 @@ def share_closer(
     for independent windows, windows) are what is counted: the variance of the share is the sum over
     blocks of (Σ (y − share))² / n² (cluster-robust; Cameron and Miller 2015, Eq. 6).
     """
-    ours, theirs, our_block, their_block = _alike(
-        training, held_out, training_starts, held_out_starts
-    )
-    one, two = nearest(queries, training[ours]), nearest(queries, held_out[theirs])
+    one, two = nearest(queries, sets.members), nearest(queries, sets.others)
     closer = np.where(one.distance == two.distance, 0.5, one.distance < two.distance)
-    block = np.where(closer > 0.5, our_block[one.row], their_block[two.row])
+    block = np.where(closer > 0.5, sets.member_block[one.row], sets.other_block[two.row])
     share = float(closer.mean())
     names, members = np.unique(block, return_inverse=True)
     sums = np.bincount(members, weights=closer - share)
@@ -50,29 +57,18 @@ def share_closer(
     }
 
 
-def attack_area(
-    queries: Float[np.ndarray, "query time feature"],
-    training: Windows,
-    held_out: Windows,
-    training_starts: Starts | None,
-    held_out_starts: Starts | None,
-) -> dict[str, Any]:
+def attack_area(queries: Windows, sets: Alike) -> dict[str, Any]:
     """Area under the curve of an attacker who calls windows close to a synthetic one members.
 
     ½ where training windows are no closer to the closest of the synthetic windows than held-out
     ones (the distance attack of Chen et al. 2020, GAN-Leaks). The interval is a jackknife over
     groups of blocks: what is of one block goes together.
     """
-    ours, theirs, our_block, their_block = _alike(
-        training, held_out, training_starts, held_out_starts
-    )
-    member, other = (
-        nearest(windows, queries).distance for windows in (training[ours], held_out[theirs])
-    )
+    member, other = (nearest(windows, queries).distance for windows in sets[:2])
     found = _area(member, other)
-    names = np.unique(np.concatenate([our_block, their_block]))
+    names = np.unique(np.concatenate(sets[2:]))
     count = min(len(names), JACKKNIFE)
-    group = np.searchsorted(names, our_block) % count, np.searchsorted(names, their_block) % count
+    group = [np.searchsorted(names, block) % count for block in sets[2:]]
     left = [_area(member[group[0] != g], other[group[1] != g]) for g in range(count)]
     spread = math.sqrt((count - 1) / count * np.square(np.array(left) - np.mean(left)).sum())
     half = float(stats.t.ppf(0.975, max(count - 1, 1)) * spread)
@@ -88,22 +84,20 @@ def _area(member: Float[np.ndarray, " n"], other: Float[np.ndarray, " m"]) -> fl
     return float(closer / (len(member) * len(other)))
 
 
-def _alike(
+def alike(
     training: Windows,
     held_out: Windows,
     training_starts: Starts | None,
     held_out_starts: Starts | None,
-) -> tuple[Starts, Starts, Starts, Starts]:
-    """As many training as held-out windows, of the same stretches of time, and the block of each.
-
-    Without starts windows are independent, and each is a block.
-    """
+) -> Alike:
+    """What is compared; without starts windows are independent, and each is a block."""
     if training_starts is None or held_out_starts is None:
         size = min(len(training), len(held_out))
         ours, theirs = (np.linspace(0, len(w) - 1, size).astype(int) for w in (training, held_out))
-        return ours, theirs, np.arange(size), size + np.arange(size)
+        own = np.arange(size)
+        return Alike(training[ours], held_out[theirs], own, size + own)
     ours, theirs, block = _paired(training_starts, held_out_starts, training.shape[1])
-    return ours, theirs, block, block
+    return Alike(training[ours], held_out[theirs], block, block)
 
 
 def _paired(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from timeldm_jax.metrics.membership import Starts, attack_area, share_closer
+from timeldm_jax.metrics.membership import Starts, alike, attack_area, share_closer
 from timeldm_jax.metrics.neighbours import Nearest, Windows, nearest, shifted
 
 QUERIES = 1_000  # windows of each set that are looked at
@@ -69,8 +69,8 @@ def memorisation(
     found = _distances(queries, training, known, others, training_starts)
     share = attack = None
     if held_out is not None:
-        sets = (queries, training, held_out, training_starts, held_out_starts)
-        share, attack = share_closer(*sets), attack_area(*sets)
+        sets = alike(training, held_out, training_starts, held_out_starts)
+        share, attack = share_closer(queries, sets), attack_area(queries, sets)
     copies = _count_copies(synthetic, training)
     reasons = _reasons(found, share, copies / len(synthetic))
     return {

@@ -237,7 +237,7 @@ def latent_losses(
     noise = state.normal(state.step_key(train, Stream.NOISE), positions, z.shape[1:])
 
     sigma_data = train.latent_stats.sigma_data(noise_config.sigma_data)
-    more: tuple[Array, ...] = ()
+    more: tuple[Any, ...] = ()
     if isinstance(data.context, Context):
         size = model.context + 1
         normal = state.normal(state.step_key(train, Stream.CONTEXT), positions, (size,))
