@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from timeldm_jax.data import holdout
 from timeldm_jax.data.arrays import check_array
 from timeldm_jax.data.dataset import from_windows, make_dataset
 from timeldm_jax.data.scaling import Scaler, fit_scaler
@@ -114,6 +115,34 @@ def test_between_parts_lies_a_gap_of_a_window_less_one(protocol):
     for last, first in borders:
         # `window - 1` starts between them are in no part: their windows would cross the border.
         assert first - last - 1 == window - 1
+
+
+def marked_row_by_row(times, window, protocol):
+    """The parts of a timeline, by an array of all its times."""
+
+    def mark(part, number, blocks, total):
+        for share in np.array_split(np.flatnonzero(part == 0), blocks):
+            first = (len(share) - total // blocks) // 2
+            part[share[first : first + total // blocks]] = number
+
+    part, validate = np.zeros(times, int), round(times * 0.05)
+    blocks, before = max(1, min(5, validate // window)), times
+    if protocol == "future":
+        before = times - round(times * 0.2)
+        part[before:] = 1
+    else:
+        mark(part, 1, 2 * blocks, round(times * 0.2))
+    mark(part[:before], 2, blocks, validate)
+    return part
+
+
+@pytest.mark.parametrize("protocol", ["heldout", "future"])
+def test_stretches_of_a_timeline_are_the_blocks_of_its_rows(protocol):
+    for times in [*range(1, 130), 1234, 9999]:
+        for window in (2, 24):
+            found = holdout.blocks_of_time(times, window, protocol)
+            assert np.array_equal(found.of_each(), marked_row_by_row(times, window, protocol))
+            assert len(found.part) < 40
 
 
 def test_future_tests_on_the_last_fifth():

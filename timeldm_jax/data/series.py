@@ -13,15 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from timeldm_jax.data import holdout
 from timeldm_jax.errors import DataError, option
 
 PROTOCOLS = ("paper", "heldout", "future")
-FEWEST_GROUPS = 3  # series, of which whole ones can be held out
 SPLITS = ("auto", "time", "entity")
-
-HELDOUT_SHARE = 0.2
-VALID_SHARE = 0.05
-VALID_BLOCKS = 5  # at most; half as many as test blocks, see `_mark_blocks`
 PAPER_VALID_WINDOWS = 1024
 
 
@@ -233,13 +229,14 @@ def _hold_out(
 ) -> list[Int[np.ndarray, " part"]]:
     """Starts of the training, test and validation windows, by blocks of time or whole series."""
     if protocol == "future" or by != "entity":
-        part = _hold_out_times(int(when.max()) + 1, window, protocol)[when]
+        part = holdout.blocks_of_time(int(when.max()) + 1, window, protocol).of_each()[when]
         parts = _whole_windows(starts, part, window)
         # Many series over the same short time: whole ones can be held out where no block of it can.
-        whole = by == "auto" and protocol == "heldout" and group.max() >= FEWEST_GROUPS - 1
+        whole = by == "auto" and protocol == "heldout" and group.max() >= holdout.FEWEST_GROUPS - 1
         if min(map(len, parts)) or not whole:
             return parts
-    return _whole_windows(starts, _hold_out_groups(group), window)
+    names, own = np.unique(group, return_inverse=True)
+    return _whole_windows(starts, holdout.whole_series(len(names))[own], window)
 
 
 def _whole_windows(
@@ -251,52 +248,6 @@ def _whole_windows(
     changes = np.cumsum(np.r_[0, np.diff(part) != 0])
     whole = starts[changes[starts] == changes[starts + window - 1]]
     return [whole[part[whole] == p] for p in range(3)]
-
-
-def _hold_out_times(times: int, window: int, protocol: str) -> Int[np.ndarray, " times"]:
-    """The part of each of `times` rows in order: 0 train, 1 test, 2 validate."""
-    part = np.zeros(times, np.int8)
-    valid_rows = round(times * VALID_SHARE)
-    # Blocks of at least a window: long windows have fewer blocks.
-    blocks = max(1, min(VALID_BLOCKS, valid_rows // window))
-    if protocol == "future":
-        first_test = times - round(times * HELDOUT_SHARE)
-        part[first_test:] = 1
-        _mark_blocks(part[:first_test], 2, blocks, valid_rows)
-    else:
-        _mark_blocks(part, 1, 2 * blocks, round(times * HELDOUT_SHARE))
-        _mark_blocks(part, 2, blocks, valid_rows)
-    return part
-
-
-def _hold_out_groups(group: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
-    """The part of each row where whole series are held out: one or more to test and validate."""
-    names = np.unique(group)
-    if len(names) < FEWEST_GROUPS:
-        raise DataError(
-            f"{option('split', 'entity')} needs at least 3 series, and there are {len(names)}; use "
-            f"{option('split', 'time')}"
-        )
-    order = np.random.default_rng(0).permutation(len(names))
-    test = max(round(len(names) * HELDOUT_SHARE), 1)
-    valid = max(round(len(names) * VALID_SHARE), 1)
-    part = np.zeros(len(names), np.int8)
-    part[order[:test]] = 1
-    part[order[test : test + valid]] = 2
-    return part[np.searchsorted(names, group)]
-
-
-def _mark_blocks(part: Int[np.ndarray, " rows"], mark: int, blocks: int, total: int) -> None:
-    """Marks `total` training rows as `mark`, in blocks centred in equal shares of the timeline.
-
-    Shares are of the rows still marked 0: with half as many blocks of a second kind, each falls
-    midway between two of the first.
-    """
-    free = np.flatnonzero(part == 0)
-    length = total // blocks
-    for share in np.array_split(free, blocks):
-        first = (len(share) - length) // 2
-        part[share[first : first + length]] = mark
 
 
 def join_trajectories(
@@ -377,7 +328,7 @@ def split_windows(
       places: from `overlaps`.
     """
     if places is not None:
-        part = _hold_out_times(int(places[-1]) + window, window, "heldout")
+        part = holdout.blocks_of_time(int(places[-1]) + window, window, "heldout").of_each()
         return [np.searchsorted(places, s) for s in _whole_windows(places, part, window)]
     order = np.random.default_rng(0).permutation(count)
     test, valid = count // 5, count // 10
