@@ -473,7 +473,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, text, message):
 def test_files_that_are_none(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         reader.read(str(tmp_path / "nothing.csv"))
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises(DataError, match="no file is there"):
         reader.read(str(tmp_path))
     with pytest.raises(DataError, match=r"expected .*parquet.*, found .docx"):
         reader.read(write(tmp_path, "x", "t.docx"))

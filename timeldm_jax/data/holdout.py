@@ -85,7 +85,8 @@ def _mark(line: Timeline, mark: int, blocks: int, total: int) -> Timeline:
     after = np.cumsum(np.where(free, ends - begins, 0))  # free times up to each stretch's end
     length, share = total // blocks, _shares(int(after[-1]), blocks)
     first = share[:-1] + (np.diff(share) - length) // 2  # of each block, among free times
-    edges, part = [], []
+    edges: list[int] = []
+    part: list[int] = []
     for begin, end, own, passed in zip(begins, ends, line.part, after, strict=True):
         cuts = np.zeros(0, np.int64)
         if own == TRAIN:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from etils import epath
 
-from timeldm_jax.data import arrays, dialect, frames, spreadsheet, wide
+from timeldm_jax.data import arrays, dialect, frames, parts, spreadsheet, wide
 from timeldm_jax.errors import DataError, option
 
 _SUFFIXES = {
@@ -107,7 +107,8 @@ def read(source: str | pd.DataFrame, decimal: str = "") -> tuple[pd.DataFrame, s
     """A table of a file, or a DataFrame with its index, long if it was wide; and what to call it.
 
     Args:
-      source: a path (of a workbook with several sheets, `book.xlsx#sheet`), or a table.
+      source: a path (of a workbook with several sheets, `book.xlsx#sheet`; a folder or a glob of
+        files of one kind, in the order of their paths), or a table.
       decimal: the decimal point of a CSV file; "" finds out.
 
     Raises:
@@ -133,11 +134,14 @@ def _read_file(source: str, decimal: str) -> pd.DataFrame:
     if not source:
         raise DataError(f"no table is named: set {option('path')} to a .csv or .parquet file")
     path, sheet = epath.Path(source).expanduser(), ""
+    several = parts.find(source)
+    if several:
+        return _read_several(several, decimal)
     if not path.exists() and "#" in source:  # a sheet of a workbook
         name, sheet = source.rsplit("#", 1)
         path = epath.Path(name).expanduser()
-    if not path.exists() or path.is_dir():
-        raise DataError(f"{source} is a folder" if path.exists() else f"{source} does not exist")
+    if not path.exists():
+        raise DataError(f"{source} does not exist")
     name, content = _unpack(path.name.lower(), path, source)
     kind = _kind_of(name)
     if kind is None and _is_text(content):
@@ -164,6 +168,16 @@ def _read_file(source: str, decimal: str) -> pd.DataFrame:
         raise
     except (ValueError, OSError, ImportError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{source} is not a readable {kind} file: {error}") from error
+
+
+def _read_several(paths: Sequence[epath.Path], decimal: str) -> pd.DataFrame:
+    """The rows of several files, one below the other; an index that only counts is left out."""
+    frames = [_read_file(os.fspath(path), decimal) for path in paths]
+    for path, frame in zip(paths, frames, strict=True):
+        names, first = list(map(str, frame.columns)), list(map(str, frames[0].columns))
+        parts.check_names(names, first, path, paths[0])
+    counts = all(isinstance(frame.index, pd.RangeIndex) for frame in frames)
+    return pd.concat(frames, ignore_index=counts)
 
 
 def _is_text(content: bytes) -> bool:
