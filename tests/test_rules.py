@@ -12,7 +12,7 @@ from quick import SMALL
 from timeldm_jax import TimeLDM
 from timeldm_jax import config as configuration
 from timeldm_jax.data import dataset as datasets
-from timeldm_jax.data import rules, table
+from timeldm_jax.data import proposals, rules, table
 from timeldm_jax.data.rules import Rule
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.table import Options
@@ -116,7 +116,7 @@ def test_what_is_proposed_can_be_declared_though_a_meter_lies_above():
     frame = bars().assign(base=lambda f: f["meter"] - f["sold"] - 1)  # below the meter, always
     ordered, found = table.prepare(frame, "it", Options())
     names = [column.name for column in found.columns]
-    proposed = rules.propose(ordered, names, np.zeros(len(frame), int))
+    proposed = proposals.propose(ordered, names, np.zeros(len(frame), int))
     assert "meter never falls" in proposed
     assert not any(text.endswith("<= meter") for text in proposed)
     prepared(frame, proposed)
@@ -125,7 +125,7 @@ def test_what_is_proposed_can_be_declared_though_a_meter_lies_above():
 def test_the_rules_of_a_table_are_proposed():
     frame, found = table.prepare(bars(), "it", Options())
     names = [column.name for column in found.columns]
-    proposed = rules.propose(frame, names, np.zeros(len(frame), int))
+    proposed = proposals.propose(frame, names, np.zeros(len(frame), int))
     assert set(proposed) >= {
         "low <= open", "low <= close", "open <= high", "close <= high",
         "volume = bought + sold", "meter never falls",

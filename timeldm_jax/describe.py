@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from timeldm_jax import command, recipe
 from timeldm_jax import config as configuration
 from timeldm_jax.data import dataset as datasets
-from timeldm_jax.data import rules
+from timeldm_jax.data import proposals
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.clock import groups_of
@@ -151,7 +151,7 @@ def _proposed(table: Table) -> list[str]:
     if schema.rules:
         return []
     names = [column.name for column in schema.columns if column.scaling != "constant"]
-    found = rules.propose(frame, names, groups_of(frame, schema.entity))
+    found = proposals.propose(frame, names, groups_of(frame, schema.entity))
     if not found:
         return []
     asked = json.dumps({"rules": found[:MOST_RULES]})

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 Windows = Float[np.ndarray, "n time feature"]
 FALLS = " never falls"
-MOST_PAIRS, MOST_SUMS = 40, 16  # columns among which orders and sums are looked for
-FEW_ROWS = 200  # that a rule is tried on first
 EXACT = 1e-9  # of a sum's size: what its rounding may leave
 
 
@@ -152,19 +150,20 @@ def check(rules: Iterable[Rule], frame: pd.DataFrame, groups: Int[np.ndarray, " 
                     f"the schema: {said(rule)!r} needs columns of numbers or flags"
                     f"{' without gaps' if rule.kind == 'rises' else ''}; {name!r} is none"
                 )
-        broken = _broken(rule, {n: v for n, v in values.items() if v is not None}, groups)
-        if broken.any():
-            row = int(np.argmax(broken))
+        wrong = broken(rule, {n: v for n, v in values.items() if v is not None}, groups)
+        if wrong.any():
+            row = int(np.argmax(wrong))
             cells = ", ".join(f"{name}={frame[name].iloc[row]}" for name in values)
             raise DataError(
-                f"the schema: {said(rule)!r} does not hold in {broken.sum():,} of {len(frame):,} "
+                f"the schema: {said(rule)!r} does not hold in {wrong.sum():,} of {len(frame):,} "
                 f"rows, such as row {row + 1}: {cells}"
             )
 
 
-def _broken(
+def broken(
     rule: Rule, values: Mapping[str, Float[np.ndarray, " rows"]], groups: Int[np.ndarray, " rows"]
 ) -> Bool[np.ndarray, " rows"]:
+    """Which rows break a rule; `values` are the numbers of its columns."""
     column = values[rule.column]
     with np.errstate(invalid="ignore"):
         if rule.kind == "rises":
@@ -174,17 +173,6 @@ def _broken(
             size = np.maximum(np.abs(others).sum(axis=0), 1.0)
             return np.abs(column - others.sum(axis=0)) > EXACT * size
         return column < np.fmax.reduce(others)
-
-
-def _holds(
-    rule: Rule, values: Mapping[str, Float[np.ndarray, " rows"]], groups: Int[np.ndarray, " rows"]
-) -> bool:
-    """Whether all rows keep a rule; a few are asked first, as most rules break at once."""
-    for step in (max(len(groups) // FEW_ROWS, 1), 1):
-        some = {name: values[name][::step] for name in (rule.column, *rule.others)}
-        if _broken(rule, some, groups[::step]).any():
-            return False
-    return True
 
 
 def numbers(series: pd.Series) -> Float[np.ndarray, " rows"] | None:
@@ -344,42 +332,3 @@ def _risen(
     inside = (before >= 0) & (after < time)
     found = np.where(inside, between, np.where(before >= 0, onward, backward))
     return np.where((before < 0) & (after == time), onward, found)
-
-
-def propose(
-    frame: pd.DataFrame, names: Sequence[str], groups: Int[np.ndarray, " rows"]
-) -> list[str]:
-    """Rules that hold in all rows and say something, as their texts."""
-    values = {n: v for n in names if (v := numbers(frame[n])) is not None and np.ptp(v) > 0}
-    found = []
-    for name, column in values.items():
-        steps = np.diff(column)[np.diff(groups) == 0]
-        if steps.size and (steps >= 0).all() and (steps > 0).mean() > 0 and np.ptp(steps) > 0:
-            found.append(name + FALLS)
-    rising = {text.removesuffix(FALLS) for text in found}  # which no other rule makes
-    some = list(values)[:MOST_SUMS]
-    made: set[str] = set()
-    for total, (one, two) in itertools.product(some, itertools.combinations(some, 2)):
-        rule = Rule("sum", total, (one, two))
-        new = len({total, one, two}) == 3 and total not in made | rising
-        if new and _holds(rule, values, groups):
-            found.append(said(rule))
-            made.add(total)
-    orders = [name for name in list(values)[:MOST_PAIRS] if name not in made]
-    pairs = [
-        (low, high)
-        for low in orders
-        for high in orders
-        if low != high
-        and high not in rising
-        and _holds(Rule("above", high, (low,)), values, groups)
-        and values[low].max() > values[high].min()  # else their ranges say it
-        and (values[low] < values[high]).any()
-    ]
-    # Of a chain a ≤ b ≤ c the pair a ≤ c says nothing more.
-    kept = [
-        (low, high)
-        for low, high in pairs
-        if not any((low, mid) in pairs and (mid, high) in pairs for mid in orders)
-    ]
-    return found + [f"{low} <= {high}" for low, high in kept]
