@@ -115,8 +115,7 @@ def test_a_column_that_does_not_vary_is_a_bound():
 def test_what_is_proposed_can_be_declared_though_a_meter_lies_above():
     frame = bars().assign(base=lambda f: f["meter"] - f["sold"] - 1)  # below the meter, always
     ordered, found = table.prepare(frame, "it", Options())
-    names = [column.name for column in found.columns]
-    proposed = proposals.propose(ordered, names, np.zeros(len(frame), int))
+    proposed = proposals.propose(ordered, found.columns, np.zeros(len(frame), int))
     assert "meter never falls" in proposed
     assert not any(text.endswith("<= meter") for text in proposed)
     prepared(frame, proposed)
@@ -124,14 +123,16 @@ def test_what_is_proposed_can_be_declared_though_a_meter_lies_above():
 
 def test_the_rules_of_a_table_are_proposed():
     frame, found = table.prepare(bars(), "it", Options())
-    names = [column.name for column in found.columns]
-    proposed = proposals.propose(frame, names, np.zeros(len(frame), int))
+    proposed = proposals.propose(frame, found.columns, np.zeros(len(frame), int))
     assert set(proposed) >= {
         "low <= open", "low <= close", "open <= high", "close <= high",
         "volume = bought + sold", "meter never falls",
     }  # fmt: skip
     assert "low <= high" not in proposed  # others say it
-    table.prepare(bars(), "it", Options(schema=json.dumps({"rules": proposed})))
+    declared = prepared(bars(), proposed)[1]
+    assert prepared(bars(), "proposed")[1] == declared  # by a word
+    with pytest.raises(DataError, match="or 'proposed', for those"):
+        prepared(bars(), "all")
 
 
 def scaled(frame, **options):
@@ -181,6 +182,72 @@ def test_what_is_given_stays_and_the_rest_fits_it(seed, known):
 
 
 SCALED = scaled(bars())
+
+
+def patients(count=30, rows=20, seed=0):
+    """Stays in a hospital: what has happened stays so, as a word, a flag, a number and a stage."""
+    random = np.random.default_rng(seed)
+    parts = []
+    for i in range(count):
+        ill, worse = np.sort(random.integers(2, rows + 6, 2))
+        after = np.arange(rows) >= ill
+        parts.append(
+            pd.DataFrame(
+                {
+                    "day": np.arange(rows),
+                    "who": f"p{i:02d}",
+                    "pulse": random.normal(70, 9, rows).round(),
+                    "status": np.where(after, "dead", "in"),  # the later word comes first by name
+                    "told": np.where(after, "yes", "no"),
+                    "flag": after.astype(int),
+                    "sure": after,
+                    "stage": np.where(np.arange(rows) >= worse, "III", np.where(after, "II", "I")),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+FLAGS = ["status never falls", "told never falls", "flag never falls", "sure never falls"]
+ORDER = {"status": ["in", "dead"], "told": ["no", "yes"], "stage": ["I", "II", "III"]}
+
+
+def fallen(frame, by="series"):
+    """How often a flag or word falls back, by plain comparisons."""
+    ranks = {name: frame[name].map(words.index) for name, words in ORDER.items()}
+    ranks |= {name: frame[name].astype(int) for name in ("flag", "sure")}
+    steps = pd.DataFrame(ranks).groupby(frame[by]).diff().fillna(0)
+    return int((steps < 0).sum().sum())
+
+
+def test_flags_and_words_never_fall_back():
+    frame, found = table.prepare(patients(), "it", Options(entity="who", time="day"))
+    groups = np.repeat(np.arange(30), 20)
+    proposed = proposals.propose(frame, found.columns, groups)
+    assert set(proposed) >= set(FLAGS)
+    texts = [*FLAGS, "stage never falls"]
+    frame, found = prepared(patients(), texts, entity="who", time="day")
+    assert {c.name: list(c.categories) for c in found.columns if c.categories} == ORDER
+    later = table.relearn(frame[frame["who"] < "p20"], found, {})
+    assert {c.name: list(c.categories) for c in later.columns if c.categories} == ORDER
+    values = table.encode(frame, found).values
+    random = np.random.default_rng(1)
+    wild = random.normal(0.5, 1, (200, 9, values.shape[1]))
+    drawn = rules.keep(table.snap(wild, found), found)
+    assert not fallen(table.decode(drawn, found))
+    assert set(table.decode(drawn, found)["flag"]) == {0, 1}
+    # What is given before and after bounds what is drawn between.
+    truth = values.reshape(30, 20, -1)
+    given_values = np.where(random.random((30, 20, 1)) < 0.4, truth, np.nan)
+    mixed = np.where(np.isnan(given_values), random.permutation(truth), given_values)
+    kept = rules.keep(mixed, found, given_values)
+    there = ~np.isnan(given_values)
+    np.testing.assert_array_equal(kept[there], truth[there])
+    assert not fallen(table.decode(kept, found))
+    mixed_up = patients()
+    mixed_up["status"] = random.permutation(mixed_up["status"])
+    with pytest.raises(DataError, match=r"does not hold in .* \(words in the order .*\)"):
+        prepared(mixed_up, ["status never falls"], entity="who", time="day")
 
 
 @pytest.mark.training

@@ -15,7 +15,7 @@ from etils import epath
 from jaxtyping import Float, Int
 
 from timeldm_jax import command
-from timeldm_jax.data import columns, dtypes, relations, rules, start_times
+from timeldm_jax.data import columns, combinations, dtypes, relations, rules, start_times
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.schema import Schema
@@ -137,6 +137,7 @@ def encode_known(
         found[there, place] = columns.encode(
             frame[column.name][there], column, feature.place, "known"
         )
+    combinations.check_asked(known, schema, "known")
     return found
 
 
@@ -185,7 +186,7 @@ def impute(generator: Generator, encoded: tables.Encoded, seed: int, draws: int)
     if schema.starts is not None and schema.clock is not None:
         steps = start_times.counted(encoded.clock, schema.clock)
     many = [fill_gaps(generator, values, groups, seed, draw, steps) for draw in range(draws)]
-    found = np.median(many, axis=0) if draws > 1 else many[0]
+    found = many[0] if draws == 1 else _kept(np.median(many, axis=0), groups, schema, values)
     times = None if schema.clock is None else schema.clock.times(found.shape[0])
     return tables.decode(found[None], schema, times=times)  # times stay those that were given
 
@@ -246,12 +247,24 @@ def fill_gaps(
         found[:, flags] = np.nan
     if schema is None:
         return found
-    found = relations.settle(found, groups, schema, values)
-    parts = ends[:-1] if schema.rules else ends[:0]
+    return _kept(relations.settle(found, groups, schema, values), groups, schema, values)
+
+
+def _kept(
+    rows: Float[np.ndarray, "rows feature"],
+    groups: Int[np.ndarray, " rows"],
+    schema: Schema,
+    given: Float[np.ndarray, "rows feature"],
+) -> Float[np.ndarray, "rows feature"]:
+    """Rows whose series keep all rules; what is given stays."""
+    if not schema.rules:
+        return rows
+    ends = np.cumsum(np.bincount(groups))[:-1]
+    parts = zip(np.split(rows, ends), np.split(given, ends), strict=True)
     return np.concatenate(
         [
-            rules.keep(part[None], schema, given[None])[0]
-            for part, given in zip(np.split(found, parts), np.split(values, parts), strict=True)
+            rules.keep(tables.snap(part[None], schema, own[None]), schema, own[None])[0]
+            for part, own in parts
         ]
     )
 

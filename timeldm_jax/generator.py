@@ -165,7 +165,7 @@ class Generator:
         if self.schema is None:
             return self.scaler.nearest(windows)
         windows = relations.settle_windows(windows, self.schema, given)
-        return rules.keep(tables.snap(windows, self.schema), self.schema, given)
+        return rules.keep(tables.snap(windows, self.schema, given), self.schema, given)
 
     def _check_finite(
         self, stage: str, windows: Float[np.ndarray, "n time feature"], first: int

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Array, Float, Int
 
-from timeldm_jax.data import columns, start_times
+from timeldm_jax.data import columns, combinations, start_times
 from timeldm_jax.data.scaling import Scaler
 from timeldm_jax.data.schema import Schema, features
 from timeldm_jax.errors import DataError
@@ -135,6 +135,7 @@ def encode(cells: pd.DataFrame, schema: Schema) -> Float[np.ndarray, "n feature"
         if there.any():
             numbers = columns.encode(series[there], column, feature.place, "what is asked for")
             found[there, place] = numbers
+    combinations.check_asked(cells, schema, "what is asked for")
     return found
 
 

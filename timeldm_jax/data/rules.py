@@ -1,24 +1,27 @@
-"""Rules between columns that samples keep exactly: orders, sums, and what never falls.
+"""Rules between columns that samples keep exactly: orders, sums, words, and what never falls.
 
     "low <= open"                  also with several: "low <= open <= high"
     "total = walk_in + booked"
-    "meter never falls"
+    "meter never falls"            also words in order: "status never falls"
+    "city, country as seen"        see `combinations`
 
 They hold by construction. Of an order the model learns how far a column lies above those that must
 not exceed it; of a sum nothing but its parts; of what never falls its increments too. Rounding and
 given values are reconciled afterwards (`keep`).
 """
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from timeldm_jax.data import columns as kinds
+from timeldm_jax.data import dtypes
 from timeldm_jax.data.columns import Column
 from timeldm_jax.errors import DataError
 
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from timeldm_jax.data.schema import Schema
 
 Windows = Float[np.ndarray, "n time feature"]
-FALLS = " never falls"
+FALLS, SEEN = " never falls", " as seen"
 EXACT = 1e-9  # of a sum's size: what its rounding may leave
 
 
@@ -35,14 +38,33 @@ class Rule(NamedTuple):
 
     Attributes:
       kind: `above`: the column is at least each of the others; `sum`: it is their sum; `rises`: it
-        never falls within a series.
+        never falls within a series; `seen`: its word and theirs occur as in training rows.
       column: its name.
       others: names.
+      combinations: of `seen`, numbers of the words of all these columns; see `combinations.learn`.
     """
 
-    kind: Literal["above", "sum", "rises"]
+    kind: Literal["above", "sum", "rises", "seen"]
     column: str
     others: tuple[str, ...] = ()
+    combinations: tuple[tuple[int, ...], ...] = ()
+
+    @classmethod
+    def from_json(cls, fields: Sequence[Any]) -> "Rule":
+        """The inverse of `dataclasses.asdict`; earlier models had no combinations."""
+        kind, column, others, *more = fields
+        combinations = tuple(tuple(each) for each in (more[0] if more else ()))
+        return cls(kind, column, tuple(others), combinations)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all its columns."""
+        return (self.column, *self.others)
+
+    @property
+    def makes(self) -> bool:
+        """Whether its column is made of the others."""
+        return self.kind in ("above", "sum")
 
 
 class Link(NamedTuple):
@@ -77,6 +99,11 @@ def parse(texts: Iterable[str], names: Sequence[str]) -> tuple[Rule, ...]:
     for text in texts:
         if text.endswith(FALLS):
             found.append(Rule("rises", _known(text.removesuffix(FALLS), names, text)))
+        elif text.endswith(SEEN):
+            words = [_known(part, names, text) for part in text.removesuffix(SEEN).split(",")]
+            if len(set(words)) < 2:
+                raise _no_rule(text)
+            found.append(Rule("seen", words[0], tuple(dict.fromkeys(words[1:]))))
         elif "<=" in text or ">=" in text:
             chain = [_known(part, names, text) for part in re.split("<=|>=", text)]
             if "<=" in text and ">=" in text:
@@ -99,7 +126,7 @@ def parse(texts: Iterable[str], names: Sequence[str]) -> tuple[Rule, ...]:
 def _no_rule(text: str) -> DataError:
     return DataError(
         f"the schema: {text!r} is no rule; expected one as 'low <= open <= high', "
-        "'total = part + part' or 'meter never falls'"
+        "'total = part + part', 'meter never falls' or 'city, country as seen'"
     )
 
 
@@ -114,7 +141,7 @@ def _known(part: str, names: Sequence[str], text: str) -> str:
 
 def _in_order(rules: list[Rule]) -> tuple[Rule, ...]:
     left, done = list(rules), []
-    made = [rule.column for rule in rules if rule.kind != "rises"]
+    made = [rule.column for rule in rules if rule.makes]
     twice = {name for name in made if made.count(name) > 1}
     if twice:
         raise DataError(f"the schema: {twice.pop()!r} is both a sum and above others, or two sums")
@@ -124,8 +151,15 @@ def _in_order(rules: list[Rule]) -> tuple[Rule, ...]:
             f"the schema: {risen.pop()!r} never falls and is a sum or above others; name one rule "
             "of it, or give the other to the columns that it is made of"
         )
+    named = [name for rule in rules for name in dict.fromkeys(rule.names)]
+    also = [n for rule in rules if rule.kind == "seen" for n in rule.names if named.count(n) > 1]
+    if also:
+        raise DataError(
+            f"the schema: {also[0]!r} stands in 'as seen' and in another rule; name one rule of it "
+            "(of several 'as seen', one with all their columns)"
+        )
     while left:
-        open_columns = {rule.column for rule in left if rule.kind != "rises"}
+        open_columns = {rule.column for rule in left if rule.makes}
         free = [rule for rule in left if not open_columns & set(rule.others)]
         if not free:
             names = ", ".join(map(repr, sorted(open_columns)))
@@ -135,10 +169,24 @@ def _in_order(rules: list[Rule]) -> tuple[Rule, ...]:
     return tuple(done)
 
 
-def check(rules: Iterable[Rule], frame: pd.DataFrame, groups: Int[np.ndarray, " rows"]) -> None:
+def check(
+    rules: Iterable[Rule],
+    columns: Iterable[Column],
+    frame: pd.DataFrame,
+    groups: Int[np.ndarray, " rows"],
+) -> None:
     """Raises DataError where the table itself breaks a rule, or a column cannot have one."""
+    kind = {column.name: column for column in columns}
     for rule in rules:
-        values = {name: numbers(frame[name]) for name in (rule.column, *rule.others)}
+        if rule.kind == "seen":
+            continue
+        values = {
+            name: None if kind[name].kind == "category" else numbers(frame[name])
+            for name in rule.names
+        }
+        own = kind[rule.column]
+        if rule.kind == "rises" and own.kind == "category" and not own.coded:
+            values[own.name] = word_ranks(frame[own.name], own)
         for name, found in values.items():
             if found is not None and not np.nanmax(found) > np.nanmin(found):
                 raise DataError(
@@ -148,16 +196,40 @@ def check(rules: Iterable[Rule], frame: pd.DataFrame, groups: Int[np.ndarray, " 
             if found is None or (rule.kind == "rises" and np.isnan(found).any()):
                 raise DataError(
                     f"the schema: {said(rule)!r} needs columns of numbers or flags"
+                    f"{', or of up to 20 words,' if rule.kind == 'rises' else ''}"
                     f"{' without gaps' if rule.kind == 'rises' else ''}; {name!r} is none"
                 )
         wrong = broken(rule, {n: v for n, v in values.items() if v is not None}, groups)
         if wrong.any():
             row = int(np.argmax(wrong))
             cells = ", ".join(f"{name}={frame[name].iloc[row]}" for name in values)
+            words = kind[rule.column].categories
+            order = f" (words in the order {', '.join(map(str, words))})" if words else ""
             raise DataError(
                 f"the schema: {said(rule)!r} does not hold in {wrong.sum():,} of {len(frame):,} "
-                f"rows, such as row {row + 1}: {cells}"
+                f"rows, such as row {row + 1}: {cells}{order}"
             )
+
+
+def ranked(column: Column, series: pd.Series, groups: Int[np.ndarray, " rows"]) -> Column:
+    """A column of two words, the one first that comes before the other; others as they are.
+
+    Of words that are flags (no and yes), no; else the one that rows of a series have first.
+    """
+    if column.kind != "category" or column.ordered or len(column.categories) != 2:
+        return column
+    flags = [kinds.FLAGS.get(str(word).strip().lower()) for word in column.categories]
+    turned = flags == [1.0, 0.0]
+    if None in flags:
+        steps = np.diff(word_ranks(series, column))[np.diff(groups) == 0]
+        turned = bool((steps < 0).any()) and not (steps > 0).any()
+    return dataclasses.replace(column, categories=column.categories[::-1]) if turned else column
+
+
+def word_ranks(series: pd.Series, column: Column) -> Float[np.ndarray, " rows"]:
+    """The number of each word in the column's order; NaN where there is none."""
+    places = {word: float(place) for place, word in enumerate(column.categories)}
+    return dtypes.plain(series).astype(object).map(places).to_numpy(np.float64)
 
 
 def broken(
@@ -186,9 +258,16 @@ def said(rule: Rule) -> str:
     """The rule as a user writes it."""
     if rule.kind == "rises":
         return rule.column + FALLS
+    if rule.kind == "seen":
+        return ", ".join(rule.names) + SEEN
     if rule.kind == "sum":
         return f"{rule.column} = {' + '.join(rule.others)}"
     return "; ".join(f"{other} <= {rule.column}" for other in rule.others)
+
+
+def rising(rules: Iterable[Rule]) -> set[str]:
+    """The names of columns that never fall."""
+    return {rule.column for rule in rules if rule.kind == "rises"}
 
 
 def links(schema: "Schema") -> tuple[Link, ...]:
@@ -197,7 +276,7 @@ def links(schema: "Schema") -> tuple[Link, ...]:
     return tuple(
         Link(rule.kind, place[rule.column], tuple(place[name] for name in rule.others))
         for rule in schema.rules
-        if rule.kind != "rises" and all(name in place for name in (rule.column, *rule.others))
+        if rule.kind != "rises" and rule.kind != "seen" and all(n in place for n in rule.names)
     )
 
 
@@ -232,31 +311,23 @@ def keep(windows: Windows, schema: "Schema", given: Windows | None = None) -> Wi
     free = np.ones(windows.shape, bool) if given is None else np.isnan(given)
     found = windows.copy() if given is None else np.where(free, windows, given)
     columns = {column.name: column for column in schema.columns}
-    rising = {
-        schema.columns[feature.column].name: at
-        for at, feature in enumerate(schema.layout())
-        if feature.role == "increment"
-    }
     # What is given above bounds what is drawn below, through as many rules as there are.
     most = np.where(free, np.inf, found)
     for rule in reversed(schema.rules):
         if rule.kind == "above" and rule.column in place:
             for other in (place[name] for name in rule.others if name in place):
                 most[..., other] = np.minimum(most[..., other], most[..., place[rule.column]])
-    bounded = [place[name] for rule in schema.rules for name in rule.others if name in place]
+    made = [rule for rule in schema.rules if rule.makes]
+    bounded = [place[name] for rule in made for name in rule.others if name in place]
     found[..., bounded] = np.minimum(found[..., bounded], most[..., bounded])
     for rule in schema.rules:
+        if rule.kind == "rises":
+            _rise(found, free, schema, columns[rule.column])
         at = place.get(rule.column)
         others = [place[name] for name in rule.others if name in place]
-        if at is None or len(others) < len(rule.others):
+        if not rule.makes or at is None or len(others) < len(rule.others):
             continue
-        if rule.kind == "rises":
-            known = ~free[..., at]
-            steps = found[..., rising[rule.column]] if rule.column in rising else None
-            level = _risen(found[..., at], steps, known)
-            level = _between(kinds.snap(level, columns[rule.column]), found[..., at], known)
-            found[..., at] = np.where(known, found[..., at], level)
-        elif rule.kind == "sum":
+        if rule.kind == "sum":
             parts = [columns[name] for name in rule.others]
             found[..., others] = _parts(
                 found[..., others], free[..., others], found[..., at], ~free[..., at], parts
@@ -268,6 +339,28 @@ def keep(windows: Windows, schema: "Schema", given: Windows | None = None) -> Wi
             value = np.clip(found[..., at], least, np.maximum(most[..., at], least))
             found[..., at] = np.where(free[..., at], value, found[..., at])
     return found
+
+
+def _rise(found: Windows, free: Bool[np.ndarray, "..."], schema: "Schema", column: Column) -> None:
+    """Makes a column never fall, in place; its words go on in their order."""
+    places: dict[str, list[int]] = {}
+    for at, feature in enumerate(schema.layout()):
+        if feature.column >= 0 and schema.columns[feature.column].name == column.name:
+            places.setdefault(feature.role, []).append(at)
+    if "category" in places:
+        own = places["category"]
+        word = found[..., own].argmax(axis=-1).astype(np.float64)
+        word = _between(word, word, ~free[..., own[0]])
+        found[..., own] = word[..., None] == np.arange(len(own))
+    elif "value" in places:
+        at = places["value"][0]
+        known, steps = ~free[..., at], places.get("increment")
+        level = _risen(found[..., at], None if not steps else found[..., steps[0]], known)
+        whole = column.kind == "integer" or column.decimals == 0
+        if whole and (column.smallest, column.largest) == (0, 1):
+            level = np.minimum(level, 1.0)  # a flag that is written as a whole number
+        level = _between(kinds.snap(level, column), found[..., at], known)
+        found[..., at] = np.where(known, found[..., at], level)
 
 
 def _parts(

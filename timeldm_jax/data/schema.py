@@ -24,6 +24,7 @@ from timeldm_jax.data.rules import Rule
 from timeldm_jax.data.start_times import StartTimes
 from timeldm_jax.errors import DataError, Problems
 
+PROPOSED = "proposed"  # for rules: all that hold in the table
 SERIES = "series"  # the id that synthetic windows get
 PRESENT = "(row is present)"  # the feature that ends a series shorter than the window
 MOST_FEATURES = 2_000
@@ -77,9 +78,7 @@ class Schema:
         entity = tuple(filter(None, [entity] if isinstance(entity, str) else entity))
         ids = tuple(Ids(**each) for each in content.get("ids", ()))
         starts = content.get("starts") and StartTimes.from_json(content["starts"])
-        kept = tuple(
-            Rule(kind, column, tuple(others)) for kind, column, others in content.get("rules", ())
-        )
+        kept = tuple(Rule.from_json(fields) for fields in content.get("rules", ()))
         order, padded = tuple(content["order"]), bool(content["padded"])
         return cls(columns, order, clock, entity, padded, ids, starts, kept)
 
@@ -112,7 +111,10 @@ class Schema:
             elif column.missing:
                 said.append("has missing values")
             lines.append(f"{column.name:<{width}}  {', '.join(said)}")
-        return lines + [f"always: {rules.said(rule)}" for rule in self.rules]
+        for rule in self.rules:
+            count = f" ({len(rule.combinations):,} combinations)" * (rule.kind == "seen")
+            lines.append(f"always: {rules.said(rule)}{count}")
+        return lines
 
     def layout(self) -> tuple["Feature", ...]:
         """As `features`."""
@@ -222,7 +224,7 @@ class Feature:
 def features(schema: Schema) -> tuple[Feature, ...]:
     """The features of a schema, in order: values of all columns, then what says they are there."""
     above = {rule.column for rule in schema.rules if rule.kind == "above"}
-    rising = {rule.column for rule in schema.rules if rule.kind == "rises"}
+    rising = rules.rising(schema.rules)
     found = []
     for i, column in enumerate(schema.columns):
         if column.scaling == "constant":
@@ -270,6 +272,8 @@ def flags(schema: Schema) -> dict[int, int]:
 def read_overrides(given: str) -> dict[str, Any]:
     """A user's schema: `{"columns": {name: {field: value}}, "time": …, "entity": …, "rules": […]}`.
 
+    Rules are texts, or `"proposed"` for those that hold in all rows; see `rules` and `proposals`.
+
     Args:
       given: path of a JSON file, or the JSON itself.
 
@@ -291,8 +295,12 @@ def read_overrides(given: str) -> dict[str, Any]:
     for key in content:
         known(key, ("columns", "time", "entity", "rules"), f"{where}: key")
     listed = content.get("rules", [])
-    if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
-        raise DataError(f"{where}: rules={listed!r} must be a list of texts: ['low <= high']")
+    texts = isinstance(listed, list) and all(isinstance(text, str) for text in listed)
+    if not texts and listed != PROPOSED:
+        raise DataError(
+            f"{where}: rules={listed!r} must be a list of texts: ['low <= high']; or {PROPOSED!r}, "
+            "for those that `describe` proposes"
+        )
     for key in ("time", "entity"):
         named = content.get(key, "")
         listed = isinstance(named, list) and key == "entity"

@@ -15,7 +15,16 @@ from jaxtyping import Float, Int
 
 from timeldm_jax.data import clock as clocks
 from timeldm_jax.data import columns as kinds
-from timeldm_jax.data import entities, rules, time_columns, wide, words, zones
+from timeldm_jax.data import (
+    combinations,
+    entities,
+    proposals,
+    rules,
+    time_columns,
+    wide,
+    words,
+    zones,
+)
 from timeldm_jax.data import order as orders
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data.clock import Reading
@@ -139,10 +148,19 @@ def prepare(frame: pd.DataFrame, where: str, options: Options) -> tuple[pd.DataF
             real_names=real_names,
         )
     problems.raise_all()
-    kept = rules.parse(declared.get("rules", ()), [column.name for column in inferred.columns])
     frame = frame.reset_index(drop=True)
-    rules.check(kept, frame, clocks.groups_of(frame, entity))
-    return frame, dataclasses.replace(inferred, rules=kept)
+    groups, texts = clocks.groups_of(frame, entity), declared.get("rules", ())
+    if texts == schemas.PROPOSED:
+        texts = proposals.propose(frame, inferred.columns, groups)
+    kept = rules.parse(texts, [column.name for column in inferred.columns])
+    rising = rules.rising(kept)
+    columns = tuple(
+        rules.ranked(column, frame[column.name], groups) if column.name in rising else column
+        for column in inferred.columns
+    )
+    rules.check(kept, columns, frame, groups)
+    kept = combinations.learn(kept, columns, frame, "the rows of " + where)
+    return frame, dataclasses.replace(inferred, columns=columns, rules=kept)
 
 
 def relearn(
@@ -151,13 +169,16 @@ def relearn(
     """The schema of a table, with scalings, bounds and words learnt from its training rows.
 
     What a table is made of stays that of the whole: kinds, which columns lack values, and which
-    are constant; a column that varies only elsewhere is still learnt.
+    are constant; a column that varies only elsewhere is still learnt. Combinations of words are
+    those of these rows.
 
     Args:
       frame: the training rows.
       whole: from `prepare`.
       overrides: by column, what the user has set.
 
+    Raises:
+      DataError: these rows have no combination of words that comes again.
     """
     own = () if whole.clock is None else whole.clock.names
     given = {c.name: {"kind": c.kind, **overrides.get(c.name, {})} for c in whole.columns}
@@ -170,7 +191,7 @@ def relearn(
         overrides=given,
         real_names=any(column.name in whole.entity for column in whole.columns),
     )
-    columns = []
+    columns, rising = [], rules.rising(whole.rules)
     for before, column in zip(whole.columns, found.columns, strict=True):
         empty = column.scaling == "constant" and column.value is None
         if empty and before.scaling != "constant":
@@ -179,6 +200,9 @@ def relearn(
             )
         elif column.scaling == "constant" and before.scaling != "constant":
             column = dataclasses.replace(column, scaling="minmax", value=None)
+        if column.name in rising:  # whose words keep their order
+            kept = tuple(word for word in before.categories if word in column.categories)
+            column = dataclasses.replace(column, categories=kept)
         columns.append(
             dataclasses.replace(
                 column,
@@ -187,7 +211,8 @@ def relearn(
                 static=before.static,
             )
         )
-    return dataclasses.replace(whole, columns=tuple(columns))
+    kept = combinations.learn(whole.rules, columns, frame, "the training rows")
+    return dataclasses.replace(whole, columns=tuple(columns), rules=kept)
 
 
 def _own_columns(
@@ -273,15 +298,16 @@ def encode(frame: pd.DataFrame, schema: Schema, where: str = "the table") -> Enc
     return Encoded(values, groups, clocks.positions(frame, schema.clock, schema.entity, where))
 
 
-def snap(windows: Windows, schema: Schema) -> Windows:
+def snap(windows: Windows, schema: Schema, given: Windows | None = None) -> Windows:
     """Features as a table can hold them: rounded, within bounds, one category each, 0 or 1.
 
     Args:
       windows: `(n, time, feature)` in the columns' own units, float64.
       schema: whose features they are.
+      given: NaN where nothing is: which words others must agree with; see `combinations`.
     """
     layout = schemas.features(schema)
-    found = np.array(windows, np.float64)
+    found = np.array(combinations.together(windows, schema, given), np.float64)
     for place, feature in enumerate(layout):
         values = found[..., place]
         if feature.role in ("missing", "present"):
