@@ -61,7 +61,7 @@ def test_the_blocks_of_the_pages_run_in_order(folder, monkeypatch):
 def test_the_guide_describes_its_table(folder, capsys):
     words = shlex.split(blocks("sh")[0])
     assert words[:3] == ["python", "-m", "timeldm_jax.describe"]
-    describe.main(["describe", *(word.replace("=", f"={folder}/", 1) for word in words[3:])])
+    describe.main(["describe", *(f"{folder}/{word}" for word in words[3:])])
     assert capsys.readouterr().out.endswith("Ready to train.\n")
 
 

@@ -1,6 +1,6 @@
 """`timeldm COMMAND`, or `python -m timeldm_jax COMMAND`: all commands under one name.
 
-    timeldm describe --data=my.csv
+    timeldm describe my.csv
     timeldm launch --config=configs/table.py --config.data.path=my.csv --workdir=runs/mine
     timeldm sample --model=runs/mine --count=1000 --out=more.csv
 

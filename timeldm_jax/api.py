@@ -154,10 +154,13 @@ class TimeLDM:
           **given: `time` to `na_values`, and `more`, as for `fit`.
 
         Raises:
-          DataError: a setting of another type or name; what is wrong with the data is said, not
-            raised.
+          DataError: as `fit` raises: a setting of another type or name, data that cannot be used.
+          ConfigError: likewise.
         """
-        return describe(convert.settings(self._config, **given), reader.accept(data), columns)
+        found = describe(convert.settings(self._config, **given), reader.accept(data), columns)
+        for fault in found.faults:
+            raise fault
+        return found
 
     def sample(
         self,

@@ -36,6 +36,7 @@ def parse(
     argv: Sequence[str],
     about: str | None,
     explain: Callable[[Exception], str] = str,
+    first: str = "",
 ) -> None:
     """Parses a command's flags; prints its help, or one line about what is wrong, and exits.
 
@@ -44,6 +45,7 @@ def parse(
       argv: the command and its arguments.
       about: the command's docstring, for `--help`.
       explain: says in one line what an error of a flag's value means.
+      first: a flag, which must be given, whose value may also stand without its name.
     """
     if _HELP & set(argv[1:]):
         print(help_text(own, about or ""))
@@ -52,6 +54,10 @@ def parse(
         rest = own(list(argv))
     except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
         fail(ValueError((explain(error) or type(error).__name__).splitlines()[0]))
+    if first and len(rest) == 2 and own[first].value is None:
+        own[first].value = rest.pop()
+    if first and own[first].value is None:
+        fail(ValueError(f"no --{first}; see --help"))
     if len(rest) > 1:
         fail(ValueError(f"unexpected arguments {rest[1:]}; see --help"))
 

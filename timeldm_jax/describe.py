@@ -1,6 +1,6 @@
 """`python -m timeldm_jax.describe`: what a table is taken for, before anything is trained.
 
-    python -m timeldm_jax.describe --data=my.csv
+    python -m timeldm_jax.describe my.csv
 
 What each column is, the clock and its step, series and their lengths, windows for each part, what
 will be slow, and everything that looks wrong, with the option that mends it. Exits 1 where the
@@ -10,8 +10,9 @@ table cannot be trained on as it is.
 import dataclasses
 import functools
 import json
+import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,12 @@ from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import proposals
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
-from timeldm_jax.data.clock import groups_of
+from timeldm_jax.data.clock import Clock, groups_of
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.doubts import doubts as found_doubts
 from timeldm_jax.data.given import Table, take
-from timeldm_jax.errors import USER_ERRORS, DataError, in_flags
+from timeldm_jax.data.schema import Schema
+from timeldm_jax.errors import GUESSES, USER_ERRORS, DataError, in_flags
 
 EXIT_PROBLEMS = 1
 LONG_WINDOW = 256  # rows; the scores' recurrent networks take a step for each
@@ -41,16 +43,36 @@ class Description:
     """What data is taken for; `str` of it is the text for people.
 
     Attributes:
-      facts: what it is: columns, clock, series, windows.
+      facts: what it is, as text: columns, clock, series, windows.
+      schema: of a table, whose `columns` have a `name`, a `kind`, `decimals` and more; else None.
+      rows: of all series.
+      series: how many there are.
+      windows: how many of them are for what: `train`, `valid`, `test`.
       slow: what will take long.
       doubts: what trains as it is but looks wrong, and what to do about it.
-      problems: why it cannot be trained on; none where it can.
+      guesses: what reading it took for granted.
+      faults: why it cannot be trained on; none where it can. `TimeLDM.describe` raises them.
     """
 
-    facts: tuple[str, ...]
+    facts: tuple[str, ...] = ()
+    schema: Schema | None = None
+    rows: int = 0
+    series: int = 0
+    windows: Mapping[str, int] = dataclasses.field(default_factory=dict)
     slow: tuple[str, ...] = ()
     doubts: tuple[DataError, ...] = ()
-    problems: tuple[Exception, ...] = ()
+    guesses: tuple[DataError, ...] = ()
+    faults: tuple[Exception, ...] = ()
+
+    @property
+    def clock(self) -> Clock | None:
+        """The time column, with its `name`; None where rows have no times."""
+        return None if self.schema is None else self.schema.clock
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What looks wrong or was guessed, and the option that mends it, in the words of Python."""
+        return tuple(str(each) for each in (*self.doubts, *self.guesses))
 
     def __str__(self) -> str:
         """All of it, settings in the words of Python."""
@@ -65,11 +87,12 @@ class Description:
         for title, entries in (
             ("Will be slow:", list(self.slow)),
             ("Looks wrong:", [say(doubt) for doubt in self.doubts]),
-            ("Cannot be trained on:", [say(problem) for problem in self.problems]),
+            ("Guessed:", [say(guess) for guess in self.guesses]),
+            ("Cannot be trained on:", [say(fault) for fault in self.faults]),
         ):
             if entries:
                 lines += ["", title, *("  " + entry.replace("\n", "\n  ") for entry in entries)]
-        if not self.problems:
+        if not self.faults:
             lines += ["", "Ready to train."]
         return "\n".join(lines)
 
@@ -90,30 +113,62 @@ def describe(
 ) -> Description:
     """What `experiment.start` would make of this data, without training.
 
+    What `experiment.start` would raise is among the `faults`, beside all that is known of the data.
+
     Args:
       config: validated; a table's may leave sizes and steps open.
       data: as for `dataset.take`.
       columns: names of an array's features.
     """
-    facts: list[str] = []
+    guessed = _Guesses()
+    found = Description()
     try:
-        asked, given = take(config, data, columns)
-        prepared = datasets.prepare(given, asked)
+        with guessed:
+            asked, given = take(config, data, columns)
+            prepared = datasets.prepare(given, asked)
     except USER_ERRORS as error:
-        return Description((), problems=tuple(getattr(error, "parts", ())) or (error,))
-    doubts: list[DataError] = []
+        faults = (error,)
+        return dataclasses.replace(found, guesses=tuple(guessed.found), faults=faults)
     if isinstance(prepared, Table):
-        facts += _table_facts(prepared)
         doubts = [DataError(f"{said}. {advice}") for said, advice in found_doubts(*prepared)]
+        found = Description(tuple(_table_facts(prepared)), prepared.schema, doubts=tuple(doubts))
+    if prepared is not None:
+        lengths, _ = prepared.sizes()
+        rows, guesses = int(lengths.sum()), tuple(guessed.found)
+        found = dataclasses.replace(found, guesses=guesses, rows=rows, series=len(lengths))
     try:
-        chosen, dataset = asked, None
-        if prepared is not None:
-            chosen = recipe.choose_sizes(asked, *prepared.sizes())
+        chosen = asked if prepared is None else recipe.choose_sizes(asked, *prepared.sizes())
         dataset = datasets.cut(prepared, chosen)
     except USER_ERRORS as error:
-        return Description(tuple(facts), doubts=tuple(doubts), problems=(error,))
-    facts += _window_facts(chosen, dataset)
-    return Description(tuple(facts), tuple(_slow(chosen, dataset)), tuple(doubts))
+        return dataclasses.replace(found, faults=(error,))
+    parts = dataset.series
+    return dataclasses.replace(
+        found,
+        facts=(*found.facts, *_window_facts(chosen, dataset)),
+        windows={name: len(getattr(parts, name)) for name in ("train", "valid", "test")},
+        slow=tuple(_slow(chosen, dataset)),
+    )
+
+
+class _Guesses(logging.Handler):
+    """Collects what is said to `errors.GUESSES` while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.found: list[DataError] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if isinstance(record.msg, DataError):
+            self.found.append(record.msg)
+
+    def __enter__(self) -> None:
+        self._level = GUESSES.level
+        GUESSES.addHandler(self)
+        GUESSES.setLevel(logging.INFO)
+
+    def __exit__(self, *_: object) -> None:
+        GUESSES.removeHandler(self)
+        GUESSES.setLevel(self._level)
 
 
 def _table_facts(table: Table) -> list[str]:
@@ -201,11 +256,11 @@ def _slow(config: ConfigDict, dataset: Dataset) -> list[str]:
 def define_flags() -> flags.FlagValues:
     """The command's flags."""
     own = flags.FlagValues()
+    own.set_gnu_getopt(True)  # the file may stand before its options
     flags.DEFINE_string("data", None, "A table: CSV, Parquet, ….", flag_values=own)
     for field in dataclasses.fields(tables.Options):
         flags.DEFINE_string(field.name, str(field.default), _MEANINGS[field.name], flag_values=own)
     flags.DEFINE_integer("window", 0, "Rows of a window; 0 chooses.", flag_values=own)
-    flags.mark_flags_as_required(["data"], own)
     return own
 
 
@@ -226,7 +281,7 @@ _MEANINGS = {
 def main(argv: list[str]) -> None:
     """Describes a table; flags as in `--help`."""
     own = define_flags()
-    command.parse(own, argv, __doc__)
+    command.parse(own, argv, __doc__, first="data")
     config = configuration.base()
     configuration.apply_table(config)
     for field in dataclasses.fields(tables.Options):
@@ -236,7 +291,7 @@ def main(argv: list[str]) -> None:
         configuration.validate(config)
         found = describe(config, own.data)
     print(found.text(flags_of_command=True))
-    if found.problems:
+    if found.faults:
         sys.exit(EXIT_PROBLEMS)
 
 

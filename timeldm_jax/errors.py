@@ -1,6 +1,7 @@
 """The errors that a user can do something about; each message says what."""
 
 import contextlib
+import logging
 import operator
 import re
 import shlex
@@ -61,6 +62,28 @@ class DataError(ValueError):
     def __str__(self) -> str:
         """The message in the words of Python."""
         return _OPTION.sub(_in_python, super().__str__())
+
+
+GUESSES = logging.getLogger("timeldm_jax.guesses")
+
+
+def guess(text: str, level: int = logging.INFO) -> None:
+    """Says what reading a table guessed; `describe` repeats it.
+
+    Args:
+      text: with settings as in `option`.
+      level: how much it matters.
+    """
+    GUESSES.log(level, DataError(text))
+
+
+class InFlags(logging.Formatter):
+    """A command's log: settings of the data as its flags."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message alone."""
+        told = record.msg
+        return in_flags(told) if isinstance(told, DataError) else super().format(record)
 
 
 class Problems:

@@ -20,7 +20,7 @@ from ml_collections import config_flags
 
 from timeldm_jax import command, experiment
 from timeldm_jax import config as configuration
-from timeldm_jax.errors import ConfigError
+from timeldm_jax.errors import ConfigError, InFlags
 from timeldm_jax.workdir import Workdir
 
 THEN = "; the same command resumes there"
@@ -159,7 +159,7 @@ def run() -> None:
     """Entry point of the command."""
     # Our own lines, not those of every library underneath.
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(InFlags("%(message)s"))
     logger = logging.getLogger("timeldm_jax")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

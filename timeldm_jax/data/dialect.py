@@ -3,7 +3,6 @@
 import codecs
 import csv
 import io
-import logging
 import re
 from collections import Counter
 from typing import NamedTuple
@@ -13,9 +12,7 @@ import pandas as pd
 
 from timeldm_jax.data import numerals
 from timeldm_jax.data.formats import looks_like_time
-from timeldm_jax.errors import DataError
-
-_log = logging.getLogger(__name__)
+from timeldm_jax.errors import DataError, guess
 
 # Words that stand for nothing. "None" is a word among words, and nothing among numbers.
 NOTHING = (
@@ -89,7 +86,7 @@ def decode(content: bytes, where: str) -> str:
             text = content.decode("cp1252")
         except UnicodeDecodeError as error:
             raise DataError(f"{where} is no text that can be read; save it as UTF-8") from error
-        _log.info("%s is not UTF-8; read as Windows-1252", where)
+        guess(f"{where} is not UTF-8; read as Windows-1252: save it as UTF-8 if words look wrong")
     if "\0" in text:
         raise DataError(f"{where} is no text: it holds zero bytes; expected a CSV file")
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -118,8 +115,10 @@ def _layout(lines: list[str], where: str, decimal: str) -> _Layout:
     # A header one name short stands above rows, and not above a header of its own.
     short = bool(before) and widths[before[-1]] == width - 1
     if short and not _is_data(_cells(lines[start], separator)) and len(used) > 2:
-        below = _cells(lines[used[used.index(start) + 1]], separator)
-        short = any(map(numerals.is_number, _cells(lines[start], separator))) or not _is_data(below)
+        after = used.index(start) + 1
+        below = (_cells(lines[number], separator) for number in used[after : after + 2])  # units
+        short = any(map(numerals.is_number, _cells(lines[start], separator)))
+        short = short or not any(map(_is_data, below))
     if short and not _is_data(_cells(lines[before[-1]], separator)):
         start = before.pop()
     if len(before) > _PREAMBLE:
@@ -131,10 +130,11 @@ def _layout(lines: list[str], where: str, decimal: str) -> _Layout:
     if _is_data(names) and rows:
         names, rows = [f"column_{i}" for i in range(len(names))], [start, *rows]
     elif len(rows) > 2 and _are_units([_cells(lines[number], separator) for number in rows[:3]]):
-        _log.info("%s: its line %d is taken for units", where, rows[0] + 1)
+        guess(f"{where}: its line {rows[0] + 1} is taken for units: remove it if it is none")
         rows = rows[1:]
     if before:
-        _log.info("%s: the %d lines above its header are left out", where, len(before))
+        lines_left = "line" if len(before) == 1 else f"{len(before)} lines"
+        guess(f"{where}: the {lines_left} above its header left out")
     names, drop = _fit(names, [lines[number] for number in rows], width, separator, where)
     for number in rows:
         if widths[number] != width:

@@ -3,13 +3,12 @@
 A column is numbers only where every cell of it is one, written in one way.
 """
 
-import logging
 import re
 
 import numpy as np
 import pandas as pd
 
-_log = logging.getLogger(__name__)
+from timeldm_jax.errors import guess, option
 
 _HEAD = 50  # cells by which a column of text is known
 _MISSING = ("None", "none")
@@ -88,7 +87,10 @@ def convert(frame: pd.DataFrame, decimal: str) -> pd.DataFrame:
         point = any(decimal in cell for cell in cells) or not plain
         whole = not point and not numbers.isna().any() and (numbers % 1 == 0).all()
         frame[name] = numbers.astype("int64") if whole else numbers
-        _log.info("column %r: %r is read as %.15g, and so on", name, cells[0], values[cells[0]])
+        guess(
+            f"column {name!r}: {cells[0]!r} is read as {values[cells[0]]:.15g}, and so on; "
+            f"{option('decimal')} names the decimal point"
+        )
     return frame
 
 

@@ -14,7 +14,7 @@ from timeldm_jax.data import clock as clocks
 from timeldm_jax.data import zones
 from timeldm_jax.data.clock import Clock, Reading
 from timeldm_jax.data.formats import row_of
-from timeldm_jax.errors import DataError, option
+from timeldm_jax.errors import DataError, guess, option
 
 _log = logging.getLogger(__name__)
 
@@ -139,13 +139,16 @@ def _in_zone(
         if not zone:
             return times, clock
         if aware:
-            _log.info("%s: times are those of a local clock, as in %s", at, zone)
+            guess(
+                f"{at}: times are those of a local clock, as in {zone}; {option('zone')} names "
+                "another"
+            )
         else:
-            _log.warning(
-                "%s: an hour is missing or comes twice where summer time begins or ends in %s; "
-                "times are taken for local ones there; %s names another",
-                at, zone, option("zone"),
-            )  # fmt: skip
+            guess(
+                f"{at}: an hour is missing or comes twice where summer time begins or ends in "
+                f"{zone}; times are taken for local ones there; {option('zone')} names another",
+                logging.WARNING,
+            )
     return clocks.in_zone(times, zone, groups), dataclasses.replace(clock, zone=zone)
 
 

@@ -1,13 +1,10 @@
 """Wide tables, one series a row and time across the columns, as long ones."""
 
-import logging
-
 import numpy as np
 import pandas as pd
 
 from timeldm_jax.data import formats
-
-_log = logging.getLogger(__name__)
+from timeldm_jax.errors import guess
 
 FEWEST = 8  # columns named by times, from which a table is wide
 TIME, VALUE, ROW = "time", "value", "row"
@@ -47,7 +44,7 @@ def lengthen(frame: pd.DataFrame) -> pd.DataFrame:
     order = np.arange(len(long)).reshape(len(across), len(frame)).T.ravel()  # series by series
     long = long.iloc[order].reset_index(drop=True)[[whose, TIME, *_without(rest, whose), VALUE]]
     long.attrs[ENTITY] = whose
-    _log.info("times across %d columns: taken for %d series, one a row", len(across), len(frame))
+    guess(f"times across {len(across)} columns: taken for {len(frame)} series, one a row")
     return long
 
 
