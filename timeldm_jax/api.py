@@ -154,13 +154,10 @@ class TimeLDM:
           **given: `time` to `na_values`, and `more`, as for `fit`.
 
         Raises:
-          DataError: as `fit` raises: a setting of another type or name, data that cannot be used.
-          ConfigError: likewise.
+          DataError, ConfigError: as `fit`: a wrong setting, or data that cannot be used.
         """
-        found = describe(convert.settings(self._config, **given), reader.accept(data), columns)
-        for fault in found.faults:
-            raise fault
-        return found
+        asked = convert.settings(self._config, **given)
+        return describe(asked, reader.accept(data), columns).checked()
 
     def sample(
         self,

@@ -74,6 +74,12 @@ class Description:
         """What looks wrong or was guessed, and the option that mends it, in the words of Python."""
         return tuple(str(each) for each in (*self.doubts, *self.guesses))
 
+    def checked(self) -> "Description":
+        """Itself; raises the first of its faults."""
+        for fault in self.faults:
+            raise fault
+        return self
+
     def __str__(self) -> str:
         """All of it, settings in the words of Python."""
         return self.text()
