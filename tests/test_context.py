@@ -141,6 +141,24 @@ def test_a_time_is_a_step_of_the_clock(times, start, step):
 
 
 @pytest.mark.parametrize(
+    "times",
+    [
+        pd.date_range("2024-01-01", periods=60, freq="h"),
+        list(pd.date_range("2024-01-05", periods=60).strftime("%d/%m/%Y")),
+        pd.date_range("2020-01-01", periods=60, freq="MS"),
+        BERLIN,
+    ],
+)
+def test_rows_of_a_later_table_are_at_steps_of_the_models_clock(times):
+    """Else a history that begins at six would be taken for one that begins at midnight."""
+    frame = pd.DataFrame({"date": times, "x": np.arange(len(times)) * 1.5})
+    found = table.prepare(frame, "it", Options())[1]
+    later = table.arrange(frame.iloc[30:45], "it", found)
+    steps = start_times.counted(table.encode(later.frame, found).clock, found.clock)
+    assert steps.tolist() == list(range(30, 45))
+
+
+@pytest.mark.parametrize(
     ("start", "message"),
     [
         ("2024-01-02 05:30", "is no step of the model's clock, which runs from 2024-01-01"),

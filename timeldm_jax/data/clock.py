@@ -101,10 +101,7 @@ class Clock:
         if isinstance(self.start, float):
             numbers = self.start + self.step * steps
             return numbers if self.decimals is None else np.round(numbers, self.decimals)
-        start = pd.Timestamp(self.start)
-        if self.zone:
-            aware = start.tz is not None
-            start = start.tz_convert(self.zone) if aware else start.tz_localize(self.zone)
+        start = self.begin()
         if self.offset:
             freq: Any = self.offset
             if freq.endswith(_MONTHS):
@@ -118,6 +115,14 @@ class Clock:
             )
         gaps = np.round(steps * self.step * 1e6).astype("m8[us]")
         return start.as_unit("us") + pd.TimedeltaIndex(gaps)
+
+    def begin(self) -> pd.Timestamp:
+        """The start, of a clock of dates, in its zone."""
+        start = pd.Timestamp(self.start)
+        if not self.zone:
+            return start
+        aware = start.tz is not None
+        return start.tz_convert(self.zone) if aware else start.tz_localize(self.zone)
 
     def write(self, stamps: Any) -> pd.DataFrame:
         """Times as the input had them: its columns, of its dtypes."""
@@ -224,10 +229,12 @@ def groups_of(frame: pd.DataFrame, entity: tuple[str, ...]) -> Int[np.ndarray, "
 def positions(
     frame: pd.DataFrame, clock: Clock | None, entity: tuple[str, ...], where: str
 ) -> Float[np.ndarray, " rows"]:
-    """Steps of each row since the first time; without a clock, since its series' first row."""
+    """Steps of each row since the clock's start; without a clock, since its series' first row."""
     if clock is not None:
         times = clock.read(frame, where)
-        return seconds(times) / clock.step
+        if isinstance(clock.start, float):
+            return seconds(times) / clock.step
+        return (times - clock.begin()).dt.total_seconds().to_numpy() / clock.step
     position = np.arange(len(frame), dtype=np.float64)
     if not entity:
         return position

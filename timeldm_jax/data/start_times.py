@@ -236,7 +236,7 @@ def counted(steps: Float[np.ndarray, " n"], clock: Clock) -> Int[np.ndarray, " n
     """Whole steps, also of a clock whose steps are not of one length."""
     if not clock.offset:
         return np.round(steps).astype(np.int64)
-    times = pd.DatetimeIndex(clock.stamps(np.arange(int(1.5 * steps.max()) + 2)))
+    times = pd.DatetimeIndex(clock.stamps(np.arange(max(int(1.5 * steps.max()), 0) + 2)))
     passed = (times - times[0]).total_seconds().to_numpy() / clock.step
     return np.searchsorted(passed, steps - 0.5)
 

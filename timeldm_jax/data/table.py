@@ -95,7 +95,7 @@ class Encoded(NamedTuple):
     Attributes:
       values: `(rows, features)` float64 in the columns' own units; NaN where missing.
       groups: `(rows,)` number of the series that a row belongs to, in order of appearance.
-      clock: `(rows,)` steps since the first time, for splits by time.
+      clock: `(rows,)` steps since the schema's clock starts, for splits and for the calendar.
     """
 
     values: Float[np.ndarray, "rows feature"]
