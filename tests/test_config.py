@@ -239,7 +239,7 @@ def test_every_number_has_a_range():
     """All but P_mean, which may be any: zero, or −1, is refused wherever it makes no sense."""
     free = {"seed", "microbatch", "blocks", "block", "axes", "maximum", "minimum", "P_std"}
     free |= {"churn", "b2", "ema", "P_mean", "marginal_windows", "span", "trees"}
-    free |= {"context_fid_steps", "context"}
+    free |= {"context_fid_steps", "context", "guidance"}
     for prefix, default in c.SECTIONS:
         for field in c.settings_fields(default):
             kind = type(getattr(default, field))
@@ -463,6 +463,21 @@ def test_the_first_version_s_configuration_means_what_it_meant():
     # Every key of today was there, or has a value for those who lack it.
     saved_keys = {key for key, _ in c.leaves(c.ConfigDict(found))}
     assert saved_keys == {key for key, _ in c.leaves(c.base())}
+
+
+def test_what_samples_are_asked_for_is_guided_by_one_unless_it_is_said():
+    saved = c.to_saved(load("etth")) | {"format": 5}
+    del saved["sample"]["guidance"]
+    assert c.upgrade(saved)["sample"]["guidance"] == 1.0
+    config = load("etth")
+    for wrong, message in (
+        (-0.5, r"config\.sample\.guidance=-0\.5 must be at least 0"),
+        (float("nan"), r"config\.sample\.guidance=nan must be at least 0"),
+        (2.0, r"config\.sample\.guidance=2\.0 needs a model .*ldm\.model\.context=0; leave"),
+    ):
+        config.sample.guidance = wrong
+        with pytest.raises(ConfigError, match=message):
+            c.validate(config)
 
 
 def test_a_key_that_is_gone_from_todays_format_is_not_filled_in():

@@ -11,8 +11,10 @@ import pytest
 from etils import epath
 from quick import SMALL
 
-from timeldm_jax import TimeLDM, experiment, forecast, sample
+from timeldm_jax import TimeLDM, convert, experiment, forecast, latents, sample
+from timeldm_jax import asked as asking
 from timeldm_jax import config as configuration
+from timeldm_jax.asked import Asked
 from timeldm_jax.data import clock as clocks
 from timeldm_jax.data import context, start_times, table
 from timeldm_jax.data.scaling import Scaler
@@ -20,7 +22,9 @@ from timeldm_jax.data.schema import features
 from timeldm_jax.data.start_times import StartTimes
 from timeldm_jax.data.table import Options
 from timeldm_jax.errors import ConfigError, DataError
+from timeldm_jax.generator import Generator
 from timeldm_jax.models.denoiser import Denoiser
+from timeldm_jax.training import stages
 from timeldm_jax.workdir import Workdir
 
 
@@ -312,3 +316,126 @@ def test_what_is_known_ahead_must_fit_the_rows_to_come():
     ):
         with pytest.raises(DataError, match=message):
             forecast.encode_known(wrong, found, times, 10)
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    """A generator of the panel whose weights are noise: what guides it needs no training."""
+    config = configuration.base()
+    configuration.apply_table(config)
+    config.update_from_flattened_dict(SMALL | {"data.window": 6, "vae.model.block": 0})
+    config.update_from_flattened_dict({"sample.match_axes": False, "sample.match_marginals": False})
+    found = table.prepare(panel(), "it", Options(entity="who"))[1]
+    starts = StartTimes(6, 0, 30, 0, (), ("day",), (), (), (), leads=True)
+    found = dataclasses.replace(found, starts=starts)
+    names = tuple(feature.name for feature in features(found))
+    config.vae.model.latent = 4
+    config.ldm.update(axes=0, latents="raw")
+    config.ldm.model.context = context.numbers(found)
+    models = stages.build_models(config, len(names))
+    stats = latents.zero_stats(24, 24, "raw")._replace(scale=np.ones(24, np.float32))
+    random = np.random.default_rng(0)
+
+    def noisy(params):
+        return jax.tree.map(
+            lambda a: a + 0.1 * random.normal(size=a.shape).astype(np.float32), params
+        )
+
+    high = tuple(50.0 if name == "age" else 1.0 for name in names)
+    return Generator(
+        config=config,
+        models=models,
+        vae_params=noisy(stages.init_vae_state(config, models).params),
+        ldm_params=noisy(stages.init_ldm_state(config, models, stats).params),
+        stats=stats,
+        scaler=Scaler((0.0,) * len(names), high),
+        columns=names,
+        schema=found,
+        meta={},
+    )
+
+
+def latents_of(generator, asked):
+    numbers = np.arange(asked.windows, dtype=np.int32)
+    vectors = generator._vectors(asked.timed(generator.schema, 0))
+    return generator._draw_latents, (*generator._weights[1:], jax.random.key(0), numbers, vectors)
+
+
+def products(generator, asked):
+    """Matrix products of a step of the sampler: what it evaluates."""
+    draw, arguments = latents_of(generator, asked)
+    return str(jax.make_jaxpr(draw)(*arguments)).count("dot_general")
+
+
+def test_a_strength_of_one_is_what_is_drawn_without_any(untrained):
+    rows = context.encode(pd.DataFrame({"kind": ["low", "high"]}), untrained.schema)
+    plain, guided = Asked(2, rows), Asked(2, rows, guidance=2.0)
+    draw, arguments = latents_of(untrained, plain)
+    before = np.asarray(draw(*arguments))
+    one = latents_of(untrained, plain._replace(guidance=1.0))[1]
+    np.testing.assert_array_equal(draw(*one), before)
+    assert products(untrained, plain._replace(guidance=1.0)) == products(untrained, plain) > 0
+    assert products(untrained, guided) == 2 * products(untrained, plain)
+    assert np.abs(draw(*latents_of(untrained, guided)[1]) - before).max() > 1e-3
+    # Nobody asked: times that were drawn are followed as they are.
+    free = Asked(2, guidance=3.0)
+    assert products(untrained, free) == products(untrained, plain)
+    config = untrained.config.copy_and_resolve_references()
+    config.sample.guidance = 2.0
+    set_once = dataclasses.replace(untrained, config=config)
+    assert products(set_once, plain) == 2 * products(untrained, plain)
+    assert products(set_once, plain._replace(guidance=1.0)) == products(untrained, plain)
+    assert len(set_once._vectors(asking.observed(rows[:, None], np.arange(2)))) == 1
+
+
+def test_only_what_was_asked_for_is_left_out_of_the_other_estimate(untrained):
+    rows = context.encode(pd.DataFrame({"kind": ["low", None]}), untrained.schema)
+    steps = np.array([3, 4])
+    size = context.numbers(untrained.schema)
+    for asked, kept in (
+        (Asked(2, rows, guidance=2.0).timed(untrained.schema, 0), True),  # times were drawn
+        (Asked(2, rows, steps, guidance=2.0), False),
+        (Asked(2, None, steps, guidance=2.0), False),
+    ):
+        found, free, strength = untrained._vectors(asked)
+        known, left = found[:, size:], free[:, size:]
+        static, calendar = slice(0, 3), slice(3, None)
+        assert known[:, calendar].all()
+        assert left[:, calendar].all() == kept
+        assert not left[:, static].any()
+        assert known[0, static].any() == (asked.rows is not None)
+        assert not known[1, static].any()
+        np.testing.assert_array_equal(strength, [[2.0], [2.0]])
+        if kept:  # who asked for nothing has two estimates that are the same
+            np.testing.assert_array_equal(found[1], free[1])
+
+
+@pytest.mark.parametrize("guidance", [-1, float("nan"), float("inf"), "much", True])
+def test_a_strength_is_a_number_from_zero_on(untrained, guidance):
+    with pytest.raises(DataError, match=f"guidance={guidance!r} must be a number from 0 on"):
+        convert.asked(untrained, 2, 0, {"kind": "low"}, None, None, guidance)
+
+
+def test_a_strength_of_nothing_is_refused(untrained):
+    with pytest.raises(DataError, match=r"guidance=2 .* nothing is: say given, context or start"):
+        convert.asked(untrained, 2, 0, None, None, None, 2)
+    assert convert.asked(untrained, 2, 0, None, None, None, 1).guidance == 1
+    denoiser = untrained.models.denoiser.clone(context=0)
+    models = dataclasses.replace(untrained.models, denoiser=denoiser)
+    blind = dataclasses.replace(untrained, models=models)
+    with pytest.raises(DataError, match=r"guidance=2 .*trained without context: leave it out"):
+        convert.asked(blind, 2, 0, None, None, "2024-01-01 06:00", 2)
+
+
+@pytest.mark.training
+def test_the_command_and_python_guide_alike(model, tmp_path):
+    folder, model = model
+    arguments = [f"--model={folder}", "--count=4", '--given={"kind": "high"}', "--guidance=2"]
+    sample.main(["sample", *arguments, f"--out={tmp_path / 'found.csv'}"])
+    found = pd.read_csv(tmp_path / "found.csv", parse_dates=["time"])
+    expected = model.sample(4, given={"kind": "high"}, guidance=2)
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+    plain = model.sample(4, given={"kind": "high"})
+    assert (plain["level"] != expected["level"]).any()
+    pd.testing.assert_frame_equal(plain, model.sample(4, given={"kind": "high"}, guidance=1))
+    assert len(model.sample_series(9, count=2, given={"kind": "low"}, guidance=1.5)) == 18

@@ -45,11 +45,9 @@ class TimeLDM:
 
         Args:
           window: time steps of a window; default: chosen from the data.
-          budget: time that training, and the scores of a later report, may take, such as `90s` or
-            `1h`; default `10m`. Sizes and steps follow from it and the data
-            (`timeldm_jax.recipe`).
-          config: the whole recipe instead, from `timeldm_jax.config`; window and budget are then
-            its keys.
+          budget: time that training and later scores may take, such as `90s` or `1h`; default
+            `10m`. Sizes and steps follow from it and the data (`timeldm_jax.recipe`).
+          config: the whole recipe instead, from `timeldm_jax.config`, which has keys for both.
 
         Raises:
           ConfigError: an invalid configuration, or one beside a window or budget.
@@ -109,8 +107,8 @@ class TimeLDM:
           irregular: what to do with times out of order or uneven; see `data.table.Options`.
           decimal: the decimal point of a CSV file.
           na_values: a value, or a list of them, that stands for a missing one; or such by column.
-          workdir: where checkpoints and metrics go, so that the same call resumes; default: a
-            temporary directory, deleted with the model.
+          workdir: of checkpoints and metrics, so that the same call resumes; default: a temporary
+            one, deleted with the model.
           **more: all else of `data.table.Options`; `split`, `stride`, `protocol`, `missing` of
             `data.dataset.DataConfig`.
 
@@ -168,6 +166,7 @@ class TimeLDM:
         given: Mapping[str, Any] | None = None,
         context: Source | None = None,
         start: Any = None,
+        guidance: float | None = None,
     ) -> Any:
         """Synthetic windows in the data's own units.
 
@@ -176,11 +175,11 @@ class TimeLDM:
         Args:
           count: how many windows; where `context` is given it may be left out.
           seed: of the noise.
-          missing: `fill` gives every value, `generate` leaves out what the model leaves out (of a
-            table with missing values).
+          missing: `fill` gives every value, `generate` leaves out what the model leaves out.
           given: of a panel, values of static columns that all windows have: `{"sex": "F"}`.
           context: a table of these, a row for each window, whose empty cells are drawn.
           start: the time of their first rows, or one for each; default: as the data has them.
+          guidance: how strongly that is followed; default: as configured, which is 1.
 
         Returns:
           A table with the columns, order and dtypes of the data, and `series` first, which numbers
@@ -194,8 +193,8 @@ class TimeLDM:
           ValueError: `count` below 1, or a model that is not trained.
           TypeError: `count` or `seed` is no whole number.
         """
-        generator = self._trained()
-        asked = convert.asked(generator, count, whole_seed(seed), given, context, start)
+        generator, seed = self._trained(), whole_seed(seed)
+        asked = convert.asked(generator, count, seed, given, context, start, guidance)
         windows = np.concatenate(list(generator.sample(asked.windows, seed, asked)))
         found = convert.present(generator, windows, seed, missing, begins=asked.steps)
         return frames.of_kind(found, self._kind)
@@ -209,6 +208,7 @@ class TimeLDM:
         given: Mapping[str, Any] | None = None,
         context: Source | None = None,
         start: Any = None,
+        guidance: float | None = None,
     ) -> Any:
         """Series longer than a window, drawn a third of a window at a time given the rows before.
 
@@ -221,6 +221,7 @@ class TimeLDM:
           given: as for `sample`, and so are `context` and `start`.
           context: see there.
           start: see there.
+          guidance: see there; of the first window, which the rest follows.
 
         Returns:
           As `sample`.
@@ -228,9 +229,9 @@ class TimeLDM:
         Raises:
           ValueError: `length` or `count` below 1, or a model that is not trained.
         """
-        generator, length = self._trained(), whole("length", length)
+        generator, length, seed = self._trained(), whole("length", length), whole_seed(seed)
         count = 1 if count is None and context is None else count
-        asked = convert.asked(generator, count, whole_seed(seed), given, context, start)
+        asked = convert.asked(generator, count, seed, given, context, start, guidance)
         first = np.concatenate(list(generator.sample(asked.windows, seed, asked)))
         series = forecasts.lengthen(generator, first, length, seed, asked.steps)
         found = convert.present(generator, series, seed, rows=length, begins=asked.steps)
@@ -251,8 +252,7 @@ class TimeLDM:
         Args:
           table: with the columns that the model was trained on.
           seed: of the noise.
-          draws: how many completions to take the median of (of words, the most frequent one). One
-            keeps the spread of the data; many give the smallest error.
+          draws: completions to take the median of (of words, the commonest): one keeps the spread.
           irregular: as for `fit`; default: as in training.
 
         Returns:

@@ -9,7 +9,10 @@ from timeldm_jax.data import context as contexts
 from timeldm_jax.data.scaling import Scaler
 from timeldm_jax.data.schema import Schema
 
-Vectors = tuple[()] | tuple[Float[np.ndarray, "n two_number"]]  # () of a model without context
+Vector = Float[np.ndarray, "n two_number"]
+# () of a model without context; where it is guided, also what remains without what was asked, and
+# the strength.
+Vectors = tuple[()] | tuple[Vector] | tuple[Vector, Vector, Float[np.ndarray, "n 1"]]
 
 
 class Asked(NamedTuple):
@@ -20,17 +23,21 @@ class Asked(NamedTuple):
       rows: features of static columns `(n, feature)` in their own units, NaN where the model is to
         draw them; None: nothing is asked.
       steps: of the schema's clock, at which windows begin; None: drawn as the data has them.
+      drawn: whether the steps are drawn, as nobody asked for them.
+      guidance: how strongly what is asked for is followed; see `SampleConfig`. None: as configured.
     """
 
     windows: int
     rows: Float[np.ndarray, "n feature"] | None = None
     steps: Int[np.ndarray, " n"] | None = None
+    drawn: bool = False
+    guidance: float | None = None
 
     def of(self, numbers: Int[np.ndarray, " n"]) -> "Asked":
         """That of some windows; numbers beyond the last, which fill up a batch, take its."""
         place = np.minimum(numbers, self.windows - 1)
-        rows, steps = (None if each is None else each[place] for each in self[1:])
-        return Asked(len(numbers), rows, steps)
+        rows, steps = (None if each is None else each[place] for each in (self.rows, self.steps))
+        return self._replace(windows=len(numbers), rows=rows, steps=steps)
 
     def timed(self, schema: Schema | None, seed: int) -> "Asked":
         """With times drawn as the data has them, where nobody asked and windows follow a time."""
@@ -38,24 +45,39 @@ class Asked(NamedTuple):
             return self
         if not schema.starts.leads:
             return self
-        return self._replace(steps=schema.starts.before(self.windows, seed))
+        return self._replace(steps=schema.starts.before(self.windows, seed), drawn=True)
 
-    def vectors(self, schema: Schema | None, scaler: Scaler) -> Vectors:
+    @property
+    def anything(self) -> bool:
+        """Whether somebody asked for anything."""
+        return self.rows is not None or (self.steps is not None and not self.drawn)
+
+    def vectors(self, schema: Schema | None, scaler: Scaler, guidance: float = 1.0) -> Vectors:
         """What the denoiser reads of it.
 
         Args:
           schema: of a model with context; None: it has none.
           scaler: of the features.
+          guidance: where this names none itself.
         """
         if schema is None:
             return ()
-        found = contexts.make(schema, scaler, self.windows, rows=self.rows, steps=self.steps)
-        return (np.asarray(found.vectors()),)
+
+        def vector(rows: np.ndarray | None, steps: np.ndarray | None) -> Vector:
+            made = contexts.make(schema, scaler, self.windows, rows=rows, steps=steps)
+            return np.asarray(made.vectors())
+
+        strength = guidance if self.guidance is None else self.guidance
+        found = vector(self.rows, self.steps)
+        if strength == 1 or not self.anything:
+            return (found,)
+        free = vector(None, self.steps if self.drawn else None)
+        return (found, free, np.full((self.windows, 1), strength, np.float32))
 
 
 def observed(
     windows: Float[np.ndarray, "n window feature"], steps: Int[np.ndarray, " n"] | None
 ) -> Asked:
     """What windows ask for that are observed in part: their static columns, and steps."""
-    # NaN where nothing is observed.
-    return Asked(len(windows), np.fmax.reduce(windows, axis=1), steps)
+    # NaN where nothing is observed. What is observed is a fact, which no strength makes truer.
+    return Asked(len(windows), np.fmax.reduce(windows, axis=1), steps, guidance=1.0)

@@ -225,9 +225,7 @@ def find_config_file(path: str) -> str:
     Raises:
       ConfigError: neither exists.
     """
-    given = pathlib.Path(path)
-    packaged = pathlib.Path(__file__).parent / path
-    for candidate in (given, packaged):
+    for candidate in (pathlib.Path(path), pathlib.Path(__file__).parent / path):
         if candidate.is_file():
             return str(candidate)
     names = config_names()
@@ -283,6 +281,11 @@ def validate(config: ConfigDict) -> None:
             f"config.vae.model.latent={latent} needs the axes of {window * latent:,} "
             f"numbers, more than {MOST_PRINCIPAL:,}; use fewer axes (config.ldm.axes=1024)"
         )
+    if config.sample.guidance != 1 and config.ldm.model.context == 0:
+        raise ConfigError(
+            f"config.sample.guidance={config.sample.guidance} needs a model that can be asked for "
+            "something, and config.ldm.model.context=0; leave it at 1"
+        )
 
 
 def _build(prefix: str, default: Any, values: dict[str, Any]) -> None:
@@ -312,7 +315,7 @@ def read_none(config: ConfigDict) -> None:
             node[leaf] = None
 
 
-FORMAT = 5  # of saved configurations; those without a number are of format 1
+FORMAT = 6  # of saved configurations; those without a number are of format 1
 
 # Keys that format 1 saved under another name.
 _RENAMED = {
@@ -396,6 +399,8 @@ def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
         flat = added | {"evaluate.trees": 0, "vae.model.block": 0} | flat
     if version < 5:
         flat = {"data.entity_names": "new", "ldm.model.context": 0} | flat
+    if version < 6:
+        flat = {"sample.guidance": 1.0} | flat
     return _nest(flat)
 
 
@@ -437,8 +442,7 @@ def optimizer_config(stage: ConfigDict) -> OptimizerConfig:
 
 def latent_config(config: ConfigDict) -> LatentConfig:
     """What the diffusion sees of latents."""
-    fields = (field.name for field in dataclasses.fields(LatentConfig))
-    return LatentConfig(**{field: config.ldm[field] for field in fields})
+    return LatentConfig(**{f.name: config.ldm[f.name] for f in dataclasses.fields(LatentConfig)})
 
 
 def noise_config(config: ConfigDict) -> NoiseConfig:

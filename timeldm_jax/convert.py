@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -130,6 +131,7 @@ def asked(
     given: Mapping[str, Any] | None,
     context: Source | None,
     start: Any,
+    guidance: Any = None,
 ) -> Asked:
     """What a caller asks of samples, as the generator takes it.
 
@@ -140,9 +142,11 @@ def asked(
       given: as for `TimeLDM.sample`.
       context: likewise.
       start: likewise.
+      guidance: likewise.
 
     Raises:
-      DataError: columns, words or times that the model cannot be asked for.
+      DataError: columns, words or times that the model cannot be asked for, or a strength that
+        there is no use for.
     """
     frame = None if context is None else _named_table(context, "context")
     count = len(frame) if count is None and frame is not None else whole("count", count)
@@ -159,7 +163,31 @@ def asked(
         rows = contexts.encode(cells, schema)
     if start is not None:
         steps = clocks.steps_at(schema_of(generator).clock, start, count)
-    return Asked(count, rows, steps).timed(generator.schema, seed)
+    found = Asked(count, rows, steps)
+    if guidance is not None:
+        found = found._replace(guidance=_strength(generator, guidance, found))
+    return found.timed(generator.schema, seed)
+
+
+def _strength(generator: Generator, guidance: Any, asked: Asked) -> float:
+    """The strength that a caller names of what is asked for."""
+    try:
+        strength = math.nan if isinstance(guidance, bool) else float(guidance)
+    except (TypeError, ValueError):
+        strength = math.nan
+    if not 0 <= strength < math.inf:
+        raise DataError(f"guidance={guidance!r} must be a number from 0 on; 1 is as the data is")
+    if strength != 1 and not generator.models.denoiser.context:
+        raise DataError(
+            f"guidance={strength:g} strengthens what samples are asked for, and the model was "
+            "trained without context: leave it out"
+        )
+    if strength != 1 and not asked.anything:
+        raise DataError(
+            f"guidance={strength:g} strengthens what samples are asked for, and nothing is: say "
+            "given, context or start, or leave it out"
+        )
+    return strength
 
 
 def known_ahead(

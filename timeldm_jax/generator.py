@@ -223,12 +223,25 @@ class Generator:
 
     def _vectors(self, asked: Asked) -> Vectors:
         """What the denoiser reads of what windows are asked for by; () where by nothing."""
-        return asked.vectors(self.schema if self.models.denoiser.context else None, self.scaler)
+        schema = self.schema if self.models.denoiser.context else None
+        return asked.vectors(schema, self.scaler, self.config.sample.guidance)
+
+    def _network(self, ldm_params: PyTree, context: tuple[Array, ...]) -> edm.Network:
+        """The denoiser's network of windows with these `Vectors`."""
+        network = bind(self.models.denoiser, ldm_params)
+        if len(context) < 2:
+            return lambda z, label: network(z, label, *context)
+        found, free, strength = context
+        return edm.guided(
+            lambda z, label: network(z, label, found),
+            lambda z, label: network(z, label, free),
+            strength,
+        )
 
     @functools.cached_property
     def _complete(self) -> Any:
         """The compiled completion of scaled windows by their numbers."""
-        denoiser, sigma_data = self.models.denoiser, self.config.ldm.noise.sigma_data
+        sigma_data = self.config.ldm.noise.sigma_data
 
         def run(
             weights: tuple[PyTree, PyTree, LatentStats],
@@ -240,8 +253,7 @@ class Generator:
         ) -> Array:
             vae_params, ldm_params, stats = weights
 
-            def network(z: Array, label: Array) -> Array:
-                return bind(denoiser, ldm_params)(z, label, *context)
+            network = self._network(ldm_params, context)
 
             def noise(number: Array | int) -> Array:
                 return state.normal(jax.random.fold_in(key, number), index, (self.models.axes,))
@@ -354,8 +366,7 @@ class Generator:
             index: Array,
             context: tuple[Array, ...] = (),
         ) -> Array:
-            def network(z: Array, label: Array) -> Array:
-                return bind(self.models.denoiser, ldm_params)(z, label, *context)
+            network = self._network(ldm_params, context)
 
             def noise(stream: Stream, *numbers: Array | int) -> Array:
                 return state.normal(streams.key(key, stream, *numbers), index, (self.models.axes,))

@@ -36,6 +36,12 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "start", "", "When samples begin; by default as the data has them.", flag_values=own
     )
+    flags.DEFINE_float(
+        "guidance",
+        None,
+        "How strongly what is asked for is followed; 1 is as the data does. More costs spread.",
+        flag_values=own,
+    )
     flags.DEFINE_string(
         "missing",
         "fill",
@@ -62,6 +68,7 @@ def main(argv: list[str]) -> None:
             "given": _given(own.given),
             "context": own.context or None,
             "start": own.start or None,
+            "guidance": own.guidance,
         }
         if own.length:
             if own.missing != "fill":

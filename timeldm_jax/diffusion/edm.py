@@ -76,6 +76,27 @@ def raw_output(
     return network(gain * c.input * z, c.noise[:, 0])
 
 
+def guided(
+    conditional: Network, unconditional: Network, strength: Float[Array, "#batch 1"]
+) -> Network:
+    """`F_u + w·(F_c − F_u)`: classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598).
+
+    Their eq. 6 counts w from 0, as `1 + w`. Of the raw network it is that of the denoised estimate,
+    `D_u + w·(D_c − D_u)`, since the skip path and the scalings are the same for both.
+
+    Args:
+      conditional: F given what was asked for.
+      unconditional: F without it.
+      strength: w of each window, or of all.
+    """
+
+    def network(z: FlatLatents, label: PerExample) -> FlatLatents:
+        free = unconditional(z, label)
+        return free + strength * (conditional(z, label) - free)
+
+    return network
+
+
 def loss_weight(sigma: Array, sigma_data: Deviation) -> Array:
     """`λ(σ) = 1/c_out² = (σ² + σ_d²)/(σ·σ_d)²`: the network's own loss, uniform in σ (eq. 8)."""
     return (jnp.square(sigma) + jnp.square(sigma_data)) / jnp.square(sigma * sigma_data)

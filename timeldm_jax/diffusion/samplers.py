@@ -40,6 +40,8 @@ class SampleConfig:
       sigma_min: lowest noise level before zero.
       sigma_max: noise level that sampling starts from.
       rho: how much denser noise levels lie towards `sigma_min` (arXiv 2206.00364, eq. 5).
+      guidance: how strongly samples follow the static columns and the start that they are asked
+        for: 1, as the data does; above, more than that, with less spread; 0: not at all.
     """
 
     count: int = 10_000
@@ -54,6 +56,7 @@ class SampleConfig:
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     rho: float = 7.0
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         """Checks the settings; raises ConfigError."""
@@ -68,6 +71,7 @@ class SampleConfig:
             churn=at_least(0),
             sigma_min=POSITIVE,
             rho=POSITIVE,
+            guidance=at_least(0),
         )
         if self.sigma_min > self.sigma_max:
             raise ConfigError(
