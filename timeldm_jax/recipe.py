@@ -30,7 +30,7 @@ from timeldm_jax import generator, marginals
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.diffusion import samplers
 from timeldm_jax.errors import ConfigError
-from timeldm_jax.metrics import context_fid, detection
+from timeldm_jax.metrics import adherence, context_fid, detection
 from timeldm_jax.metrics.discriminative import discriminative_runs
 from timeldm_jax.training import stages
 
@@ -143,7 +143,7 @@ class Seconds:
     Attributes:
       step: a training step of each stage.
       window: drawing one window.
-      sampling: all samples.
+      sampling: all samples, and those that labels are asked for.
       trained: the scores' networks, which a short budget trains for less.
       judges: the scores' trees, of which a short budget leaves a third.
       rest: the other scores.
@@ -288,6 +288,13 @@ def _measure(config: ConfigDict, dataset: Dataset) -> Seconds:
     window = step["ldm"] / config.ldm.batch / 3 * evaluations
     trained, judges, rest = _scores_seconds(config, dataset)
     sampling = config.sample.count * window
+    schema, context = dataset.schema, config.ldm.model.context
+    if schema is not None and adherence.applies(schema, context):
+        rest += adherence.seconds(schema)
+        count = adherence.asked_windows(
+            schema, context, len(dataset.series.test), config.sample.count
+        )
+        sampling += count * window * (1 if config.sample.guidance == 1 else 2)
     probes = time.monotonic() - began
     return Seconds(step, window, sampling, trained, judges, rest, probes)
 

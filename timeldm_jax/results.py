@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax import latents
+from timeldm_jax.asked import Asked
+from timeldm_jax.data import context as contexts
 from timeldm_jax.data import gaps, spreadsheet
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.dataset import Dataset
@@ -23,7 +25,7 @@ from timeldm_jax.data.schema import Schema
 from timeldm_jax.errors import DataError
 from timeldm_jax.generator import Generator
 from timeldm_jax.loading import load_generator
-from timeldm_jax.metrics import detection, evaluation, suite
+from timeldm_jax.metrics import adherence, detection, evaluation, suite
 from timeldm_jax.models import bind
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.progress import progress
@@ -122,6 +124,9 @@ def evaluate_run(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None
     models = stages.build_models(config, len(dataset.series.columns))
     vae_params, _ = stages.load_vae(config, models, workdir)
     scores |= judge_vae(config, dataset, models.vae, vae_params, config.seed)
+    if adherence.applies(dataset.schema, config.ldm.model.context):
+        generator = load_generator(workdir)
+        scores |= judge_adherence(generator, dataset, synthetic, config.sample.seed, config.seed)
     write_json(path, scores)
     print(evaluation.table(scores))
 
@@ -198,6 +203,54 @@ def judge_vae(
         "reconstruction": error,
         "by_stage": detection.by_stage(real, made, seed=seed, count=count),
     }
+
+
+def judge_adherence(
+    generator: Generator,
+    dataset: Dataset,
+    synthetic: Float[np.ndarray, "n window feature"],
+    drawn_with: int,
+    seed: int,
+) -> dict[str, Any]:
+    """`adherence` of the scores, for a table with context or rules; {} for any other.
+
+    Windows are drawn for the static columns of held-out windows.
+
+    Args:
+      generator: of the samples.
+      dataset: that it was trained on.
+      synthetic: samples that nothing was asked of.
+      drawn_with: the seed of these, of which their times are.
+      seed: of the windows that are drawn here, and of judges.
+    """
+    config, schema, context = generator.config, generator.schema, generator.models.denoiser.context
+    if schema is None or not adherence.applies(schema, context):
+        return {}
+    series, random = dataset.series, np.random.default_rng(seed)
+    time, steps = np.arange(series.window), dataset.steps
+    assert series.position is not None
+    groups = np.cumsum(np.diff(series.position, prepend=series.position[:1]) > 1)
+
+    def part(starts: Int[np.ndarray, " n"]) -> adherence.Part:
+        chosen = starts[adherence.few(len(starts), series.window, random)]
+        own = None if steps is None else steps[chosen[:, None] + time]
+        return adherence.Part(series.windows(chosen), own, groups[chosen])
+
+    train, test = series.train, series.test
+    if config.data.protocol == "paper":  # the test windows are the training windows
+        train, test = adherence.halves(train, groups[train], series.window)
+    training, held_out = part(train), part(random.permutation(test))
+    begins = None
+    if schema.starts is not None and schema.clock is not None:
+        begins = schema.starts.draw(synthetic, schema.clock, drawn_with)[:, None] + time
+    sampled = adherence.Part(synthetic, begins, np.arange(len(synthetic)))
+    asked = None
+    count = adherence.asked_windows(schema, context, len(held_out.windows), len(synthetic))
+    if count:
+        rows = contexts.asked_rows(held_out.windows[:count], schema)
+        asked = np.concatenate(list(generator.sample(count, seed, Asked(count, rows))))
+    parts = adherence.Parts(training, held_out, sampled, asked)
+    return {"adherence": adherence.adherence(parts, schema, context, seed)}
 
 
 def as_data(
@@ -278,6 +331,7 @@ def score(
         synthetic = drawn(len(dataset.series.test))
         scores = evaluate_samples(config, dataset, synthetic, seed)
         scores |= judge_vae(config, dataset, generator.models.vae, generator.vae_params, seed)
+        scores |= judge_adherence(generator, dataset, synthetic, seed, seed)
         windows, training, synthetic = comparable(config, dataset, synthetic, seed)
         return Scored(scores, windows, synthetic, training)
     synthetic = drawn(len(real))

@@ -139,6 +139,16 @@ def encode(cells: pd.DataFrame, schema: Schema) -> Float[np.ndarray, "n feature"
     return found
 
 
+def asked_rows(
+    windows: Float[np.ndarray, "n window feature"], schema: Schema
+) -> Float[np.ndarray, "n feature"]:
+    """As `encode`, the static columns that windows have; nothing else of them is asked for."""
+    found = np.full((len(windows), windows.shape[2]), np.nan)
+    places = _static(schema)
+    found[:, places] = windows[:, 0, places]
+    return found
+
+
 def _static(schema: Schema) -> list[int]:
     """Places of the features of static columns, without those that say what is missing."""
     return [place for place, feature in schema.static_features() if feature.role != "missing"]

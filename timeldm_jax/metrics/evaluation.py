@@ -31,6 +31,29 @@ _JUDGED = {
     "by_view": {...: {"mean": float, "half_width": float, "floor": _MEAN}},
 }
 _STAGES = {...: {...: {"mean": float, "half_width": float}}}
+_RECOVERED = {"mean": float, "half_width": float}
+_APART = {"distance": float, "floor": float}
+_AWAY = dict.fromkeys(("largest", "mean", "spread"), float)
+_ADHERENCE = {
+    "said": [str],
+    "labels": {
+        ...: {"kind": str, "chance": float, "windows": int, "tells": bool, "as_real": bool}
+        | {"real": _RECOVERED, "sampled": _RECOVERED, "obeyed": (float, None)}
+    },
+    "by_label": {...: {...: {"windows": int}}},
+    "calendar": {
+        ...: _AWAY
+        | {"worst": str, "floor": (_AWAY, None)}
+        | {"profiles": {...: {"real": [(float, None)], "sampled": [(float, None)]}}}
+    },
+    "static": ({"constant": float, "columns": {...: _APART}, "pairs": (_APART, None)}, None),
+    "rules": {...: float},
+}
+_LABELLED = {
+    "wasserstein": _MEAN | {"floor": float},
+    "autocorrelation": _MEAN | {"floor": float},
+    "detection": _RECOVERED | {"floor": float},
+}
 _FORM: dict[Any, Any] = {
     "protocol": str,
     "seed": int,
@@ -165,13 +188,29 @@ def check(scores: Any) -> dict[str, Any]:
         wrong = _wrong(scores["reconstruction"], {"mean_absolute": float}, "reconstruction.")
     if not wrong and "by_stage" in scores:
         wrong = _wrong(scores["by_stage"], _STAGES, "by_stage.")
+    if not wrong and "adherence" in scores:
+        wrong = _wrong_adherence(scores["adherence"])
     if wrong:
         raise DataError(f"{wrong} is missing, or not what a score has")
     return scores
 
 
+def _wrong_adherence(found: Any) -> str:
+    """As `_wrong`; labels have the scores that their windows are enough for."""
+    wrong = _wrong(found, _ADHERENCE, "adherence.")
+    for name, words in {} if wrong else found["by_label"].items():
+        for word, entry in words.items():
+            form = {score: _LABELLED[score] for score in _LABELLED if score in entry}
+            wrong = wrong or _wrong(entry, form, f"adherence.by_label.{name}.{word}.")
+    return wrong
+
+
 def _wrong(found: Any, form: Any, at: str) -> str:
     """The first key of `found` that is not of its form, or ""."""
+    if isinstance(form, list):
+        if not isinstance(found, list):
+            return at
+        return next(filter(None, (_wrong(each, form[0], at) for each in found)), "")
     if isinstance(form, tuple):
         return "" if found is None else _wrong(found, form[0], at)
     if form is float:
@@ -223,7 +262,7 @@ def table(scores: dict[str, Any]) -> str:
     if "reconstruction" in scores:
         error = scores["reconstruction"]["mean_absolute"]
         lines.append(f"The VAE alone reproduces windows to {error:.4f} of the range on average.")
-    lines += _stage_lines(scores)
+    lines += _stage_lines(scores) + scores.get("adherence", {}).get("said", [])
     return "\n".join(lines)
 
 

@@ -163,6 +163,24 @@ def spectrum_figure(real: Windows, synthetic: Windows, columns: tuple[str, ...])
     return figure
 
 
+def profile_figure(profiles: dict[str, dict[str, list[float | None]]], mark: str) -> Figure:
+    """Means of columns by hour, weekday or month, of training rows and of samples.
+
+    Args:
+      profiles: as `metrics.calendar.follow` has them, of columns by name.
+      mark: what is stamped.
+    """
+    columns = tuple(profiles)
+    curves = [
+        np.array([profiles[name][kind] for name in columns[:ROWS]], np.float64).T
+        for kind in ("real", "sampled")
+    ]
+    there = np.flatnonzero(np.isfinite(curves).any(axis=(0, 2)))  # of rows every six hours, four
+    first = 1 if mark == "month" else 0
+    label = "weekday (0: Monday)" if mark == "weekday" else mark
+    return _curves_figure([curve[there] for curve in curves], columns, label, first + there)
+
+
 def correlation_figure(
     real: Windows, synthetic: Windows, columns: tuple[str, ...]
 ) -> Figure | None:

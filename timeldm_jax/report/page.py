@@ -1,6 +1,7 @@
 """`report.html`: verdicts, scores and figures as one file that opens offline."""
 
 import base64
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -70,6 +71,7 @@ def write_report(
     known = real if training is None else training
     pictures = [
         *_window_pictures(real, synthetic, tuple(columns), seed),
+        *_calendar_pictures(scores.get("adherence", {}).get("calendar", {})),
         _pairs_picture(synthetic, known, tuple(columns), pairs),
         *(_training_pictures(records) if records else ()),
     ]
@@ -130,6 +132,7 @@ def _page(
         others=[e for e in scores["scores"].values() if not e["published"]],
         judged=next((e for e in scores["scores"].values() if "by_view" in e), None),
         stages=scores.get("by_stage", {}),
+        adherence=scores.get("adherence"),
         place=_place,
         memorisation=scores["memorisation"],
         name=None if config is None else config["data"]["name"],
@@ -185,6 +188,19 @@ def _window_pictures(
             lambda: figures.correlation_figure(real, synthetic, columns),
             "One feature has none.",
         ),
+    ]
+
+
+def _calendar_pictures(calendar: dict[str, Any]) -> list[Picture]:
+    return [
+        Picture(
+            f"by_{mark}",
+            f"The {mark}",
+            f"Means by the {mark} that rows are stamped with, in training rows and in samples. "
+            "Where lines lie on each other, samples follow the calendar.",
+            functools.partial(figures.profile_figure, entry["profiles"], mark),
+        )
+        for mark, entry in calendar.items()
     ]
 
 
