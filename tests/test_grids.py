@@ -169,3 +169,26 @@ def test_a_step_that_is_none_is_refused(table):
         tables.prepare(
             table, "the table", Options(schema=json.dumps({"columns": {"meter": {"step": -1}}}))
         )
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda step: np.round(step * np.round(walk() / step), 3).astype(np.float32).astype(float),
+        lambda step: np.array([float(f"{v:.15g}") for v in step * np.round(walk() / step)]),
+        lambda step: np.round(np.round(walk() / step) * step + 1e-4, 3),
+        lambda step: np.round(walk() / step) * step,
+    ],
+    ids=["float32", "fifteen digits", "rounded", "as computed"],
+)
+@pytest.mark.parametrize("step", [0.06698, 1 / 6, 1 / 60])
+def test_numbers_are_written_to_the_last_bit(written, step):
+    values = written(step)
+    grid = grids.find(values, grids.decimals(values))
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    often = counts[places] > 1  # no value of a single row is kept, so few of those are met by luck
+    # What was rounded twice may have two forms of one number: the usual one stands for both.
+    assert (grid.nearest(values) == values)[often].mean() > 0.97
+    moved = grid.nearest(values + 0.2 * step * np.sin(np.arange(len(values))))
+    assert (moved == values)[often].mean() > 0.97
+    assert Grid.from_json(json.loads(json.dumps(dataclasses.asdict(grid)))) == grid

@@ -26,23 +26,32 @@ ON_POINTS = 0.9  # the same of an uneven one, whose values are close to each oth
 SPARSE = 0.5  # share of decimal places that its points may take
 EVIDENCE = 20.0  # how unlikely it must be by chance, as the logarithm of its odds
 EXACT = 1e-6  # of a step: what numbers without rounding are off by
+WRITTEN = 15  # significant digits, as spreadsheets and databases write them
+EXACT_POWER = 22  # the largest power of ten that is a float64
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Numbers `offset + k * step` for whole k, rounded; or the `points` alone.
+    """Numbers `offset + k * step` for whole k, as they are written; or the `points` alone.
+
+    Written means to the last bit: trees take what is off by a rounding error for another number.
 
     Attributes:
-      step: between neighbours, positive; 0 where points are given.
+      step: between neighbours, positive; 0 where there are points alone.
       offset: of one of them, from 0 to `step`.
       decimals: digits after the point that each is rounded to, or None.
-      points: in order, at least two, or ().
+      points: in order, at least two, or (). Beside a step, how the nearest numbers of it are
+        written.
+      digits: significant ones that each is rounded to, or None.
+      single: whether each is then rounded to float32.
     """
 
     step: float = 0.0
     offset: float = 0.0
     decimals: int | None = None
     points: tuple[float, ...] = ()
+    digits: int | None = None
+    single: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError where these are no grid."""
@@ -52,19 +61,24 @@ class Grid:
 
     def nearest(self, values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """The nearest numbers of the grid. What lies beyond the `points` stays, as does NaN."""
-        if self.points:
-            points = np.array(self.points)
-            place = np.searchsorted(points[:-1] / 2 + points[1:] / 2, values)
-            within = (values >= points[0]) & (values <= points[-1])
-            return np.where(within, points[place], self._rounded(values))
-        return self._number(np.round((values - self.offset) / self.step))
+        found = values
+        if self.step:
+            found = self._number(np.round((values - self.offset) / self.step))
+        if not self.points:
+            return found
+        points = np.array(self.points)
+        point = points[np.searchsorted(points[:-1] / 2 + points[1:] / 2, found)]
+        if self.step:
+            return np.where(np.abs(point - found) < self.step / 2, point, found)
+        within = (values >= points[0]) & (values <= points[-1])
+        return np.where(within, point, self._rounded(values))
 
     def bounds(self, low: float, high: float) -> tuple[float, float]:
         """The outermost numbers of the grid from `low` to `high`, either of which may be infinite.
 
         Where none lies between them, and for `points`, both as they are.
         """
-        if self.points:
+        if not self.step:
             return low, high
         places = (np.array([low, high]) - self.offset) / self.step
         first, last = np.ceil(places[0] - EXACT), np.floor(places[1] + EXACT)
@@ -75,7 +89,7 @@ class Grid:
 
     def describe(self) -> str:
         """For people."""
-        if self.points:
+        if not self.step:
             return f"one of {len(self.points):,} values"
         return f"in steps of {self.step:.6g}"
 
@@ -83,7 +97,13 @@ class Grid:
         return self._rounded(self.offset + self.step * place)
 
     def _rounded(self, values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        return values if self.decimals is None else np.round(values, self.decimals)
+        if self.decimals is not None:
+            values = np.round(values, self.decimals)
+        elif self.digits is not None:
+            size = np.floor(np.log10(np.abs(values), where=values != 0, out=np.zeros_like(values)))
+            power = 10.0 ** np.clip(self.digits - 1 - size, 0, EXACT_POWER)
+            values = np.round(values * power) / power
+        return values.astype(np.float32).astype(np.float64) if self.single else values
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Grid":
@@ -131,14 +151,17 @@ def find(values: Float[np.ndarray, " n"], digits: int | None) -> Grid | None:
     span = float(np.ptp(values))
     if not span > 0:
         return None
+    written = values
     if digits is not None:
         values = np.round(values, digits)
     whole = 2.0 ** math.floor(math.log2(span * NOISE))
     _, first, counts = np.unique(np.round(values / whole), return_index=True, return_counts=True)
     known = values[first]
     grid = _even(known, counts, digits)
-    if grid is not None or digits == 0:
-        return grid
+    if grid is not None:
+        return _as_written(grid, written)
+    if digits == 0:
+        return None
     points, covered = known[counts >= OFTEN], counts[counts >= OFTEN].sum()
     few = FEWEST_VALUES <= len(points) <= min(MOST_POINTS, len(values) // 10)
     if not few or covered < ON_POINTS * len(values):
@@ -148,6 +171,26 @@ def find(values: Float[np.ndarray, " n"], digits: int | None) -> Grid | None:
     if digits is not None and inner > SPARSE * (high - low) * 10.0**digits:
         return None  # decimals say it all
     return Grid(decimals=digits, points=tuple(points.tolist()))
+
+
+def _as_written(grid: Grid, values: Float[np.ndarray, " n"]) -> Grid:
+    """The grid with the form that gives most values to the last bit, and those that it does not."""
+    forms = [grid, dataclasses.replace(grid, single=True)]
+    if grid.decimals is None:
+        forms.append(dataclasses.replace(grid, digits=WRITTEN))
+    hits = [(form.nearest(values) == values).sum() for form in forms]
+    grid = forms[int(np.argmax(hits))]
+    if max(hits) == len(values):
+        return grid
+    different, counts = np.unique(values, return_counts=True)
+    often = np.flatnonzero(counts >= OFTEN)
+    often = often[np.argsort(-counts[often], kind="stable")]  # the usual form of a number first
+    place = np.round((different[often] - grid.offset) / grid.step)
+    _, first = np.unique(place, return_index=True)
+    points = np.sort(different[often[first]])
+    if not 2 <= len(points) <= MOST_POINTS:
+        return grid
+    return dataclasses.replace(grid, points=tuple(points.tolist()))
 
 
 def _even(
