@@ -184,8 +184,8 @@ class TimeLDM:
         Returns:
           A table with the columns, order and dtypes of the data, and `series` first, which numbers
           the windows, of the library that the data was of (a loaded model's is of pandas); of an
-          array, windows `(count, window, features)` float32, and of series of different lengths a
-          list.
+          array, windows `(count, window, features)`, float64 where its numbers have decimals or lie
+          on a grid, else float32, and of series of different lengths a list.
 
         Raises:
           NonFiniteSamplesError: the model gave NaN or infinity.

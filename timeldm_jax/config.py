@@ -400,7 +400,7 @@ def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
     if version < 5:
         flat = {"data.entity_names": "new", "ldm.model.context": 0} | flat
     if version < 6:
-        flat = {"sample.guidance": 1.0} | flat
+        flat = {"sample.guidance": 1.0, "sample.hold_repeats": False} | flat
     return _nest(flat)
 
 

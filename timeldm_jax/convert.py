@@ -97,6 +97,13 @@ def schema_of(generator: Generator) -> Schema:
     return generator.schema
 
 
+def dtype(generator: Generator) -> type[np.floating]:
+    """Of samples as arrays: float64 where numbers are those of the data to the last bit."""
+    columns = () if generator.schema is None else generator.schema.columns
+    written = any(c.grid is not None or c.decimals is not None for c in columns)
+    return np.float64 if written or generator.scaler.grids else np.float32
+
+
 def present(
     generator: Generator,
     windows: Float[np.ndarray, "n time feature"],
@@ -110,14 +117,14 @@ def present(
     Where it is known at which steps of the clock they begin, they are stamped so.
     """
     if generator.schema is None:
-        return windows[:, :rows].astype(np.float32)
+        return windows[:, :rows].astype(dtype(generator))
     frame = tables.decode(windows, generator.schema, missing=missing, begins=begins, seed=seed)
     if rows is not None:
         frame = frame[frame.groupby(schemas.SERIES).cumcount() < rows].reset_index(drop=True)
         windows = windows[:, :rows]
     if generator.config.data.name == "table":
         return frame
-    values = frame[list(generator.schema.order)].to_numpy(np.float32)
+    values = frame[list(generator.schema.order)].to_numpy(dtype(generator))
     if generator.schema.padded:  # series of different lengths
         starts = np.flatnonzero(np.diff(frame[schemas.SERIES])) + 1
         return np.split(values, starts)

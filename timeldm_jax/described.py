@@ -48,6 +48,18 @@ def drift(meta: Mapping[str, Any]) -> Drift | None:
     return None if found is None else Drift(*(np.array(part, np.float32) for part in found))
 
 
+def shares(meta: Mapping[str, Any]) -> Float[np.ndarray, " feature"] | None:
+    """How often features of the training data repeat a value; see `repeats`."""
+    saved = meta.get("repeats")  # versions before format 6 had none
+    return None if saved is None else np.array(saved, np.float64)
+
+
+def close(meta: Mapping[str, Any]) -> Float[np.ndarray, " feature"] | None:
+    """How close values of the samples are held, where it is that of its weights."""
+    found = _of_these_weights(meta, "close")
+    return None if found is None else np.array(found, np.float64)
+
+
 def _of_these_weights(meta: Mapping[str, Any], name: str) -> Any:
     found = meta.get("drawn_marginals")
     return None if found is None or found["step"] != meta.get("step") else found.get(name)

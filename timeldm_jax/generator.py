@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from timeldm_jax import asked as asking
-from timeldm_jax import latents, marginals, streams
+from timeldm_jax import latents, marginals, repeats, streams
 from timeldm_jax.asked import Asked, Vectors
 from timeldm_jax.data import relations, rules
 from timeldm_jax.data import table as tables
@@ -31,6 +31,7 @@ from timeldm_jax.training.stages import Models
 
 PRIOR_SAMPLES = 4_000
 MOST_AXES = 8_192  # latents whose covariance is made in float64: half a gigabyte
+REPEATS_SAMPLES = 1_000
 DRIFT_SAMPLES = 8_000  # a deviation is known to within .8 %
 MODEL_SEED = 0  # of the draws by which a model learns its own covariance and marginals
 PyTree = Any
@@ -57,6 +58,9 @@ class Generator:
       drawn: those of the model's own samples, measured after training; None: not yet. See
         `marginals`.
       drift: of the diffusion's samples, likewise; used with `sample.match_axes`.
+      shares: how often each feature of the training data repeats a value; None where
+        `sample.hold_repeats` is off.
+      close: how close values of the model's samples are to be held, likewise; see `repeats`.
     """
 
     config: ConfigDict
@@ -71,6 +75,8 @@ class Generator:
     marginals: Float[np.ndarray, "feature level"] | None = None
     drawn: Float[np.ndarray, "feature drawn_level"] | None = None
     drift: Drift | None = None
+    shares: Float[np.ndarray, " feature"] | None = None
+    close: Float[np.ndarray, " feature"] | None = None
 
     def sample(
         self, count: int, seed: int, asked: Asked | None = None
@@ -155,17 +161,25 @@ class Generator:
         first: int = 0,
         given: Float[np.ndarray, "n time feature"] | None = None,
     ) -> Float[np.ndarray, "n time feature"]:
-        """Windows in the data's own units, float64, as a table can hold them if it is of one.
-
-        Static columns of a window are alike in all rows: as given, where they are.
-        """
+        """Windows in the data's own units, float64, as the data can hold them."""
         self._check_finite(stage, scaled, first)
         windows = self.scaler.unscale(marginals.to_data(scaled, self._maps))
         self._check_finite(stage, windows, first)  # a logarithm's inverse can overflow
+        if self.shares is not None:
+            windows = repeats.hold(windows, self.own_closeness, given)
+        windows = self._rounded(windows, given)
+        return windows if self.schema is None else rules.keep(windows, self.schema, given)
+
+    def _rounded(
+        self,
+        windows: Float[np.ndarray, "n time feature"],
+        given: Float[np.ndarray, "n time feature"] | None = None,
+    ) -> Float[np.ndarray, "n time feature"]:
+        """Windows with values that the data has; static columns alike in all rows, as given."""
         if self.schema is None:
             return self.scaler.nearest(windows)
-        windows = relations.settle_windows(windows, self.schema, given)
-        return rules.keep(tables.snap(windows, self.schema, given), self.schema, given)
+        settled = relations.settle_windows(windows, self.schema, given)
+        return tables.snap(settled, self.schema, given)
 
     def _check_finite(
         self, stage: str, windows: Float[np.ndarray, "n time feature"], first: int
@@ -296,26 +310,43 @@ class Generator:
         """Quantiles of the model's own samples, not of those that are mapped; seconds, or known."""
         if self.drawn is not None:
             return self.drawn
-        key, drawn = self._key(MODEL_SEED, Stream.MARGINALS), []
         count = self.config.sample.marginal_windows or marginals.draws(self.models.vae.window)
-        asked = Asked(count).timed(self.schema, MODEL_SEED)
-        for first, size in latents.batches(count, self._largest):
-            numbers = np.arange(first, first + size)
-            windows = self._draw_numbered(key, numbers, self._vectors(asked.of(numbers)))
-            drawn.append(windows[: count - first])
-        windows = np.concatenate(drawn)
-        self._check_finite("sampling (for marginals)", windows, 0)
+        windows = self._own_windows(self._key(MODEL_SEED, Stream.MARGINALS), count)
         return marginals.quantiles(windows.reshape(-1, len(self.columns)), marginals.DRAWN_LEVELS)
+
+    @functools.cached_property
+    def own_closeness(self) -> Float[np.ndarray, " feature"]:
+        """How close values of the model's samples are held, as `repeats`; seconds, or known."""
+        if self.close is not None:
+            return self.close
+        assert self.shares is not None
+        key = self._key(MODEL_SEED, Stream.REPEATS)
+        count = min(REPEATS_SAMPLES, self.config.sample.marginal_windows or REPEATS_SAMPLES)
+        windows = self._own_windows(key, count)
+        windows = self.scaler.unscale(marginals.to_data(windows, self._maps))
+        return repeats.closeness(windows, self.shares, self._rounded)
+
+    def _own_windows(self, key: PRNGKeyArray, count: int) -> Float[np.ndarray, "n window feature"]:
+        """Scaled windows of the model's own seed, float32; see `_draw_numbered`."""
+        found = np.concatenate([self._draw_numbered(key, *each) for each in self._own(count)])
+        found = found[:count]  # batches are padded
+        self._check_finite("sampling (of what the model's samples are like)", found, 0)
+        return found
 
     def _latents(self, stream: Stream, count: int) -> Float[np.ndarray, "n axis"]:
         """Samples of the diffusion as it gives them, of the model's own seed."""
         key, drawn = self._key(MODEL_SEED, stream), []
+        for each in self._own(count):
+            index, context = jax.device_put(each)
+            drawn.append(np.asarray(self._draw_latents(*self._weights[1:], key, index, context)))
+        return np.concatenate(drawn)[:count]
+
+    def _own(self, count: int) -> Iterator[tuple[Int[np.ndarray, " n"], Vectors]]:
+        """Numbers of the model's own windows, and what they are asked for by, a batch each."""
         asked = Asked(count).timed(self.schema, MODEL_SEED)
         for first, size in latents.batches(count, self._largest):
             numbers = np.arange(first, first + size, dtype=np.int32)
-            index, context = jax.device_put((numbers, self._vectors(asked.of(numbers))))
-            drawn.append(np.asarray(self._draw_latents(*self._weights[1:], key, index, context)))
-        return np.concatenate(drawn)[:count]  # batches are padded by the number of devices
+            yield numbers, self._vectors(asked.of(numbers))
 
     @functools.cached_property
     def _own_drift(self) -> Drift | tuple[()]:
@@ -336,14 +367,22 @@ class Generator:
             found["drawn"] = self.own_marginals.tolist()
         if self._own_drift:
             found["drift"] = [np.asarray(part).tolist() for part in self._own_drift]
+        if self.shares is not None:
+            found["close"] = self.own_closeness.tolist()
         return found
+
+    @property
+    def is_matched(self) -> bool:
+        """Whether samples are matched to anything that is measured on the model's own."""
+        measured = self.marginals is not None or self.shares is not None
+        return measured or self.config.sample.match_axes
 
     @property
     def is_described(self) -> bool:
         """Whether all that `described` says is known."""
-        return (self.marginals is None or self.drawn is not None) and (
-            not self.config.sample.match_axes or self.drift is not None
-        )
+        axes = self.config.sample.match_axes or None
+        pairs = ((self.marginals, self.drawn), (self.shares, self.close), (axes, self.drift))
+        return all(wanted is None or known is not None for wanted, known in pairs)
 
     @functools.cached_property
     def _maps(self) -> dict[int, Curve]:

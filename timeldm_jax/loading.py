@@ -67,4 +67,6 @@ def assemble(
         marginals=described.marginals_of(meta),
         drawn=described.drawn(meta),
         drift=described.drift(meta),
+        shares=described.shares(meta),
+        close=described.close(meta),
     )

@@ -189,6 +189,9 @@ def check_description(path: pathlib.Path, made: Generator) -> None:
             or not (made.drift.factor > 0).all()
         ):
             raise ValueError("its drift is not of its latents")
+        for found in (made.shares, made.close):
+            if found is not None and (found.shape != (features,) or not np.isfinite(found).all()):
+                raise ValueError("its repeats are not of its columns")
         if made.schema is not None:
             names = tuple(feature.name for feature in schemas.features(made.schema))
             if not conforms(made.schema, schemas.Schema) or names != made.columns:

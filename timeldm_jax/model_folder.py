@@ -44,8 +44,8 @@ NEEDED = (CONFIG, MODEL, WEIGHTS)
 KNOWN = (*NEEDED, SCORES, CARD)
 # What `model.json` has of a diffusion checkpoint's metadata, beside the shapes of the arrays.
 DESCRIPTION = (
-    "columns", "scaler", "schema", "marginals", "drawn_marginals", "fingerprint", "versions",
-    "vae_step", "step",
+    "columns", "scaler", "schema", "marginals", "repeats", "drawn_marginals", "fingerprint",
+    "versions", "vae_step", "step",
 )  # fmt: skip
 LARGEST_JSON = 2**28  # bytes; a table of 2,000 columns with a thousand quantiles each has 2**27
 ARRAY_HEADER = 2**12  # bytes in `weights.npz` that are not an array's numbers, at most
@@ -261,7 +261,7 @@ def _description(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 def _drawn(model: Generator) -> dict[str, Any]:
     """How the model's own samples are distributed, so that nobody has to draw them again."""
-    if model.marginals is None and not model.config.sample.match_axes:
+    if not model.is_matched:
         return {}
     return {"drawn_marginals": model.described()}
 

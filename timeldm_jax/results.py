@@ -15,7 +15,7 @@ from etils import epath
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax import latents
+from timeldm_jax import convert, latents
 from timeldm_jax.asked import Asked
 from timeldm_jax.data import context as contexts
 from timeldm_jax.data import gaps, spreadsheet
@@ -42,12 +42,13 @@ TABLE_BATCH = 10_000  # windows turned into rows at a time
 def calibrate(config: ConfigDict, workdir: Workdir) -> None:
     """Writes `marginals.json`: how the model's own samples are distributed.
 
-    See `marginals` and `latents.Drift`.
+    See `marginals`, `latents.Drift` and `repeats`.
     """
-    if not (config.sample.match_marginals or config.sample.match_axes):
+    c = config.sample
+    if not (c.match_marginals or c.match_axes or c.hold_repeats):
         return
     generator = load_generator(workdir)
-    if not generator.is_described:
+    if generator.is_matched and not generator.is_described:
         write_json(workdir.marginals, generator.described())
 
 
@@ -71,7 +72,7 @@ def sample(config: ConfigDict, workdir: Workdir) -> None:
                 show(done, {})
 
         # Float32 would change whole numbers of a table beyond 16 million.
-        dtype = np.float32 if generator.schema is None else np.float64
+        dtype = convert.dtype(generator) if generator.schema is None else np.float64
         write_npz(path, batches(), shape, generator.columns, dtype)
 
 

@@ -39,6 +39,7 @@ class Stream(enum.StrEnum):
     PRIOR = "prior"
     MARGINALS = "marginals"
     AXES = "axes"
+    REPEATS = "repeats"
     START_TIMES = "start times"  # of numpy's generator
 
     @property

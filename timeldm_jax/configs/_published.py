@@ -41,6 +41,7 @@ def apply_published(config: ConfigDict, *, epoch_steps: int, epochs: int = 15_00
     config.sample.steps = 50
     config.sample.match_axes = False
     config.sample.match_marginals = False
+    config.sample.hold_repeats = False
     config.sample.churn = 1.0
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax.data import context as contexts
-from timeldm_jax.data import entities, gaps, reader, rules, start_times
+from timeldm_jax.data import entities, gaps, reader, relations, rules, start_times
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.clock import groups_of, positions
@@ -249,6 +249,7 @@ def make_dataset(
     """
     rows = series.training_rows()
     links = () if schema is None else rules.links(schema)
+    links += relations.copies(rows, schema, links)
     scaler = fit_scaler(rows, series.columns, scalings, rounded=rounded, links=links)
     if schema is None:
         scaler = scaler.on_grids(rows)

@@ -139,7 +139,21 @@ def of(values: Float[np.ndarray, " n"]) -> Grid | None:
 
 
 def find(values: Float[np.ndarray, " n"], digits: int | None) -> Grid | None:
-    """The grid that nearly all values lie on; None where there is none coarser than decimals.
+    """The grid that nearly all values lie on; None where decimals say all of it.
+
+    Args:
+      values: finite, float64.
+      digits: that they are rounded to (`decimals`), or None.
+    """
+    grid = _coarser(values, digits)
+    if grid is not None or not digits:
+        return grid
+    grid = _as_written(Grid(step=10.0**-digits, decimals=digits), values)
+    return grid if grid.single else None
+
+
+def _coarser(values: Float[np.ndarray, " n"], digits: int | None) -> Grid | None:
+    """The grid that values lie on; None where there is none coarser than decimals.
 
     An even one first; else, where nearly all rows share their value with others and values are few,
     these.

@@ -1,5 +1,6 @@
 """What a column is, worked out from its values: kind, scaling, bounds, decimals, words."""
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -246,6 +247,8 @@ def _number(
         scaling = "minmax"
     digits = grids.decimals(numbers) if kind == "float" else 0
     grid = grids.find(numbers, given.get("decimals", digits))
+    if grid is not None and grid.single and "decimals" in given:  # as said, not as it was written
+        grid = dataclasses.replace(grid, single=False, points=())
     if given.get("step") is not None:
         grid = grids.Grid(step=given["step"], decimals=digits) if given["step"] else None
     smallest, largest = outward(numbers, whole=kind == "integer")

@@ -5,7 +5,7 @@ same rows share what says so.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from timeldm_jax.data.columns import Column
+from timeldm_jax.data.rules import Link
 
 if TYPE_CHECKING:
     from timeldm_jax.data.schema import Schema
@@ -102,3 +103,26 @@ def settle_windows(
     rows = None if given is None else given.reshape(-1, features)
     groups = np.repeat(np.arange(count), time)
     return settle(windows.reshape(-1, features), groups, schema, rows).reshape(windows.shape)
+
+
+def copies(
+    rows: Float[np.ndarray, "rows feature"], schema: "Schema | None", taken: Iterable[Link]
+) -> tuple[Link, ...]:
+    """Features that are equal to an earlier one in all rows, gaps included.
+
+    Args:
+      rows: those to learn from.
+      schema: of a table; flags, words and what can be asked for are left out.
+      taken: rules; what they speak of is left out, too.
+    """
+    said = {place for link in taken for place in (link.place, *link.others)}
+    if schema is not None:
+        said |= {place for place, f in enumerate(schema.layout()) if f.role != "value"}
+        said |= {place for place, _ in schema.static_features()}
+    first: dict[bytes, int] = {}
+    found = []
+    for place, column in enumerate(np.where(np.isnan(rows), np.nan, rows).T):
+        if place not in said:
+            same = first.setdefault(column.tobytes(), place)
+            found += [Link("sum", place, (same,))] if same != place else []
+    return tuple(found)

@@ -74,6 +74,11 @@ class Link(NamedTuple):
     place: int
     others: tuple[int, ...]
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether the feature is always equal to one other."""
+        return self.kind == "sum" and len(self.others) == 1
+
     def apart(self, values: Float[np.ndarray, "*lead feature"]) -> Float[np.ndarray, "*lead"]:
         """How far the column lies above the others; exactly 0 of a sum."""
         if self.kind == "sum":

@@ -148,7 +148,10 @@ class Scaler:
         low, high = np.array(self.low), np.array(self.high)
         for i, grid in self.grids:
             low[i], high[i] = grid.bounds(low[i], high[i])
-        return np.clip(values, low, high)
+        found = np.clip(values, low, high)
+        for link in self.links:
+            found[..., link.place] = link.joined(found)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -192,6 +195,11 @@ def apart(
     """A float64 copy in which linked features say how far they lie above others."""
     found = values.astype(np.float64)
     for link in links:
+        if link.is_copy:  # what is known of one is known of the other
+            (same,) = link.others
+            found[..., same] = np.where(
+                np.isnan(found[..., same]), values[..., link.place], found[..., same]
+            )
         found[..., link.place] = link.apart(values)
     return found
 
@@ -220,17 +228,8 @@ def fit_scaler(
       DataError: a feature is missing throughout, or constant and not `rounded`, so it has no range
         to scale by.
     """
-    curves = []
     values = apart(values, links) if links else values
-    straight = values
-    for i, scaling in enumerate(scalings):
-        if scaling in ("log", "quantile"):
-            known = values[np.isfinite(values[:, i]), i]
-            if known.size and np.ptp(known) > 0:
-                curve = _fit_curve(scaling, known)
-                curves.append((i, curve))
-                straight = straight.copy() if straight is values else straight
-                straight[:, i] = curve.straighten(values[:, i])
+    curves, straight = _straightened(values, scalings)
     with np.errstate(all="ignore"):
         empty = ~np.isfinite(straight).any(axis=0)
         low = np.where(empty, 0, np.nanmin(np.where(empty, 0, straight), axis=0))
@@ -243,19 +242,36 @@ def fit_scaler(
             empty[i], low[i], high[i] = False, 0, 1
         elif rounded and low[i] == high[i] and not empty[i]:
             high[i] = low[i] + 1
+    high[[link.place for link in links if link.is_copy]] += 1  # they are 0 in all rows
     constant = np.flatnonzero(high == low)
     if constant.size:
         i = int(constant[0])
         says = "has no value" if empty[i] else f"is constant ({values[0, i]:g})"
         raise DataError(
-            f"column {columns[i]!r} {says} in the training rows: there is "
-            "nothing to learn in it; drop the column and put it back afterwards"
+            f"column {columns[i]!r} {says} in the training rows: there is nothing to learn in it; "
+            "drop the column and put it back afterwards"
         )
     for i, scaling in enumerate(scalings):
         if scaling == "standard":
             mean, reach = np.nanmean(straight[:, i]), REACH * np.nanstd(straight[:, i])
             low[i], high[i] = mean - reach, mean + reach
     return Scaler(tuple(low.tolist()), tuple(high.tolist()), tuple(curves), links=links)
+
+
+def _straightened(
+    values: Float[np.ndarray, "rows feature"], scalings: Sequence[str]
+) -> tuple[list[tuple[int, Curve]], Float[np.ndarray, "rows feature"]]:
+    """The curves of features that need one, and values after them."""
+    curves, straight = [], values
+    for i, scaling in enumerate(scalings):
+        if scaling in ("log", "quantile"):
+            known = values[np.isfinite(values[:, i]), i]
+            if known.size and np.ptp(known) > 0:
+                curve = _fit_curve(scaling, known)
+                curves.append((i, curve))
+                straight = straight.copy() if straight is values else straight
+                straight[:, i] = curve.straighten(values[:, i])
+    return curves, straight
 
 
 def outward(

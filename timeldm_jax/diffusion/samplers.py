@@ -34,7 +34,9 @@ class SampleConfig:
       match_axes: whether each coordinate of the diffusion's samples is shifted and scaled to the
         mean and deviation that training measured.
       match_marginals: whether each value feature is mapped to the training data's distribution.
-      marginal_windows: how many of its own windows a model is measured on for both, at most; 0: by
+      hold_repeats: whether values that hardly change stay as they were, as often as in the training
+        data; see `repeats`.
+      marginal_windows: how many of its own windows a model is measured on for these, at most; 0: by
         `marginals.draws`, and `generator.DRIFT_SAMPLES`.
       churn: S_churn, the noise that `heun` adds at each step; 0: none.
       sigma_min: lowest noise level before zero.
@@ -51,6 +53,7 @@ class SampleConfig:
     steps: int = 36
     match_axes: bool = True
     match_marginals: bool = False
+    hold_repeats: bool = True
     marginal_windows: int = 0
     churn: float = 0.0
     sigma_min: float = 0.002

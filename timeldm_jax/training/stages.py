@@ -17,8 +17,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
-from timeldm_jax import latents, marginals, streams
+from timeldm_jax import latents, marginals, repeats, streams
 from timeldm_jax.data import schema as schemas
+from timeldm_jax.data import start_times
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.series import DeviceWindows, Missing
 from timeldm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
@@ -234,7 +235,7 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
         schedule=_schedule(config.ldm),
         folder=workdir.ldm,
         journal=loop.Journal(workdir),
-        meta=meta | {"vae_step": vae_step, "marginals": _marginals(config, dataset)},
+        meta=meta | _matched(config, dataset) | {"vae_step": vae_step},
     )
     loop.train(stage, init_ldm_state(config, models, stats))
 
@@ -363,13 +364,28 @@ def _meta(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _marginals(config: ConfigDict, dataset: Dataset) -> list[list[float] | None] | None:
-    """Quantiles of scaled training rows for `sample.match_marginals`; None for flags and words."""
-    if not config.sample.match_marginals:
-        return None
-    scaled = dataset.scaler.scale(dataset.series.training_rows()).astype(np.float32)
-    found = marginals.quantiles(scaled).tolist()
-    if dataset.schema is None:
-        return found
-    layout = schemas.features(dataset.schema)
-    return [row if f.role == "value" else None for row, f in zip(found, layout, strict=True)]
+def _matched(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
+    """What of the training rows samples are matched to.
+
+    Quantiles of each scaled feature for `sample.match_marginals`, None for flags and words; how
+    often each repeats a value for `sample.hold_repeats`, 0 for flags, words and static columns;
+    None where none does.
+    """
+    schema, series, c = dataset.schema, dataset.series, config.sample
+    numeric = np.ones(len(series.columns), bool)
+    if schema is not None:
+        numeric = np.array([f.role == "value" for f in schemas.features(schema)])
+    found: dict[str, Any] = {"marginals": None, "repeats": None}
+    if c.match_marginals:
+        scaled = dataset.scaler.scale(series.training_rows()).astype(np.float32)
+        rows = marginals.quantiles(scaled).tolist()
+        found["marginals"] = [row if own else None for row, own in zip(rows, numeric, strict=True)]
+    if c.hold_repeats:
+        size = series.window * len(series.columns)
+        chosen = start_times.few(series.train, size)
+        shares = repeats.shares(series.windows(chosen))
+        if schema is not None:
+            numeric[[place for place, _ in schema.static_features()]] = False
+        shares = np.where(numeric, shares, 0.0)
+        found["repeats"] = shares.tolist() if (shares >= repeats.FEWEST).any() else None
+    return found
