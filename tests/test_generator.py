@@ -13,7 +13,7 @@ import pytest
 from etils import epath
 
 from timeldm_jax import config as configuration
-from timeldm_jax import described, forecast, latents, marginals, results
+from timeldm_jax import described, drawing, forecast, latents, marginals, results
 from timeldm_jax import generator as generators
 from timeldm_jax.data.scaling import Curve, Scaler
 from timeldm_jax.errors import USER_ERRORS, NonFiniteSamplesError
@@ -113,7 +113,7 @@ def test_axes_of_samples_are_those_that_training_measured(generator, monkeypatch
     # What is drawn is decoded from mended latents, and a model that says so gives the same.
     index, key = np.arange(8, dtype=np.int32), apart._key(5)
     raw = apart._draw_latents(*apart._weights[1:], key, jnp.asarray(index))
-    expected = apart._decode(apart.vae_params, apart.stats, found.mend(raw))
+    expected = drawing.decode(apart.models.vae, apart.vae_params, apart.stats, found.mend(raw))
     np.testing.assert_allclose(apart._draw_numbered(key, index), expected, atol=1e-5)
     said = json.loads(json.dumps(apart.described()))
     again = dataclasses.replace(apart, drift=described.drift({"drawn_marginals": said}))

@@ -11,22 +11,20 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from timeldm_jax import asked as asking
-from timeldm_jax import latents, marginals, repeats, streams
+from timeldm_jax import drawing, latents, marginals, repeats, streams
 from timeldm_jax.asked import Asked, Vectors
 from timeldm_jax.data import relations, rules
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.scaling import Curve, Scaler
 from timeldm_jax.data.schema import Schema
-from timeldm_jax.diffusion import conditional, edm, samplers
+from timeldm_jax.diffusion import conditional
 from timeldm_jax.errors import NonFiniteSamplesError, whole_seed
 from timeldm_jax.latents import Drift, LatentStats
-from timeldm_jax.models import bind
 from timeldm_jax.streams import Stream
-from timeldm_jax.training import state
 from timeldm_jax.training.stages import Models
 
 PRIOR_SAMPLES = 4_000
@@ -240,47 +238,10 @@ class Generator:
         schema = self.schema if self.models.denoiser.context else None
         return asked.vectors(schema, self.scaler, self.config.sample.guidance)
 
-    def _network(self, ldm_params: PyTree, context: tuple[Array, ...]) -> edm.Network:
-        """The denoiser's network of windows with these `Vectors`."""
-        network = bind(self.models.denoiser, ldm_params)
-        if len(context) < 2:
-            return lambda z, label: network(z, label, *context)
-        found, free, strength = context
-        return edm.guided(
-            lambda z, label: network(z, label, found),
-            lambda z, label: network(z, label, free),
-            strength,
-        )
-
     @functools.cached_property
     def _complete(self) -> Any:
-        """The compiled completion of scaled windows by their numbers."""
-        sigma_data = self.config.ldm.noise.sigma_data
-
-        def run(
-            weights: tuple[PyTree, PyTree, LatentStats],
-            prior: conditional.Prior,
-            key: Array,
-            index: Array,
-            observed: Array,
-            context: tuple[Array, ...],
-        ) -> Array:
-            vae_params, ldm_params, stats = weights
-
-            network = self._network(ldm_params, context)
-
-            def noise(number: Array | int) -> Array:
-                return state.normal(jax.random.fold_in(key, number), index, (self.models.axes,))
-
-            deviation = stats.sigma_data(sigma_data)
-            return conditional.complete(
-                lambda z, sigma: edm.denoise(network, z, sigma, deviation),
-                lambda z: self._decode(vae_params, stats, z),
-                observed,
-                noise,
-                prior,
-            )
-
+        """The compiled `drawing.completions`, over all devices of this host."""
+        run = drawing.completions(self.models, self.config)
         split, same = self._shardings["split"], self._shardings["same"]
         return jax.jit(run, in_shardings=(*(same,) * 3, split, split, split), out_shardings=split)
 
@@ -393,67 +354,15 @@ class Generator:
 
     @functools.cached_property
     def _draw_latents(self) -> Any:
-        """The compiled draw of the diffusion's latents by their numbers."""
-        c = self.config.sample
-        sigmas = samplers.karras_sigmas(c.steps, c.sigma_min, c.sigma_max, c.rho)
-        sigma_data = self.config.ldm.noise.sigma_data
-
-        def draw(
-            ldm_params: PyTree,
-            stats: LatentStats,
-            key: Array,
-            index: Array,
-            context: tuple[Array, ...] = (),
-        ) -> Array:
-            network = self._network(ldm_params, context)
-
-            def noise(stream: Stream, *numbers: Array | int) -> Array:
-                return state.normal(streams.key(key, stream, *numbers), index, (self.models.axes,))
-
-            start = noise(Stream.SAMPLE_START)
-            deviation = stats.sigma_data(sigma_data)
-            if c.solver == "polar":
-                return samplers.polar(
-                    lambda z, sigma: edm.raw_output(network, z, sigma, deviation),
-                    start,
-                    sigmas,
-                    deviation,
-                )
-            return samplers.heun(
-                lambda z, sigma: edm.denoise(network, z, sigma, deviation),
-                start,
-                sigmas,
-                churn=c.churn,
-                step_noise=functools.partial(noise, Stream.SAMPLE_CHURN),
-            )
-
-        return jax.jit(draw)
+        """The compiled `drawing.latents`."""
+        return jax.jit(drawing.latents(self.models, self.config))
 
     @functools.cached_property
     def _draw(self) -> Any:
-        """The compiled draw of scaled windows by their numbers, over all devices of this host."""
-
-        def draw(
-            vae_params: PyTree,
-            ldm_params: PyTree,
-            stats: LatentStats,
-            drift: Drift | tuple[()],
-            key: Array,
-            index: Array,
-            context: tuple[Array, ...],
-        ) -> Array:
-            z = self._draw_latents(ldm_params, stats, key, index, context)
-            z = drift.mend(z) if isinstance(drift, Drift) else z
-            return self._decode(vae_params, stats, z)
-
+        """The compiled `drawing.windows`, over all devices of this host."""
+        draw = drawing.windows(self.models, self._draw_latents)
         split, same = self._shardings["split"], self._shardings["same"]
         return jax.jit(draw, in_shardings=(*(same,) * 5, split, split), out_shardings=split)
-
-    def _decode(self, vae_params: PyTree, stats: LatentStats, z: Array) -> Array:
-        """Windows in [0, 1] of the diffusion's flat latents."""
-        vae = self.models.vae
-        z = stats.invert(z).reshape(-1, vae.window, vae.latent)
-        return bind(vae, vae_params, "decode")(z)
 
 
 def drift_samples(marginal_windows: int) -> int:
