@@ -413,18 +413,18 @@ def test_only_what_was_asked_for_is_left_out_of_the_other_estimate(untrained):
 @pytest.mark.parametrize("guidance", [-1, float("nan"), float("inf"), "much", True])
 def test_a_strength_is_a_number_from_zero_on(untrained, guidance):
     with pytest.raises(DataError, match=f"guidance={guidance!r} must be a number from 0 on"):
-        convert.asked(untrained, 2, 0, {"kind": "low"}, None, None, guidance)
+        convert.asked(untrained, 2, {"kind": "low"}, None, None, guidance)
 
 
 def test_a_strength_of_nothing_is_refused(untrained):
     with pytest.raises(DataError, match=r"guidance=2 .* nothing is: say given, context or start"):
-        convert.asked(untrained, 2, 0, None, None, None, 2)
-    assert convert.asked(untrained, 2, 0, None, None, None, 1).guidance == 1
+        convert.asked(untrained, 2, None, None, None, 2)
+    assert convert.asked(untrained, 2, None, None, None, 1).guidance == 1
     denoiser = untrained.models.denoiser.clone(context=0)
     models = dataclasses.replace(untrained.models, denoiser=denoiser)
     blind = dataclasses.replace(untrained, models=models)
     with pytest.raises(DataError, match=r"guidance=2 .*trained without context: leave it out"):
-        convert.asked(blind, 2, 0, None, None, "2024-01-01 06:00", 2)
+        convert.asked(blind, 2, None, None, "2024-01-01 06:00", 2)
 
 
 @pytest.mark.training

@@ -162,7 +162,7 @@ def test_long_windows_are_taken_in_smaller_batches():
     for window, size in zip((1_024, 4_096), sizes[1:3], strict=True):
         assert 1 <= size <= latents.CALL_BYTES / (2 * 4 * 4 * window**2)
     assert made().models.vae.window == WINDOW
-    assert made()._largest == 64
+    assert made().largest == 64
 
 
 LONG = """

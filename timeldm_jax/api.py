@@ -194,9 +194,9 @@ class TimeLDM:
           TypeError: `count` or `seed` is no whole number.
         """
         generator, seed = self._trained(), whole_seed(seed)
-        asked = convert.asked(generator, count, seed, given, context, start, guidance)
+        asked = convert.asked(generator, count, given, context, start, guidance)
         windows = np.concatenate(list(generator.sample(asked.windows, seed, asked)))
-        found = convert.present(generator, windows, seed, missing, begins=asked.steps)
+        found = convert.present(generator, windows, seed, missing, asked=asked)
         return frames.of_kind(found, self._kind)
 
     def sample_series(
@@ -231,10 +231,10 @@ class TimeLDM:
         """
         generator, length, seed = self._trained(), whole("length", length), whole_seed(seed)
         count = 1 if count is None and context is None else count
-        asked = convert.asked(generator, count, seed, given, context, start, guidance)
+        asked = convert.asked(generator, count, given, context, start, guidance)
         first = np.concatenate(list(generator.sample(asked.windows, seed, asked)))
-        series = forecasts.lengthen(generator, first, length, seed, asked.steps)
-        found = convert.present(generator, series, seed, rows=length, begins=asked.steps)
+        series = forecasts.lengthen(generator, first, length, seed, asked)
+        found = convert.present(generator, series, seed, rows=length, asked=asked)
         return frames.of_kind(found, self._kind)
 
     def seam_score(self, series: Source) -> dict[str, Any]:

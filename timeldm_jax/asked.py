@@ -25,6 +25,7 @@ class Asked(NamedTuple):
       steps: of the schema's clock, at which windows begin; None: drawn as the data has them.
       drawn: whether the steps are drawn, as nobody asked for them.
       guidance: how strongly what is asked for is followed; see `SampleConfig`. None: as configured.
+      first: number of the first window; they are numbered on from there.
     """
 
     windows: int
@@ -32,20 +33,31 @@ class Asked(NamedTuple):
     steps: Int[np.ndarray, " n"] | None = None
     drawn: bool = False
     guidance: float | None = None
+    first: int = 0
 
     def of(self, numbers: Int[np.ndarray, " n"]) -> "Asked":
         """That of some windows; numbers beyond the last, which fill up a batch, take its."""
-        place = np.minimum(numbers, self.windows - 1)
+        place = np.minimum(numbers - self.first, self.windows - 1)
         rows, steps = (None if each is None else each[place] for each in (self.rows, self.steps))
         return self._replace(windows=len(numbers), rows=rows, steps=steps)
 
+    def part(self, first: int, count: int) -> "Asked":
+        """That of `count` windows from number `first` on."""
+        own = slice(first - self.first, first - self.first + count)
+        rows, steps = (None if each is None else each[own] for each in (self.rows, self.steps))
+        return self._replace(windows=count, rows=rows, steps=steps, first=first)
+
     def timed(self, schema: Schema | None, seed: int) -> "Asked":
-        """With times drawn as the data has them, where nobody asked and windows follow a time."""
+        """With times drawn as the data has them, where nobody asked and windows follow a time.
+
+        The time of a window is a function of the seed and its number, whatever the part.
+        """
         if self.steps is not None or schema is None or schema.starts is None:
             return self
         if not schema.starts.leads:
             return self
-        return self._replace(steps=schema.starts.before(self.windows, seed), drawn=True)
+        steps = schema.starts.before(self.windows, seed, self.first)
+        return self._replace(steps=steps, drawn=True)
 
     @property
     def anything(self) -> bool:

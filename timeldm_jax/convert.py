@@ -110,15 +110,23 @@ def present(
     seed: int,
     missing: str = "fill",
     rows: int | None = None,
-    begins: Int[np.ndarray, " n"] | None = None,
+    asked: Asked | None = None,
 ) -> Any:
     """Windows of a seed as the user gave their data, a table or an array; their first `rows`.
 
-    Where it is known at which steps of the clock they begin, they are stamped so.
+    They are stamped and numbered as they were asked for.
     """
     if generator.schema is None:
         return windows[:, :rows].astype(dtype(generator))
-    frame = tables.decode(windows, generator.schema, missing=missing, begins=begins, seed=seed)
+    asked = (asked or Asked(len(windows))).timed(generator.schema, seed)
+    frame = tables.decode(
+        windows,
+        generator.schema,
+        missing=missing,
+        begins=asked.steps,
+        seed=seed,
+        first_series=asked.first,
+    )
     if rows is not None:
         frame = frame[frame.groupby(schemas.SERIES).cumcount() < rows].reset_index(drop=True)
         windows = windows[:, :rows]
@@ -134,7 +142,6 @@ def present(
 def asked(
     generator: Generator,
     count: int | None,
-    seed: int,
     given: Mapping[str, Any] | None,
     context: Source | None,
     start: Any,
@@ -145,7 +152,6 @@ def asked(
     Args:
       generator: of the samples.
       count: how many; None: as many as `context` has rows.
-      seed: of times, where none is asked for.
       given: as for `TimeLDM.sample`.
       context: likewise.
       start: likewise.
@@ -162,18 +168,21 @@ def asked(
     rows = steps = None
     if given or frame is not None:
         schema = _with_context(generator)
-        cells = pd.DataFrame(index=range(count)) if frame is None else frame.reset_index(drop=True)
+        # All rows are alike without a context: one is encoded, however many samples there are.
+        cells = pd.DataFrame(index=range(1)) if frame is None else frame.reset_index(drop=True)
         for name in given or {}:
             if name in cells.columns:
                 raise DataError(f"{name!r} stands in both given and context; say it once")
-            cells[name] = pd.Series([given[name]] * count, index=cells.index)  # type: ignore[index]
+            value = given[name]  # type: ignore[index]
+            cells[name] = pd.Series([value] * len(cells), index=cells.index)
         rows = contexts.encode(cells, schema)
+        rows = np.broadcast_to(rows, (count, rows.shape[1]))
     if start is not None:
         steps = clocks.steps_at(schema_of(generator).clock, start, count)
     found = Asked(count, rows, steps)
     if guidance is not None:
         found = found._replace(guidance=_strength(generator, guidance, found))
-    return found.timed(generator.schema, seed)
+    return found
 
 
 def _strength(generator: Generator, guidance: Any, asked: Asked) -> float:

@@ -15,6 +15,7 @@ from etils import epath
 from jaxtyping import Float, Int
 
 from timeldm_jax import command
+from timeldm_jax.asked import Asked
 from timeldm_jax.data import columns, combinations, dtypes, relations, rules, start_times
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
@@ -320,7 +321,7 @@ def lengthen(
     windows: Float[np.ndarray, "n window feature"],
     length: int,
     seed: int,
-    begins: Int[np.ndarray, " n"] | None,
+    asked: Asked,
 ) -> Float[np.ndarray, "n rows feature"]:
     """Windows as series of at least so many rows.
 
@@ -329,7 +330,7 @@ def lengthen(
       windows: in the data's own units.
       length: rows wanted.
       seed: of the noise.
-      begins: the clock's step of their first rows; None: not known.
+      asked: what they were asked for by.
     """
     schema = generator.schema
     if schema is not None and schema.padded:  # a series that goes on does not end
@@ -338,7 +339,7 @@ def lengthen(
     rest = max(length - windows.shape[1], 0)
     if not rest:
         return windows
-    more = extend(generator, windows, rest, seed, begins=begins)
+    more = extend(generator, windows, rest, seed, begins=asked.timed(schema, seed).steps)
     series = np.concatenate([windows, more], axis=1)
     return series if schema is None else tables.within_range(series, schema)
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from timeldm_jax import asked as asking
-from timeldm_jax import drawing, latents, marginals, repeats, streams
+from timeldm_jax import drawing, latents, marginals, overlap, repeats, streams
 from timeldm_jax.asked import Asked, Vectors
 from timeldm_jax.data import relations, rules
 from timeldm_jax.data import table as tables
@@ -81,35 +81,55 @@ class Generator:
     ) -> Iterator[Float[np.ndarray, "n window feature"]]:
         """Yields batches of synthetic windows in the data's own units, float64.
 
-        Window i is a function of (seed, i) alone, whatever the batch size. Values lie between the
-        smallest and largest of the training data, and with `config.sample.match_marginals` each
-        feature is distributed as in it; windows of a table are as its columns can hold them
-        (`table.snap`), within the range of the table.
+        Window i is a function of (seed, i) alone, whatever the batch size, and whatever part of the
+        windows it is drawn with. Values lie between the smallest and largest of the training data,
+        and with `config.sample.match_marginals` each feature is distributed as in it; windows of a
+        table are as its columns can hold them (`table.snap`), within the range of the table.
 
         Args:
           count: windows in all.
           seed: of the noise, a whole number from 0 to 2³² − 1.
-          asked: what windows are asked for by; default: by nothing, or by times as the data has
-            them.
+          asked: what windows are asked for by, and the number of the first; default: by nothing,
+            or by times as the data has them, from number 0 on.
 
         Raises:
           NonFiniteSamplesError: the networks gave NaN or infinity; what came before was finite.
         """
+        asked = asked or Asked(count)
+        first = asked.first
+        for scaled in self.draws(count, seed, asked):
+            yield self.finished(scaled, asked.part(first, len(scaled)))
+            first += len(scaled)
+
+    def draws(
+        self, count: int, seed: int, asked: Asked | None = None
+    ) -> Iterator[Float[np.ndarray, "n window feature"]]:
+        """What the devices do of `sample`: batches of scaled windows, float32.
+
+        A batch is on its way on the devices while the one before is used.
+        """
         key = self._key(seed)
-        asked = (asked or Asked(count)).timed(self.schema, seed)
-        for first, size in latents.batches(count, self._largest):
-            numbers = np.arange(first, first + size)
-            part = asked.of(numbers)
-            scaled = self._draw_numbered(key, numbers, self._vectors(part))[: count - first]
-            self._check_finite("sampling", scaled, first)
-            given = None
-            if part.rows is not None:
-                given = np.broadcast_to(part.rows[: len(scaled), None], scaled.shape)
-            windows = self._finish("sampling", scaled, first, given)
-            if self.schema is None:
-                yield self.scaler.within_range(windows)
-            else:
-                yield tables.within_range(windows, self.schema)
+        asked, largest = (asked or Asked(count)).timed(self.schema, seed), self.largest
+
+        def started(first: int, size: int) -> Float[Array, "n window feature"]:
+            numbers = np.arange(asked.first + first, asked.first + first + size)
+            return self._start_numbered(key, numbers, self._vectors(asked.of(numbers)))
+
+        begun = ((f, started(f, size)) for f, size in latents.batches(count, largest))
+        for first, batch in overlap.one_ahead(begun):
+            yield np.asarray(batch)[: count - first]
+
+    def finished(
+        self, scaled: Float[np.ndarray, "n window feature"], asked: Asked
+    ) -> Float[np.ndarray, "n window feature"]:
+        """What the host does of `sample`: `draws` in the data's own units, of what was asked."""
+        given = None
+        if asked.rows is not None:
+            given = np.broadcast_to(asked.rows[:, None], scaled.shape)
+        windows = self._finish("sampling", scaled, asked.first, given)
+        if self.schema is None:
+            return self.scaler.within_range(windows)
+        return tables.within_range(windows, self.schema)
 
     def complete(
         self,
@@ -193,12 +213,13 @@ class Generator:
             )
 
     @property
-    def _largest(self) -> int:
+    def largest(self) -> int:
+        """Windows of a batch on one device, at most."""
         return latents.windows_per_call(self.models.vae, self.config.sample.batch)
 
     @property
     def _largest_completion(self) -> int:
-        """As `_largest`, where a reverse derivative keeps every block's attention."""
+        """As `largest`, where a reverse derivative keeps every block's attention."""
         # On a CPU the time a window is the same from 16 at once, and that to compile grows.
         cpu = jax.default_backend() == "cpu"
         most = latents.SMALL_BATCH if cpu else self.config.sample.batch
@@ -230,8 +251,14 @@ class Generator:
         self, key: PRNGKeyArray, numbers: Int[np.ndarray, " n"], context: Vectors = ()
     ) -> Float[np.ndarray, "n window feature"]:
         """Scaled windows by their numbers, float32, on the host."""
+        return np.asarray(self._start_numbered(key, numbers, context))
+
+    def _start_numbered(
+        self, key: PRNGKeyArray, numbers: Int[np.ndarray, " n"], context: Vectors
+    ) -> Float[Array, "n window feature"]:
+        """The same on the devices, which may not be done with them yet."""
         index, context = self._placed((numbers.astype(np.int32), context), "split")
-        return np.asarray(self._draw(*self._weights, self._own_drift, key, index, context))
+        return self._draw(*self._weights, self._own_drift, key, index, context)
 
     def _vectors(self, asked: Asked) -> Vectors:
         """What the denoiser reads of what windows are asked for by; () where by nothing."""
@@ -305,7 +332,7 @@ class Generator:
     def _own(self, count: int) -> Iterator[tuple[Int[np.ndarray, " n"], Vectors]]:
         """Numbers of the model's own windows, and what they are asked for by, a batch each."""
         asked = Asked(count).timed(self.schema, MODEL_SEED)
-        for first, size in latents.batches(count, self._largest):
+        for first, size in latents.batches(count, self.largest):
             numbers = np.arange(first, first + size, dtype=np.int32)
             yield numbers, self._vectors(asked.of(numbers))
 
