@@ -6,7 +6,8 @@ Arguments: `train OUT.npz` writes everything that the test compares; `train-with
 the same with gradients that are not added up; `launch FLAGS...` is the command with an impatient
 `jax.distributed`; `launch-guarded FLAGS...` the command whose training may move nothing between
 host and devices unasked; `launch-timed FLAGS...` the command whose stopwatches say 1 s a step, or
-differ from process to process, after the steps that they time.
+differ from process to process, after the steps that they time; `sample GROUPS FLAGS...` the
+command `sample`, in small groups of windows, the process killed after so many of them; 0: never.
 """
 
 import functools
@@ -30,6 +31,9 @@ def run():
             jax.distributed.initialize, initialization_timeout=2
         )
         launch.run()
+        return
+    if what == "sample":
+        sample_in_groups(int(rest[0]), rest[1:])
         return
     from timeldm_jax.training import loop, stages, steps
 
@@ -63,6 +67,26 @@ def run():
     if what == "train-without-sum":
         steps.Batch.sum = lambda self, tree: tree
     np.savez(rest[0], **figures())
+
+
+def sample_in_groups(killed_after, flags):
+    """The command, whose groups are of four windows of the golden model's."""
+    import os
+    import signal
+
+    from timeldm_jax import overlap, sample, writing
+
+    in_order = overlap.in_order
+
+    def killed(*arguments):
+        for number, piece in enumerate(in_order(*arguments), 1):
+            yield piece
+            if number == killed_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    overlap.in_order = killed
+    writing.GROUP_NUMBERS = 4 * 8 * 12
+    sample.main(["sample", *flags])
 
 
 def figures():

@@ -5,6 +5,8 @@ ones: a program that imports this package keeps every flag name for itself.
 """
 
 import contextlib
+import os
+import pathlib
 import signal
 import sys
 import textwrap
@@ -18,12 +20,12 @@ from absl import flags
 from etils import epath
 
 from timeldm_jax.errors import USER_ERRORS, DataError, Preempted, in_flags
-from timeldm_jax.workdir import open_atomic
 
 if TYPE_CHECKING:
     from timeldm_jax.api import TimeLDM
 
 EXIT_USAGE = 2
+HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_PREEMPTED = 128 + signal.SIGTERM
 IRREGULAR_HELP = "Uneven times: error, sort or resample; by default as in training."
@@ -80,6 +82,61 @@ def model_flags(**meanings: str) -> flags.FlagValues:
     for name, meaning in meanings.items():
         flags.DEFINE_string(name, None, meaning, flag_values=own)
     return own
+
+
+def define_processes(own: flags.FlagValues) -> None:
+    """Flags of a command that several processes run together."""
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Join the other processes of a pod or cluster; every host runs this.",
+        flag_values=own,
+    )
+    flags.DEFINE_string(
+        "coordinator_address",
+        None,
+        "host:port of process 0, where JAX cannot detect the cluster.",
+        flag_values=own,
+    )
+    for name, meaning in (
+        ("num_processes", "How many processes, where JAX cannot detect it."),
+        ("process_id", "This process's number, where JAX cannot detect it."),
+    ):
+        flags.DEFINE_integer(name, None, meaning, flag_values=own)
+
+
+@contextlib.contextmanager
+def joined(own: flags.FlagValues) -> Iterator[None]:
+    """Joins the other processes where the flags say so, and keeps compiled programs between runs.
+
+    A process that is lost ends the others within a minute, with a line of JAX's that says so.
+    """
+    import jax
+
+    use_compilation_cache()
+    if own.distributed:
+        # A failure here must end the job: N hosts working alone would look like success.
+        jax.distributed.initialize(
+            coordinator_address=own.coordinator_address,
+            num_processes=own.num_processes,
+            process_id=own.process_id,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=HEARTBEAT,
+        )
+    with stopped_by_signals():  # again, as JAX has a handler of its own by now
+        yield
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between runs, unless the user has said where."""
+    import jax
+
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        from timeldm_jax.data.builders import default_cache_dir
+
+        jax.config.update(
+            "jax_compilation_cache_dir", str(pathlib.Path(default_cache_dir()) / "xla")
+        )
 
 
 @contextlib.contextmanager
@@ -144,18 +201,30 @@ def open_model(folder: str) -> "TimeLDM":
     return TimeLDM.load(epath.Path(folder).expanduser())
 
 
-def output(path: str, kinds: Sequence[str]) -> epath.Path:
+def output(path: str, kinds: Sequence[str], *, folders: bool = False) -> epath.Path:
     """Where a command writes, checked before any work.
+
+    Args:
+      path: as the flag gives it.
+      kinds: of files, by the end of their names.
+      folders: whether it may be a folder, too; see `is_folder`.
 
     Raises:
       DataError: a folder that does not exist, or a kind of file that is not one of `kinds`.
     """
     target = epath.Path(path).expanduser()
-    if target.suffix.lower() not in kinds:
-        raise DataError(f"--out={path}: expected a file that ends in {' or '.join(kinds)}")
-    if not target.absolute().parent.is_dir():
+    if not (folders and is_folder(path)) and target.suffix.lower() not in kinds:
+        more = "; or a folder, which ends in /" if folders else ""
+        expected = f"a file that ends in {' or '.join(kinds)}{more}"
+        raise DataError(f"--out={path}: expected {expected}")
+    if "://" not in path and not target.absolute().parent.is_dir():
         raise DataError(f"--out={path}: its folder does not exist; make it first")
     return target
+
+
+def is_folder(path: str) -> bool:
+    """Whether a path names a folder: there is one, or it ends in a slash."""
+    return path.endswith(("/", os.sep)) or epath.Path(path).expanduser().is_dir()
 
 
 def write_result(
@@ -170,24 +239,21 @@ def write_result(
     Raises:
       DataError: a table, or series of different lengths, as `.npz`.
     """
-    from timeldm_jax.data import arrays, spreadsheet
-    from timeldm_jax.samples import write_npz
+    from timeldm_jax import samples, writing
 
     if path.suffix.lower() == ".npz":
-        if not isinstance(result, np.ndarray):
-            kind = "tables" if isinstance(result, pd.DataFrame) else "series of different lengths"
-            raise DataError(f"--out={path}: the model gives {kind}; write .csv or .parquet")
-        write_npz(path, [result], result.shape, tuple(names))
+        whole = writing.check_arrays(result)
+        samples.write_npz(path, [whole], whole.shape, tuple(names))
+    elif path.suffix.lower() == ".parquet":
+        writing.write_parquet(path, writing.as_table(result, names))
     else:
-        if not isinstance(result, pd.DataFrame):
-            result = arrays.stack(arrays.Arrays(tuple(result)), names)
-        if path.suffix.lower() == ".parquet":
-            with open_atomic(path, "wb") as file:
-                result.to_parquet(file, index=False)
-        else:
-            with open_atomic(path) as file:
-                spreadsheet.quote(result).to_csv(file, index=False)
-    print(f"{path}: {len(result):,} {'rows' if isinstance(result, pd.DataFrame) else 'windows'}")
+        writing.write_csv(path, [writing.as_table(result, names)])
+    say_written(path, len(result), "rows" if isinstance(result, pd.DataFrame) else "windows")
+
+
+def say_written(path: epath.Path, count: int, what: str) -> None:
+    """Prints what a file, or a folder, holds."""
+    print(f"{path}: {count:,} {what}")
 
 
 def fail(error: Exception, prefix: str = "--config.data.") -> NoReturn:

@@ -8,11 +8,9 @@ The same command again resumes. On several hosts, add `--distributed` on each.
 import functools
 import logging
 import os
-import pathlib
 import sys
 import traceback
 
-import jax
 from absl import flags
 from absl import logging as absl_logging
 from etils import epath
@@ -37,25 +35,16 @@ def define_flags(argv: list[str]) -> flags.FlagValues:
         flag_values=own,
         sys_argv=argv,
     )
-    for name, meaning in (
-        ("workdir", "Directory of the run: checkpoints, samples, scores, report."),
-        ("coordinator_address", "host:port of process 0, where JAX cannot detect the cluster."),
-    ):
-        flags.DEFINE_string(name, None, meaning, flag_values=own)
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Directory of the run: checkpoints, samples, scores, report.",
+        flag_values=own,
+    )
     flags.DEFINE_list(
         "stages", list(experiment.STAGES), "Stages to run, separated by commas.", flag_values=own
     )
-    flags.DEFINE_bool(
-        "distributed",
-        False,
-        "Join the other processes of a pod or cluster; every host runs this.",
-        flag_values=own,
-    )
-    for name, meaning in (
-        ("num_processes", "How many processes, where JAX cannot detect it."),
-        ("process_id", "This process's number, where JAX cannot detect it."),
-    ):
-        flags.DEFINE_integer(name, None, meaning, flag_values=own)
+    command.define_processes(own)
     flags.mark_flags_as_required(["workdir", "config"], own)
     return own
 
@@ -73,15 +62,7 @@ def main(argv: list[str]) -> None:
         configuration.read_none(own.config)
         configuration.validate(own.config)
         stages = _check_stages(own.stages)
-        _use_compilation_cache()
-        if own.distributed:
-            # A failure here must end the job: N hosts training alone would look like success.
-            jax.distributed.initialize(
-                coordinator_address=own.coordinator_address,
-                num_processes=own.num_processes,
-                process_id=own.process_id,
-            )
-        with command.stopped_by_signals():  # again, as JAX has a handler of its own by now
+        with command.joined(own):
             experiment.run_stages(own.config, Workdir(workdir_path(own.workdir)), stages)
 
 
@@ -98,16 +79,6 @@ def _check_stages(stages: list[str]) -> tuple[str, ...]:
         if stage not in experiment.STAGES:
             raise ConfigError(f"--stages: unknown stage {stage!r}; known: {known}")
     return tuple(stages)
-
-
-def _use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, unless the user has said where."""
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        from timeldm_jax.data.builders import default_cache_dir
-
-        jax.config.update(
-            "jax_compilation_cache_dir", str(pathlib.Path(default_cache_dir()) / "xla")
-        )
 
 
 def _find_configs(argv: list[str]) -> list[str]:

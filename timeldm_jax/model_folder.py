@@ -85,8 +85,7 @@ def save(target: pathlib.Path, model: Generator, scores: dict[str, Any] | None) 
       OSError: it cannot be written; nothing is left of it.
     """
     check_new(target)
-    stats = {n: a for n, a in model.stats._asdict().items() if not isinstance(a, tuple)}
-    arrays = checks.named({"vae": model.vae_params, "ldm": model.ldm_params, "stats": stats})
+    arrays = _arrays_of(model)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **{n: np.asarray(a, "<f4") for n, a in arrays.items()})
     shapes = {name: list(array.shape) for name, array in arrays.items()}
@@ -117,6 +116,23 @@ def save(target: pathlib.Path, model: Generator, scores: dict[str, Any] | None) 
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def fingerprint(model: Generator) -> str:
+    """The SHA-256 of all that a model draws by: its configuration, description and weights."""
+    found = hashlib.sha256()
+    description = {**_description(model.meta), **_drawn(model)}
+    for content in (configuration.to_saved(model.config), description):
+        found.update(json.dumps(content, sort_keys=True).encode())
+    for name, array in sorted(_arrays_of(model).items()):
+        found.update(f"{name} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array, "<f4").tobytes())
+    return found.hexdigest()
+
+
+def _arrays_of(model: Generator) -> Arrays:
+    stats = {n: a for n, a in model.stats._asdict().items() if not isinstance(a, tuple)}
+    return checks.named({"vae": model.vae_params, "ldm": model.ldm_params, "stats": stats})
 
 
 def load(root: pathlib.Path) -> Opened:

@@ -5,17 +5,21 @@ that the host synchronises once a chunk. Data and state are placed once (`place`
 devices: nothing is sent there for a chunk, and only metrics come back.
 """
 
+import secrets
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from timeldm_jax.errors import DataError, Preempted
 from timeldm_jax.training.state import TrainState
 from timeldm_jax.training.steps import Batch, Metrics, Step
 
 AXIS = "device"
+Found = TypeVar("Found")
 Chunk = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
@@ -130,3 +134,44 @@ def barrier(name: str) -> None:
 
         with jax.transfer_guard("allow"):  # asked for by the call
             multihost_utils.sync_global_devices(name)
+
+
+def together(work: Callable[[], Found]) -> Found:
+    """What `work` gives here, once it ended well on every process.
+
+    Raises:
+      Preempted: another process was stopped.
+      DataError: it failed on another one; here, where it failed, what it raised.
+    """
+    found, failure = None, None
+    try:
+        found = work()
+    except BaseException as error:  # the others wait, whatever it is
+        failure = error
+    stopped = isinstance(failure, Preempted | KeyboardInterrupt)
+    others_failed = any_process(failure is not None and not stopped)
+    others_stopped = any_process(stopped)
+    if failure is not None:
+        raise failure
+    if others_failed:
+        raise DataError("another process failed, and says why; this one ends with it")
+    if others_stopped:
+        raise Preempted("with another process")
+    return found  # type: ignore[return-value]
+
+
+def alone(work: Callable[[], Found]) -> Found | None:
+    """What `work` gives on process 0, while the others wait, and None on them; as `together`."""
+    return together(lambda: work() if jax.process_index() == 0 else None)
+
+
+def share_disk(folder: epath.Path) -> bool:
+    """Whether every process sees what process 0 writes to a folder."""
+    if jax.process_count() == 1:
+        return True
+    name = share_text_from_first(f".shared-{secrets.token_hex(8)}")
+    probe = folder / name
+    alone(lambda: (folder.mkdir(parents=True, exist_ok=True), probe.touch()))
+    unseen = any_process(not probe.exists())
+    alone(probe.unlink)
+    return not unseen
