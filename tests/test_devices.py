@@ -14,7 +14,7 @@ import pytest
 from etils import epath
 from test_resume import lines, records, wait_until
 
-from timeldm_jax import latents
+from timeldm_jax import latents, results, shards
 from timeldm_jax.training import checkpoint, parallel, stages
 from timeldm_jax.workdir import Workdir
 
@@ -265,8 +265,8 @@ def assert_same_as_single(workdir, single):
     assert [(r["stage"], r["step"]) for r in records(workdir)] == [
         (r["stage"], r["step"]) for r in records(single)
     ]
-    with np.load(single / "samples.npz") as expected, np.load(workdir / "samples.npz") as found:
-        np.testing.assert_allclose(found["samples"], expected["samples"], rtol=1e-3, atol=1e-4)
+    expected, found = (results.read_samples(Workdir(epath.Path(it)))[0] for it in (single, workdir))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_two_processes_train_as_one(pair, single, tmp_path):
@@ -275,7 +275,11 @@ def test_two_processes_train_as_one(pair, single, tmp_path):
         assert child.wait() == 0, children[0].output + children[1].output
     assert_same_as_single(tmp_path / "run", single)
     names = {path.relative_to(tmp_path / "run").parts[0] for path in (tmp_path / "run").rglob("*")}
-    assert names == {path.relative_to(single).parts[0] for path in single.rglob("*")}
+    expected = {path.relative_to(single).parts[0] for path in single.rglob("*")}
+    assert names == expected - {"samples.npz"} | {"samples"}
+    # Each drew half of the samples.
+    drawn = shards.read_manifest(epath.Path(tmp_path / "run" / "samples"))["shards"]
+    assert [(each["first"], each["windows"]) for each in drawn] == [(0, 16), (16, 16)]
     # Process 0 alone writes and reports.
     assert "vae: step 40/40" in children[0].output
     assert "step" not in children[1].output
@@ -370,7 +374,7 @@ def test_two_processes_go_through_all_stages_within_a_budget(budgeted, tmp_path)
     chosen = stages.read_config(Workdir(epath.Path(workdir)))
     for stage in STAGES:
         assert chosen[stage].steps == checkpoint.steps(epath.Path(workdir) / stage)[-1]
-    made = {"samples.npz", "samples.csv", "scores.json", "report.html"}
+    made = {"samples", "samples.csv", "scores.json", "report.html"}
     assert {path.name for path in workdir.iterdir()} >= made
 
 
@@ -382,8 +386,9 @@ def test_an_error_of_process_0_ends_both(pair, single, tmp_path):
     children = pair(*SHORT, "--stages=evaluate")
     for child in children:
         child.wait()
-    assert children[0].code == 2, children[0].output
+    assert children[0].code == children[1].code == 2, children[0].output
     assert "samples.npz is not a readable" in children[0].output
+    assert "another process failed, and says why" in children[1].output
 
 
 @pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow)])

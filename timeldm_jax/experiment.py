@@ -147,21 +147,22 @@ def _run_stages(experiment: Experiment, names: tuple[str, ...]) -> None:
         stages.train_vae(config, dataset, workdir)
     if "ldm" in names:
         stages.train_ldm(config, dataset, workdir)
-    # What follows takes seconds and writes files: process 0 does it, on its own devices.
-    try:
-        if jax.process_index() == 0:
-            if "ldm" in names:
-                results.calibrate(config, workdir)
-            if "sample" in names:
-                results.sample(config, workdir)
-                if dataset.schema is not None:
-                    results.write_table(config, dataset.schema, workdir)
-            if "evaluate" in names:
-                results.evaluate_run(config, dataset, workdir)
-            if "report" in names:
-                results.report(config, dataset, workdir)
-    finally:
-        parallel.barrier("stages done")  # after an error too: the others wait here
+    # Process 0 does alone what follows, on its own devices, but for the samples; an error of one
+    # process is one of all.
+    if "ldm" in names:
+        parallel.alone(lambda: results.calibrate(config, workdir))
+    if "sample" in names:
+        results.sample(config, workdir)
+
+    def scored() -> None:
+        if "sample" in names and dataset.schema is not None:
+            results.write_table(config, dataset.schema, workdir)
+        if "evaluate" in names:
+            results.evaluate_run(config, dataset, workdir)
+        if "report" in names:
+            results.report(config, dataset, workdir)
+
+    parallel.alone(scored)
 
 
 def run_stages(config: ConfigDict, workdir: Workdir, names: tuple[str, ...]) -> None:
@@ -294,7 +295,7 @@ def _missing_stage(config: ConfigDict, workdir: Workdir, names: tuple[str, ...])
     def trained(stage: str) -> bool:
         return config[stage].steps in checkpoint.steps(workdir.stage(stage))
 
-    sampled = workdir.samples.exists()
+    sampled = results.has_samples(workdir)
     for stage, earlier, there in (
         ("ldm", "vae", trained("vae")),
         ("sample", "ldm", sampled or trained("ldm")),

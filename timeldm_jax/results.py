@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import pandas as pd
 from etils import epath
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax import convert, latents
+from timeldm_jax import latents, shards, writing
 from timeldm_jax.asked import Asked
 from timeldm_jax.data import context as contexts
-from timeldm_jax.data import gaps, spreadsheet
+from timeldm_jax.data import gaps
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.schema import Schema
@@ -28,15 +29,15 @@ from timeldm_jax.loading import load_generator
 from timeldm_jax.metrics import adherence, detection, evaluation, suite
 from timeldm_jax.models import bind
 from timeldm_jax.models.vae import VAE
-from timeldm_jax.progress import progress
-from timeldm_jax.samples import read_windows, write_npz
-from timeldm_jax.training import loop, stages
-from timeldm_jax.workdir import Workdir, open_atomic, write_json
+from timeldm_jax.samples import read_windows
+from timeldm_jax.training import loop, parallel, stages
+from timeldm_jax.workdir import Workdir, write_json
 
 _log = logging.getLogger(__name__)
 
 LARGEST_REPORT = 10_000  # windows that a report scores
 TABLE_BATCH = 10_000  # windows turned into rows at a time
+NEW, SHARDED, DONE = range(3)  # samples of which there is nothing, shards, or all
 
 
 def calibrate(config: ConfigDict, workdir: Workdir) -> None:
@@ -53,27 +54,60 @@ def calibrate(config: ConfigDict, workdir: Workdir) -> None:
 
 
 def sample(config: ConfigDict, workdir: Workdir) -> None:
-    """Writes `samples.npz`, or leaves the one that is there and sound."""
-    path = workdir.samples
-    if path.exists() and _sound(lambda: read_windows(path)):
+    """Writes `samples.npz`, or leaves the one that is there and sound; every process calls it.
+
+    Several processes write shards instead, each on its own devices, where they share the disk of
+    the work directory; where they do not, process 0 draws all. A folder of shards that was begun is
+    finished, whoever comes to it.
+    """
+    sharded = parallel.share_from_first(np.int32(_begun(workdir)))
+    if sharded == DONE:
         _log.info("sample: finished before, skipped")
         return
-    stages.check_finished(config, workdir, "ldm")
+    parallel.alone(lambda: stages.check_finished(config, workdir, "ldm"))
+    if sharded == NEW and jax.process_count() > 1 and parallel.share_disk(workdir.root):
+        sharded = SHARDED
+    if sharded == SHARDED:
+        generator = parallel.together(lambda: load_generator(workdir))
+        asked, form = Asked(config.sample.count), writing.of_features(generator)
+        wanted = shards.request(generator, asked, config.sample.seed, form)
+        shards.fill(workdir.shards, generator, asked, form, wanted)
+        return
+    parallel.alone(lambda: _sample_alone(config, workdir))
+
+
+def _sample_alone(config: ConfigDict, workdir: Workdir) -> None:
     generator = load_generator(workdir)
-    count = config.sample.count
-    shape = (count, generator.models.vae.window, len(generator.columns))
-    with progress("sample", count, unit="window") as show:
+    part = writing.Part(workdir.samples, 0, config.sample.count)
+    form = writing.of_features(generator)
+    list(writing.write(generator, Asked(part.count), config.sample.seed, [part], form))
 
-        def batches() -> Any:
-            done = 0
-            for batch in generator.sample(count, config.sample.seed):
-                yield batch
-                done += len(batch)
-                show(done, {})
 
-        # Float32 would change whole numbers of a table beyond 16 million.
-        dtype = convert.dtype(generator) if generator.schema is None else np.float64
-        write_npz(path, batches(), shape, generator.columns, dtype)
+def _begun(workdir: Workdir) -> int:
+    """What there is of the samples, as process 0 sees it."""
+    if jax.process_index() != 0:
+        return NEW
+    if workdir.samples.exists():
+        return DONE if _sound(lambda: read_windows(workdir.samples)) else NEW
+    return SHARDED if workdir.shards.exists() else NEW
+
+
+def has_samples(workdir: Workdir) -> bool:
+    """Whether a run has its samples, in one file or in shards."""
+    return workdir.samples.exists() or shards.is_whole(workdir.shards)
+
+
+def read_samples(
+    workdir: Workdir,
+) -> tuple[Float[np.ndarray, "n window feature"], tuple[str, ...] | None]:
+    """The samples of a run, as `samples.read_windows`.
+
+    Raises:
+      DataError: they are damaged or gone.
+    """
+    if shards.is_whole(workdir.shards):
+        return shards.read(workdir.shards)
+    return read_windows(workdir.samples)
 
 
 def _sound(read: Callable[[], Any]) -> bool:
@@ -87,22 +121,23 @@ def _sound(read: Callable[[], Any]) -> bool:
 
 
 def write_table(config: ConfigDict, schema: Schema, workdir: Workdir) -> None:
-    """Writes `samples.csv`, the windows of `samples.npz` as rows of the table; whole or absent."""
+    """Writes `samples.csv`, the windows of the samples as rows of the table; whole or absent."""
     path = workdir.table
-    windows, _ = read_windows(workdir.samples)
+    windows, _ = read_samples(workdir)
     rows = windows.shape[0] * windows.shape[1]
     if path.exists() and _sound(lambda: _check_lines(path, rows + 1)):
         return
-    with open_atomic(path) as file:
-        for first in range(0, len(windows), TABLE_BATCH):
-            frame = tables.decode(
-                windows[first : first + TABLE_BATCH],
-                schema,
-                missing=config.data.missing,
-                first_series=first,
-                seed=config.sample.seed,
-            )
-            spreadsheet.quote(frame).to_csv(file, index=False, header=first == 0)
+
+    def frame(first: int) -> pd.DataFrame:
+        return tables.decode(
+            windows[first : first + TABLE_BATCH],
+            schema,
+            missing=config.data.missing,
+            first_series=first,
+            seed=config.sample.seed,
+        )
+
+    writing.write_csv(path, map(frame, range(0, len(windows), TABLE_BATCH)))
     _log.info("samples: %s", path)
 
 
@@ -120,7 +155,7 @@ def evaluate_run(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None
         _log.info("evaluate: finished before, skipped")
         print(evaluation.table(evaluation.read(path)))
         return
-    synthetic, _ = read_windows(workdir.samples)
+    synthetic, _ = read_samples(workdir)
     scores = evaluate_samples(config, dataset, synthetic, config.seed)
     models = stages.build_models(config, len(dataset.series.columns))
     vae_params, _ = stages.load_vae(config, models, workdir)
@@ -281,7 +316,7 @@ def report(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     """Writes `report.html`, and its figures as `report/*.png`."""
     from timeldm_jax.report.page import write_report  # plotting takes seconds to import
 
-    synthetic, columns = read_windows(workdir.samples)
+    synthetic, columns = read_samples(workdir)
     real, training, synthetic = comparable(config, dataset, synthetic, config.seed)
     written = write_report(
         workdir.report,

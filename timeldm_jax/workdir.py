@@ -72,6 +72,11 @@ class Workdir:
         return self.root / "samples.npz"
 
     @property
+    def shards(self) -> epath.Path:
+        """The same in a folder of shards, where several processes drew them."""
+        return self.root / "samples"
+
+    @property
     def table(self) -> epath.Path:
         """The synthetic windows as rows of the table."""
         return self.root / "samples.csv"

@@ -140,7 +140,7 @@ def _regrouped(batches: Iterable[Windows], size: int) -> Iterator[Windows]:
 def of_features(generator: Generator) -> Form:
     """Windows of features as `.npz`: what a run's scores and report are made of."""
     # Float32 would change whole numbers of a table beyond 16 million.
-    dtype = np.float32 if generator.schema is None else np.float64
+    dtype = convert.dtype(generator) if generator.schema is None else np.float64
     return _of_arrays(generator, lambda windows, _: windows, generator.columns, dtype)
 
 
@@ -171,7 +171,7 @@ def of_user(
     suffix = suffix or (".npz" if isinstance(example, np.ndarray) else ".parquet")
     if suffix == ".npz":
         check_arrays(example)
-        return _of_arrays(generator, presented, names, np.float32)
+        return _of_arrays(generator, presented, names, convert.dtype(generator))
 
     def rows(windows: Windows, asked: Asked) -> pd.DataFrame:
         return as_table(presented(windows, asked), names, asked.first)
