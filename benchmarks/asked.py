@@ -11,6 +11,8 @@
 - ahead: a load that a switch drives by a known size. The effect in forecasts that are given the
   switch's future.
 - rules: prices, a volume in two parts and a meter. Rows of samples that break a rule.
+- events: rows at uneven times, the sooner the higher a load is and the nearer noon; a city has its
+  country. What lies between rows, beside the same of rows that nobody learnt.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from timeldm_jax import TimeLDM
@@ -234,6 +237,71 @@ def bars(budget: str) -> dict[str, Any]:
     }
 
 
+CITIES = {"Paris": "FR", "Lyon": "FR", "Rome": "IT", "Turin": "IT", "Oslo": "NO", "Bergen": "NO"}
+
+
+def happened(seed: int, rows: int = 6_000) -> pd.DataFrame:
+    """Rows at uneven times, and where they are."""
+    random = np.random.default_rng(seed)
+    load = np.zeros(rows)
+    times = np.zeros(rows)
+    for t in range(1, rows):
+        load[t] = 0.8 * load[t - 1] + 0.6 * random.normal()
+        noon = np.cos(2 * np.pi * (times[t - 1] / 86_400 - 0.5))
+        gap = np.exp(6 - load[t] - 0.7 * noon + 0.3 * random.normal())
+        times[t] = times[t - 1] + max(np.round(gap), 1)
+    city = random.choice(list(CITIES), rows, p=[0.4, 0.05, 0.2, 0.15, 0.15, 0.05])
+    at = pd.Timestamp("2024-01-01") + pd.to_timedelta(times, unit="s")
+    country = [CITIES[name] for name in city]
+    return pd.DataFrame({"at": at, "load": load.round(2), "city": city, "country": country})
+
+
+def between(frame: pd.DataFrame) -> pd.DataFrame:
+    """What lies between rows of a series, with the load and hour there."""
+    by = frame.groupby("series")
+    gap = by["at"].diff().dt.total_seconds()
+    hour = by["at"].shift().dt.hour
+    whole = frame.assign(gap=gap, hour=hour, before=gap.groupby(frame["series"]).shift())
+    return whole.dropna()
+
+
+def events(budget: str) -> dict[str, Any]:
+    """Gaps between rows: quantiles, distances, and what they have to do with other things."""
+    frame, unseen = happened(0), between(happened(1).assign(series=0))
+    schema = {"rules": ["city, country as seen"]}
+    model = TimeLDM(budget=budget).fit(frame, times="generate", schema=schema)
+    samples = model.sample(1_500)
+    sets = {
+        "training rows": between(frame.assign(series=0)),
+        "samples": between(samples),
+        "a long series": between(model.sample_series(3_000)),
+    }
+    levels = [0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99]
+    found: dict[str, Any] = {
+        "window": model.generator.models.vae.window,
+        "times that fall or are alike": int((sets["samples"].gap <= 0).sum()),
+        "cities in another country": int((samples.city.map(CITIES) != samples.country).sum()),
+        "share of each city, real and sampled": {
+            name: [float((each.city == name).mean()) for each in (frame, samples)]
+            for name in CITIES
+        },
+    }
+    for name, each in {"unseen rows": unseen, **sets}.items():
+        noon = 2 * np.pi * (each.hour - 12) / 24
+        found[name] = {
+            "quantiles of gaps": [float(q) for q in np.quantile(each.gap, levels)],
+            "distance of their distribution from unseen rows (KS)": float(
+                stats.ks_2samp(each.gap, unseen.gap).statistic
+            ),
+            "rank correlation with the load": float(stats.spearmanr(each.gap, each.load)[0]),
+            "with the gap before": float(stats.spearmanr(each.gap, each.before)[0]),
+            "slope of its logarithm on noon": float(
+                np.polyfit(np.cos(noon), np.log(each.gap), 1)[0]
+            ),
+        }
+    return found
+
+
 def main() -> None:
     """Runs what is asked, prints and writes it."""
     parts = {
@@ -242,6 +310,7 @@ def main() -> None:
         "hours": hours,
         "ahead": ahead,
         "rules": bars,
+        "events": events,
     }
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--budget", default="4m")

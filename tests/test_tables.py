@@ -63,6 +63,8 @@ READ = {
     "two_entities.csv": ({"entity": "store,item"}, (("day",), "2024-01-05T00:00:00", DAY), {}),
     "whole_number_dates.csv": ({}, (("date",), "2024-01-05T00:00:00", DAY), {}),
     "newest_first.csv": ({"irregular": "sort"}, (("when",), "2024-01-05T00:00:00", DAY), {}),
+    "events.csv": ({"times": "generate"}, (("when",), "2024-01-01T08:03:00", 300.0),
+                   {"count": {0: 9}}),
     "tickers.csv": ({"entity": "ticker"}, (("day",), "2024-01-05T00:00:00", DAY), {}),
     "hole_in_the_second_series.csv": ({"entity": "who", "irregular": "resample"},
                                       (("day",), "2024-01-05T00:00:00", DAY),
@@ -78,6 +80,7 @@ REFUSED = {
     "hole_in_the_second_series.csv": ({"entity": "who"}, "row 17 of series y .2024-01-10"),
     "tickers.csv": ({}, "not of one 'ticker'.*entity='ticker'$"),
     "newest_first.csv": ({}, "irregular='sort' puts them in order"),
+    "events.csv": ({}, "is not evenly spaced.*times='generate' learns what lies between rows"),
     "question_marks.csv": ({}, r"row 4 has '\?'. If it stands for a missing value: na_values='\?'"),
 }
 

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from timeldm_jax.data import context as contexts
+from timeldm_jax.data.clock import Steps
+from timeldm_jax.data.event_times import on_grid, uneven
 from timeldm_jax.data.scaling import Scaler
 from timeldm_jax.data.schema import Schema
 
@@ -22,7 +24,8 @@ class Asked(NamedTuple):
       windows: how many there are.
       rows: features of static columns `(n, feature)` in their own units, NaN where the model is to
         draw them; None: nothing is asked.
-      steps: of the schema's clock, at which windows begin; None: drawn as the data has them.
+      steps: of the schema's clock, at which windows begin; of an uneven one they may be fractions.
+        None: drawn as the data has them.
       drawn: whether the steps are drawn, as nobody asked for them.
       guidance: how strongly what is asked for is followed; see `SampleConfig`. None: as configured.
       first: number of the first window; they are numbered on from there.
@@ -30,7 +33,7 @@ class Asked(NamedTuple):
 
     windows: int
     rows: Float[np.ndarray, "n feature"] | None = None
-    steps: Int[np.ndarray, " n"] | None = None
+    steps: Steps | None = None
     drawn: bool = False
     guidance: float | None = None
     first: int = 0
@@ -57,6 +60,7 @@ class Asked(NamedTuple):
         if not schema.starts.leads:
             return self
         steps = schema.starts.before(self.windows, seed, self.first)
+        steps = on_grid(schema, steps) if uneven(schema) else steps
         return self._replace(steps=steps, drawn=True)
 
     @property
@@ -88,7 +92,8 @@ class Asked(NamedTuple):
 
 
 def observed(
-    windows: Float[np.ndarray, "n window feature"], steps: Int[np.ndarray, " n"] | None
+    windows: Float[np.ndarray, "n window feature"],
+    steps: Steps | None,
 ) -> Asked:
     """What windows ask for that are observed in part: their static columns, and steps."""
     # NaN where nothing is observed. What is observed is a fact, which no strength makes truer.

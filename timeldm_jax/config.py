@@ -315,7 +315,7 @@ def read_none(config: ConfigDict) -> None:
             node[leaf] = None
 
 
-FORMAT = 6  # of saved configurations; those without a number are of format 1
+FORMAT = 7  # of saved configurations; those without a number are of format 1
 
 # Keys that format 1 saved under another name.
 _RENAMED = {
@@ -389,18 +389,15 @@ def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
     if version < 3:
         flat = {"ldm.model.condition": "wide"} | flat
     if version < 4:
-        added = {
-            "ldm.model.gated": False,
-            "ldm.span": 0.0,
-            "ldm.axes": 0,
-            "sample.match_axes": False,
-            "ldm.posterior": "draw",
-        }
-        flat = added | {"evaluate.trees": 0, "vae.model.block": 0} | flat
+        flat = {"ldm.model.gated": False, "ldm.span": 0.0, "ldm.axes": 0} | flat
+        flat = {"sample.match_axes": False, "ldm.posterior": "draw"} | flat
+        flat = {"evaluate.trees": 0, "vae.model.block": 0} | flat
     if version < 5:
         flat = {"data.entity_names": "new", "ldm.model.context": 0} | flat
     if version < 6:
         flat = {"sample.guidance": 1.0, "sample.hold_repeats": False} | flat
+    if version < 7:
+        flat = {"data.times": "steps"} | flat
     return _nest(flat)
 
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from timeldm_jax import forecast as forecasts
 from timeldm_jax.asked import Asked
-from timeldm_jax.data import arrays, frames, gaps, reader
+from timeldm_jax.data import arrays, event_times, frames, gaps, reader
 from timeldm_jax.data import clock as clocks
 from timeldm_jax.data import context as contexts
 from timeldm_jax.data import schema as schemas
@@ -212,9 +212,13 @@ def known_ahead(
     """Features of what is known of the rows that follow a history; see `forecast.encode_known`."""
     if known is None:
         return None
-    schema = schema_of(generator)
-    times = None if schema.clock is None else schema.clock.following(history, horizon)
-    return forecasts.encode_known(_named_table(known, "known"), schema, times, horizon)
+    schema, frame = schema_of(generator), _named_table(known, "known")
+    times = None
+    if event_times.uneven(schema):
+        frame = event_times.known_gaps(frame, schema, history)
+    elif schema.clock is not None:
+        times = schema.clock.following(history, horizon)
+    return forecasts.encode_known(frame, schema, times, horizon)
 
 
 def _named_table(given: Source, what: str) -> pd.DataFrame:
@@ -285,7 +289,7 @@ def put_back(
     """
     found = given.copy()
     labels = {str(label): label for label in given.columns}
-    for column in schema.columns:
+    for column in schema.shown():
         if column.scaling == "constant" and column.value is None:
             continue  # empty in training, too
         label = labels[column.name]
@@ -344,7 +348,8 @@ def encode_samples(generator: Generator, series: Source) -> Float[np.ndarray, "n
         given = arrays.stack(given, schema_of(generator).order)
     frame, _ = reader.read(given)
     count = frame[schemas.SERIES].nunique()
-    encoded = tables.encode(frame, dataclasses.replace(schema_of(generator), entity=()))
+    schema = dataclasses.replace(schema_of(generator), entity=(schemas.SERIES,))
+    encoded = tables.encode(frame, schema)
     return encoded.values.reshape(count, -1, encoded.values.shape[1])
 
 

@@ -194,8 +194,9 @@ def _table_facts(table: Table) -> list[str]:
             if isinstance(clock.start, float)
             else str(pd.Timedelta(seconds=clock.step))
         )
+        said = "uneven, what lies between rows is learnt" if clock.uneven else f"step {step}"
         facts.append(
-            f"Time: {_listed(clock.names)}, from {times.iloc[0]} to {times.iloc[-1]}, step {step}"
+            f"Time: {_listed(clock.names)}, from {times.iloc[0]} to {times.iloc[-1]}, {said}"
             + (f", zone {clock.zone}" if clock.zone else "")
         )
     if schema.entity:
@@ -211,7 +212,7 @@ def _proposed(table: Table) -> list[str]:
     frame, schema = table
     if schema.rules:
         return []
-    found = proposals.propose(frame, schema.columns, groups_of(frame, schema.entity))
+    found = proposals.propose(frame, schema.shown(), groups_of(frame, schema.entity))
     if not found:
         return []
     asked = json.dumps({"rules": found[:MOST_RULES]})
@@ -241,7 +242,7 @@ def _askable(dataset: Dataset) -> list[str]:
     schema = dataset.schema
     if schema is None:
         return []
-    by = [repr(column.name) for column in schema.columns if column.static]
+    by = [repr(column.name) for column in schema.shown() if column.static]
     by += ["the time of their first rows"] if schema.clock is not None else []
     return [f"Samples can be asked for by {', '.join(by)}."] if by else []
 
@@ -277,6 +278,7 @@ _MEANINGS = {
     "schema": "A JSON file that says what columns are, or its text.",
     "irregular": "Times out of order or uneven: error, sort or resample.",
     "decimal": "The decimal point of a CSV file; found out by default.",
+    "times": "Uneven times: steps, all alike, or generate, which learns and samples them.",
     "time_format": "How times are written, as in %d/%m/%Y %H:%M; found out by default.",
     "dayfirst": "Whether 01/02/2024 is in February: true or false; by default what fits.",
     "zone": "The time zone whose local clock times follow, as Europe/Berlin; found by default.",

@@ -16,9 +16,18 @@ from jaxtyping import Float, Int
 
 from timeldm_jax import command
 from timeldm_jax.asked import Asked
-from timeldm_jax.data import columns, combinations, dtypes, relations, rules, start_times
+from timeldm_jax.data import (
+    columns,
+    combinations,
+    dtypes,
+    event_times,
+    relations,
+    rules,
+    start_times,
+)
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
+from timeldm_jax.data.clock import Steps
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.errors import DataError
 from timeldm_jax.generator import Generator
@@ -88,10 +97,12 @@ def forecast(
     begins = None if first is None else np.full(n, first)
     known = None if known is None else np.repeat(known[None], n, axis=0)
     futures = extend(generator, before, horizon, seed, "forecast", begins, known)
-    times = None
-    if schema.clock is not None:
-        times = schema.clock.following(frame, horizon)
-    samples = tables.decode(futures, schema, times=times)
+    times = every = None
+    if event_times.uneven(schema):
+        every, times = event_times.following(schema, frame, futures)
+    elif schema.clock is not None:
+        every = times = schema.clock.following(frame, horizon)
+    samples = tables.decode(futures, schema, times=every)
     for ids in schema.ids:  # the future of the series that was given
         samples[ids.name] = frame[ids.name].iloc[-1]
     return summarise(samples, schema, times, frame.tail(2 * window))
@@ -150,11 +161,11 @@ def summarise(
     Args:
       samples: futures of one length, told apart by `series`.
       schema: of their columns.
-      times: of the forecast rows, where there is a time column.
+      times: of the forecast rows, where there is a time column; of uneven ones the medians.
       history: the rows that it continues.
     """
     numeric = tuple(
-        c.name for c in schema.columns if c.kind in ("float", "integer") and c.scaling != "constant"
+        c.name for c in schema.shown() if c.kind in ("float", "integer") and c.scaling != "constant"
     )
     step = samples.groupby(schemas.SERIES).cumcount()
     parts = []
@@ -240,7 +251,12 @@ def fill_gaps(
             continue
         blocks, inside, whole = blocks[lacking], inside[lacking], whole[lacking]
         observed = np.where(whole[..., None], found[inside], np.nan)
-        begins = None if steps is None else steps[blocks] + rows[0]
+        begins = None
+        if steps is not None and event_times.uneven(schema):
+            begun = np.maximum(blocks + rows[0], firsts[groups[blocks]])
+            begins = steps[begun] + (blocks + rows[0] - begun)
+        elif steps is not None:
+            begins = steps[blocks] + rows[0]
         drawn = generator.complete(
             observed, seed, draw, turn, numbers=blocks, steps=begins, stage="imputation"
         )
@@ -276,7 +292,7 @@ def extend(
     count: int,
     seed: int,
     stage: str = "extension",
-    begins: Int[np.ndarray, " n"] | None = None,
+    begins: Steps | None = None,
     known: Float[np.ndarray, "n count feature"] | None = None,
 ) -> Float[np.ndarray, "n count feature"]:
     """What may follow rows, a third of a window at a time, in the data's own units, float64.
@@ -308,7 +324,10 @@ def extend(
             observed[:, first : first + around.shape[1]] = around
             if generator.schema is not None and generator.schema.padded:
                 observed[..., -1] = 1.0
-            steps = None if begins is None else begins + start + ahead - window
+            steps = None
+            if begins is not None:
+                row = start + ahead - window
+                steps = event_times.begun(generator.schema, series, begins, row)
             drawn = generator.complete(observed, seed, step, steps=steps, stage=stage)
             series[:, start:end] = drawn[:, window - ahead :][:, :new]
             start = end

@@ -19,6 +19,7 @@ from timeldm_jax import drawing, latents, marginals, overlap, repeats, streams
 from timeldm_jax.asked import Asked, Vectors
 from timeldm_jax.data import relations, rules
 from timeldm_jax.data import table as tables
+from timeldm_jax.data.clock import Steps
 from timeldm_jax.data.scaling import Curve, Scaler
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.diffusion import conditional
@@ -137,7 +138,7 @@ class Generator:
         seed: int,
         *turns: int,
         numbers: Int[np.ndarray, " n"] | None = None,
-        steps: Int[np.ndarray, " n"] | None = None,
+        steps: Steps | None = None,
         stage: str = "completion",
     ) -> Float[np.ndarray, "n window feature"]:
         """Windows that agree with what is observed of them, in the data's own units, float64.

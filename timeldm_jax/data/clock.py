@@ -17,6 +17,11 @@ _log = logging.getLogger(__name__)
 
 _BETWEEN = "\t"  # the text of several columns that make one time
 _MONTHS = " months"
+FINE = 1e-3  # seconds between rows, below which microseconds are too coarse to add up
+
+
+# At which windows begin: whole, unless the clock is uneven.
+Steps = Float[np.ndarray, " n"] | Int[np.ndarray, " n"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +33,14 @@ class Reading:
       format: as `Clock.format`, or "" to find it.
       dayfirst: "true" or "false" where day and month could be either, or "".
       zone: whose local times these are, or "" to find it.
+      times: `steps`, or `generate` where uneven ones are learnt.
     """
 
     irregular: str = "error"
     format: str = ""
     dayfirst: str = ""
     zone: str = ""
+    times: str = "steps"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +60,8 @@ class Clock:
       more: names of further columns that hold the rest of a time: a time of day beside a day;
         month, day and hour beside a year.
       more_dtypes: theirs.
+      uneven: whether what lies between rows is learnt, see `event_times`; a step is then but the
+        unit in which times are counted.
     """
 
     name: str
@@ -65,6 +74,7 @@ class Clock:
     decimals: int | None = None
     more: tuple[str, ...] = ()
     more_dtypes: tuple[str, ...] = ()
+    uneven: bool = False
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Clock":
@@ -115,6 +125,17 @@ class Clock:
             )
         gaps = np.round(steps * self.step * 1e6).astype("m8[us]")
         return start.as_unit("us") + pd.TimedeltaIndex(gaps)
+
+    def after(self, passed: Float[np.ndarray, " rows"]) -> Any:
+        """The times so long after the start, in seconds or the column's own unit, as `stamps`."""
+        if isinstance(self.start, float):
+            numbers = self.start + passed
+            return numbers if self.decimals is None else np.round(numbers, self.decimals)
+        if self.step < FINE:
+            gaps = np.round(passed * 1e9).astype("m8[ns]")
+            return self.begin().as_unit("ns") + pd.TimedeltaIndex(gaps)
+        gaps = np.round(passed * 1e6).astype("m8[us]")
+        return self.begin().as_unit("us") + pd.TimedeltaIndex(gaps)
 
     def begin(self) -> pd.Timestamp:
         """The start, of a clock of dates, in its zone."""
@@ -242,11 +263,12 @@ def positions(
     return position - np.maximum.accumulate(np.where(first, position, 0))
 
 
-def steps_at(clock: Clock | None, start: Any, count: int) -> Int[np.ndarray, " n"]:
+def steps_at(clock: Clock | None, start: Any, count: int) -> Steps:
     """The steps of a clock at times that a caller names, one for all or one for each.
 
     Raises:
-      DataError: there is no clock, or the times are none of its steps.
+      DataError: there is no clock, or the times are none of its steps. Of an uneven clock they may
+        lie between steps.
     """
     if clock is None:
         raise DataError(f"start={start!r}: the model was trained without a time column")
@@ -256,6 +278,8 @@ def steps_at(clock: Clock | None, start: Any, count: int) -> Int[np.ndarray, " n
     if isinstance(clock.start, float):
         numbers = _numbers(pd.Series(listed), "start")
         found = (numbers.to_numpy(np.float64) - clock.start) / clock.step
+        if clock.uneven:
+            return np.resize(found, count)
         steps = np.round(found).astype(np.int64)
         exact = np.abs(found - steps) < 1e-6
     else:
@@ -263,6 +287,8 @@ def steps_at(clock: Clock | None, start: Any, count: int) -> Int[np.ndarray, " n
         times = in_zone(times, clock.zone) if clock.zone else times.dt.tz_localize(None)
         first = clock.stamps(np.zeros(1, np.int64))[0]
         passed = (times - first).dt.total_seconds().to_numpy() / clock.step
+        if clock.uneven and not clock.offset:
+            return np.resize(passed, count)
         steps = np.round(passed).astype(np.int64)
         if clock.offset:
             stamps = pd.DatetimeIndex(clock.stamps(np.arange(max(int(1.5 * passed.max()), 0) + 2)))

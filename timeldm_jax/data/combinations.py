@@ -103,10 +103,11 @@ def together(windows: Windows, schema: "Schema", given: Windows | None = None) -
     flat = np.array(windows).reshape(-1, windows.shape[-1])
     known = np.full_like(flat, np.nan) if given is None else given.reshape(flat.shape)
     layout = schema.layout()
+    numbers = {column.name: number for number, column in enumerate(schema.columns)}
     for rule in rules:
         codes, places = [], []
         for member, name in enumerate(rule.names):
-            number = next(i for i, column in enumerate(schema.columns) if column.name == name)
+            number = numbers[name]
             own = [at for at, f in enumerate(layout) if f.column == number and f.role != "missing"]
             places.append(np.array(own))
             of_word = _codes(schema.columns[number])

@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Array, Float, Int
 
 from timeldm_jax.data import columns, combinations, start_times
+from timeldm_jax.data.clock import Steps
 from timeldm_jax.data.scaling import Scaler
 from timeldm_jax.data.schema import Schema, features
 from timeldm_jax.errors import DataError
@@ -67,7 +68,7 @@ def make(
     count: int,
     *,
     rows: Float[np.ndarray, "n feature"] | None = None,
-    steps: Int[np.ndarray, " n"] | None = None,
+    steps: Steps | None = None,
 ) -> Context:
     """Contexts of what is known of each window.
 
@@ -112,7 +113,7 @@ def encode(cells: pd.DataFrame, schema: Schema) -> Float[np.ndarray, "n feature"
     Raises:
       DataError: another column, or a value that the model does not know.
     """
-    static = [column.name for column in schema.columns if column.static]
+    static = [column.name for column in schema.shown() if column.static]
     for name in cells.columns:
         if name not in static:
             raise DataError(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from timeldm_jax.data import clock as clocks
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.errors import option
 
@@ -13,6 +14,10 @@ FAR = 20.0  # a value is far off where it is this many spreads beyond the neares
 MOSTLY = 0.5  # share of missing values from which a column is said to be mostly empty
 LONE = 0.001  # share of rows with the only negative value, from which it is no measurement
 FEWEST_BLOCKS = 3  # stretches of rows that are counted anew, from which they are series
+UNEVEN = 0.1  # of a step, by which a gap may differ from it
+TIED = (
+    0.3  # share of rows with the time of the row before, from which they may be of several series
+)
 MOST_NAMED = 5  # columns that one sentence names
 
 
@@ -30,9 +35,9 @@ def doubts(frame: pd.DataFrame, schema: Schema) -> list[Doubt]:
       frame: from `table.prepare`.
       schema: of the whole table.
     """
-    found = list(_series(frame, schema))
+    found = [*_series(frame, schema), *_steps(frame, schema)]
     stray: dict[float, list[tuple[str, str]]] = {}
-    for column in schema.columns:
+    for column in schema.shown():
         if column.scaling == "constant":
             continue
         values = frame[column.name]
@@ -97,6 +102,31 @@ def _series(frame: pd.DataFrame, schema: Schema) -> Iterator[Doubt]:
                     f"If they are: {entity} and {time}",
                 )
                 return
+
+
+def _steps(frame: pd.DataFrame, schema: Schema) -> Iterator[Doubt]:
+    """Uneven times that are taken for steps; and times that come so often that series are mixed."""
+    clock = schema.clock
+    if clock is None or clock.offset:
+        return
+    groups = clocks.groups_of(frame, schema.entity)
+    gaps = np.diff(clocks.seconds(clock.read(frame, "the table")))[np.diff(groups) == 0]
+    if clock.uneven:
+        tied = float((gaps <= 0).mean())
+        if tied >= TIED and not schema.entity:
+            yield Doubt(
+                f"{tied:.0%} of rows have the time of the row before",
+                "If they are of several series, name the column that tells them apart: "
+                + option("entity"),
+            )
+        return
+    odd = np.abs(gaps / clock.step - 1) > UNEVEN
+    if odd.any():
+        yield Doubt(
+            f"{odd.mean():.0%} of rows do not come one step after the row before, and are taken "
+            "for one step each",
+            f"{option('times', 'generate')} learns what lies between rows and samples it",
+        )
 
 
 def _far_values(numbers: np.ndarray) -> Iterator[tuple[float, str]]:

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from timeldm_jax.data import clock as clocks
-from timeldm_jax.data import zones
+from timeldm_jax.data import event_times, zones
 from timeldm_jax.data.clock import Clock, Reading
 from timeldm_jax.data.formats import row_of
 from timeldm_jax.errors import DataError, guess, option
@@ -105,18 +105,19 @@ def order(
         _check_order(frame, time, entity, stamps, groups, at)
     frame, times = frame.iloc[key], times.iloc[key]
     steps = _steps(times, groups[key], at, clock.decimals)
-    if learnt is not None:
+    generate = learnt.uneven if learnt is not None else reading.times == "generate"
+    if learnt is not None and not generate:
         _check_step(steps, learnt, reading.irregular, at)
         steps = steps._replace(usual=learnt.step)
-    if reading.irregular == "error":
+    if reading.irregular == "error" and not generate:
         _check_even(frame, time, entity, steps, at)
-    clock = clock if learnt is not None else _with_steps(clock, times, steps)
+    clock = clock if learnt is not None else _with_steps(clock, times, steps, generate)
     rows, slots = frame.index, np.arange(len(frame))
     if reading.irregular == "resample" and (steps.odd & steps.inside).any():
         first = dataclasses.replace(clock, start=_start(times.iloc[int(stamps[key].argmin())]))
         frame, slots = _resample(frame, first, entity, steps)
         _log.info("%s: resampled to a row every %s", where, _words(steps.usual, times))
-    elif (steps.odd & steps.inside).any() and steps.offset != "B":
+    elif (steps.odd & steps.inside).any() and steps.offset != "B" and not clock.uneven:
         _log.info("%s: unevenly spaced; every row is taken for one step", where)
     place[rows] = slots
     return Ordered(frame, clock, place)
@@ -350,6 +351,7 @@ def _check_even(
     bad = int(uneven[0]) + 1
     hint = _series_hint(frame, time, entity, steps.stamps)
     advice = (
+        f"{option('times', 'generate')} learns what lies between rows and samples it; "
         f"{option('irregular', 'sort')} takes every row for one step; "
         f"{option('irregular', 'resample')} makes steps even, missing where there is no row"
     )
@@ -371,9 +373,18 @@ def _start(time: Any) -> str | float:
     return time.isoformat() if isinstance(time, pd.Timestamp) else float(time)
 
 
-def _with_steps(clock: Clock, times: pd.Series, steps: _Steps) -> Clock:
-    step = steps.usual if steps.usual > 0 else 1.0
-    return dataclasses.replace(clock, start=_start(times.min()), step=step, offset=steps.offset)
+def _with_steps(clock: Clock, times: pd.Series, steps: _Steps, generate: bool) -> Clock:
+    step, gaps = steps.usual if steps.usual > 0 else 1.0, steps.gaps[steps.inside]
+    uneven = generate and bool(steps.odd[steps.inside].any() and (gaps > 0).any())
+    if uneven and steps.slots is not None:
+        apart = np.diff(steps.slots)[steps.inside]
+        step = float(np.median(gaps[apart > 0] / apart[apart > 0]))
+    elif uneven:
+        dates = not pd.api.types.is_numeric_dtype(times.dtype)
+        step = event_times.step_of(gaps, dates=dates)
+    return dataclasses.replace(
+        clock, start=_start(times.min()), step=step, offset=steps.offset, uneven=uneven
+    )
 
 
 def _words(step: float, times: pd.Series) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 from etils import epath
 
-from timeldm_jax.data import entities, inference, relations, rules, words
+from timeldm_jax.data import entities, event_times, inference, relations, rules, words
 from timeldm_jax.data.clock import Clock, groups_of
 from timeldm_jax.data.columns import KINDS, SCALINGS, Column, Scaling
 from timeldm_jax.data.entities import Ids
@@ -116,6 +116,10 @@ class Schema:
             lines.append(f"always: {rules.said(rule)}{count}")
         return lines
 
+    def shown(self) -> tuple[Column, ...]:
+        """The columns that samples have, too: without that of `event_times`."""
+        return tuple(column for column in self.columns if column.name in self.order)
+
     def layout(self) -> tuple["Feature", ...]:
         """As `features`."""
         return features(self)
@@ -159,13 +163,15 @@ def infer(
     own = [] if clock is None else list(clock.names)
     hidden = own if real_names else [*own, *entity]
     asked = {name: {"kind": "category"} for name in entity} | dict(overrides)
+    if event_times.GAP in frame.columns:
+        asked[event_times.GAP] = event_times.fields(frame[event_times.GAP])
     columns = _infer_columns(frame.drop(columns=hidden, errors="ignore"), asked, where)
     if not columns:
         raise DataError(f"{where} has no column to learn beside its time and entity columns")
     said = {name: given["static"] for name, given in overrides.items() if "static" in given}
     said |= dict.fromkeys(entity, True)
     columns = relations.learn(columns, frame, groups_of(frame, entity), said)
-    kept = {*(column.name for column in columns), *own, *entity} - {SERIES}
+    kept = {*(column.name for column in columns), *own, *entity} - {SERIES, event_times.GAP}
     unnamed = [name for name in entity if name in hidden and name != SERIES]
     schema = Schema(
         columns=tuple(columns),

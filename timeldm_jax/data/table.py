@@ -18,6 +18,7 @@ from timeldm_jax.data import columns as kinds
 from timeldm_jax.data import (
     combinations,
     entities,
+    event_times,
     proposals,
     rules,
     time_columns,
@@ -27,15 +28,16 @@ from timeldm_jax.data import (
 )
 from timeldm_jax.data import order as orders
 from timeldm_jax.data import schema as schemas
-from timeldm_jax.data.clock import Reading
+from timeldm_jax.data.clock import Reading, Steps
 from timeldm_jax.data.order import Ordered
 from timeldm_jax.data.schema import Schema
-from timeldm_jax.errors import DataError, Problems, option
+from timeldm_jax.errors import ConfigError, DataError, Problems, option
 from timeldm_jax.settings import Rule, check_fields, one_of
 
 _log = logging.getLogger(__name__)
 
 MISSING = ("fill", "generate")
+TIMES = ("steps", "generate")
 NAMES = ("new", "real")  # of series, in samples
 _DAYFIRST = Rule(lambda value: value in ("", "true", "false"), "must be 'true', 'false' or ''")
 Windows = Float[np.ndarray, "n time feature"]
@@ -55,6 +57,8 @@ class Options:
         rows in order and takes each for one step; `resample` makes rows regular by the median
         step, the mean of several, missing where there is none.
       decimal: the decimal point of a CSV file; "" finds out.
+      times: what uneven times are: `steps`, all alike, once `irregular` allows them; or data, which
+        samples have too (`generate`, see `event_times`). Times at even steps are always `steps`.
       time_format: how the time column is written, such as `%d/%m/%Y %H:%M`; "" finds out. See
         `data.formats`.
       dayfirst: whether 01/02/2024 is the first of February (`true`) or January 2nd (`false`), where
@@ -70,6 +74,7 @@ class Options:
     entity: str = ""
     schema: str = ""
     irregular: str = "error"
+    times: str = "steps"
     decimal: str = ""
     na_values: str = ""
     time_format: str = ""
@@ -86,7 +91,13 @@ class Options:
             decimal=point,
             dayfirst=_DAYFIRST,
             entity_names=one_of(*NAMES),
+            times=one_of(*TIMES),
         )
+        if (self.times, self.irregular) == ("generate", "resample"):
+            raise ConfigError(
+                "times='generate' learns uneven steps and irregular='resample' makes them even: "
+                "choose one"
+            )
 
 
 class Encoded(NamedTuple):
@@ -132,11 +143,17 @@ def prepare(frame: pd.DataFrame, where: str, options: Options) -> tuple[pd.DataF
     free = [name for name in frame.columns if name not in entity and name not in overrides]
     time = time_columns.with_hours(frame, time, free)
     time = time or time_columns.find_time(frame, entity, overrides)
+    if options.times == "generate" and not time:
+        raise DataError(
+            f"{where} has no time column that is found by itself, and "
+            f"{option('times', 'generate')} needs one: {option('time')} names it"
+        )
     zone = zones.check(options.zone)
-    reading = Reading(options.irregular, options.time_format, options.dayfirst, zone)
+    reading = Reading(options.irregular, options.time_format, options.dayfirst, zone, options.times)
     problems, clock = Problems(), None
     with problems.collect():
         frame, clock, _ = orders.order(frame, where, time, entity, reading)
+        frame = event_times.with_gaps(frame, clock, clocks.groups_of(frame, entity), where)
     with problems.collect():
         learnt = frame if clock is not None or not time else frame.drop(columns=list(time))
         inferred = schemas.infer(
@@ -149,18 +166,23 @@ def prepare(frame: pd.DataFrame, where: str, options: Options) -> tuple[pd.DataF
         )
     problems.raise_all()
     frame = frame.reset_index(drop=True)
-    groups, texts = clocks.groups_of(frame, entity), declared.get("rules", ())
+    return frame, _with_rules(inferred, declared.get("rules", ()), frame, where)
+
+
+def _with_rules(schema: Schema, texts: Any, frame: pd.DataFrame, where: str) -> Schema:
+    """A schema with the rules of a user's texts, or `proposed` ones."""
+    groups = clocks.groups_of(frame, schema.entity)
     if texts == schemas.PROPOSED:
-        texts = proposals.propose(frame, inferred.columns, groups)
-    kept = rules.parse(texts, [column.name for column in inferred.columns])
+        texts = proposals.propose(frame, schema.shown(), groups)
+    kept = rules.parse(texts, [column.name for column in schema.shown()])
     rising = rules.rising(kept)
     columns = tuple(
         rules.ranked(column, frame[column.name], groups) if column.name in rising else column
-        for column in inferred.columns
+        for column in schema.columns
     )
     rules.check(kept, columns, frame, groups)
     kept = combinations.learn(kept, columns, frame, "the rows of " + where)
-    return frame, dataclasses.replace(inferred, columns=columns, rules=kept)
+    return dataclasses.replace(schema, columns=columns, rules=kept)
 
 
 def relearn(
@@ -254,6 +276,11 @@ def arrange(frame: pd.DataFrame, where: str, schema: Schema, irregular: str = "e
       DataError: a column that is not there, or rows out of order.
     """
     time = schema.clock.names if schema.clock else ()
+    if irregular == "resample" and event_times.uneven(schema):
+        raise DataError(
+            f"{where}: {option('irregular', 'resample')} makes steps even, and the model has "
+            "learnt uneven ones: leave it out"
+        )
     first = time[0] if time else ""
     frame, _, _ = time_columns.from_index(frame, where, first, schema.entity, later=True)
     for name in (*schema.entity, *time):
@@ -275,6 +302,7 @@ def encode(frame: pd.DataFrame, schema: Schema, where: str = "the table") -> Enc
       DataError: a column is not there, or holds what the schema does not know.
     """
     rows, groups = len(frame), clocks.groups_of(frame, schema.entity)
+    frame = event_times.with_gaps(frame, schema.clock, groups, where)
     names = [c.name for c in schema.columns]
     for name in names:
         if name not in frame.columns:
@@ -329,24 +357,6 @@ def snap(windows: Windows, schema: Schema, given: Windows | None = None) -> Wind
     return found
 
 
-def _times(
-    windows: Windows,
-    schema: Schema,
-    seed: int,
-    first: int,
-    begins: Int[np.ndarray, " n"] | None,
-) -> pd.DataFrame:
-    """The times of all rows, or of one window where all are alike."""
-    assert schema.clock is not None
-    time = windows.shape[1]
-    if begins is None:
-        if schema.starts is None or time < schema.starts.window:
-            return schema.clock.times(time)
-        begins = schema.starts.draw(windows, schema.clock, seed, first)
-    steps, place = np.unique(begins[:, None] + np.arange(time), return_inverse=True)
-    return schema.clock.write(schema.clock.stamps(steps)).iloc[place.ravel()]
-
-
 def within_range(windows: Windows, schema: Schema) -> Windows:
     """Windows whose values lie between the smallest and largest that the table showed.
 
@@ -375,7 +385,7 @@ def decode(
     missing: str = "fill",
     first_series: int = 0,
     times: pd.DataFrame | None = None,
-    begins: Int[np.ndarray, " n"] | None = None,
+    begins: Steps | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """A table of windows: the schema's columns and dtypes, with a number of each before them.
@@ -403,7 +413,7 @@ def decode(
     }
     if schema.clock is not None:
         if times is None:
-            times = _times(snapped, schema, seed, first_series, begins)
+            times = event_times.of_windows(snapped, schema, seed, first_series, begins)
         times = times if len(times) > time else pd.concat([times] * count)
         times = times.reset_index(drop=True)
     ids = {each.name: each for each in schema.ids}

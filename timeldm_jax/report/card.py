@@ -32,10 +32,9 @@ def model_card(generator: Generator, scores: dict[str, Any] | None) -> str:
         lines += [*_block("\n".join(generator.schema.describe())), ""]
         if generator.schema.clock is not None:
             clock = generator.schema.clock
-            lines += [
-                f"Time: {_code(clock.name)}, a row every {clock.step:g} (seconds, of dates).",
-                "",
-            ]
+            every = f"a row every {clock.step:g} (seconds, of dates)"
+            every = "at uneven times, which are drawn, too" if clock.uneven else every
+            lines += [f"Time: {_code(clock.name)}, {every}.", ""]
     else:
         lines += [f"Features: {', '.join(map(_code, generator.columns))}.", ""]
     lines += ["## Scores", ""]
