@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from timeldm_jax import latents, shards, writing
 from timeldm_jax.asked import Asked
 from timeldm_jax.data import context as contexts
-from timeldm_jax.data import gaps
+from timeldm_jax.data import event_times, gaps
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.schema import Schema
@@ -278,7 +278,8 @@ def judge_adherence(
     training, held_out = part(train), part(random.permutation(test))
     begins = None
     if schema.starts is not None and schema.clock is not None:
-        begins = schema.starts.draw(synthetic, schema.clock, drawn_with)[:, None] + time
+        begins = schema.starts.draw(synthetic, schema.clock, drawn_with)
+        begins = event_times.steps_of(schema, synthetic, begins)
     sampled = adherence.Part(synthetic, begins, np.arange(len(synthetic)))
     asked = None
     count = adherence.asked_windows(schema, context, len(held_out.windows), len(synthetic))

@@ -126,13 +126,33 @@ def on_grid(schema: "Schema", steps: Steps) -> Float[np.ndarray, " n"]:
     return passed / schema.clock.step
 
 
+def steps_of(
+    schema: "Schema", windows: Windows, begins: Steps
+) -> Float[np.ndarray, "n time"] | Int[np.ndarray, "n time"]:
+    """The clock's step of each row of windows, by what lies between the rows where that is drawn.
+
+    Args:
+      schema: of the model, with a clock.
+      windows: in the columns' own units; NaN lies between no rows.
+      begins: the step of their first rows.
+    """
+    assert schema.clock is not None
+    if not schema.clock.uneven:
+        return begins[:, None] + np.arange(windows.shape[1])
+    gaps = np.nan_to_num(windows[..., place(schema)])
+    gaps[:, 0] = 0.0
+    if schema.clock.offset:
+        return np.round(begins[:, None] + gaps.cumsum(axis=1)).astype(np.int64)
+    return begins[:, None] + gaps.cumsum(axis=1) / schema.clock.step
+
+
 def begun(
     schema: "Schema | None",
     series: Float[np.ndarray, "n rows feature"],
     begins: Steps,
     row: int,
 ) -> Steps:
-    """The clock's step of a row of some series, by what lies between the rows.
+    """The clock's step of a row of some series.
 
     Args:
       schema: of the model.
@@ -143,10 +163,10 @@ def begun(
     if schema is None or not uneven(schema):
         return begins + row
     assert schema.clock is not None
-    gaps = series[..., place(schema)] / (1.0 if schema.clock.offset else schema.clock.step)
-    if row < 0:
-        return begins + row * np.nanmean(gaps, axis=1)
-    return begins + np.nansum(gaps[:, 1 : row + 1], axis=1)
+    if row >= 0:
+        return steps_of(schema, series[:, : row + 1], begins)[:, row]
+    unit = 1.0 if schema.clock.offset else schema.clock.step
+    return begins + row * np.nanmean(series[..., place(schema)], axis=1) / unit
 
 
 def of_windows(
@@ -167,21 +187,22 @@ def of_windows(
     if begins is None and schema.starts is not None and time >= schema.starts.window:
         drawn = schema.starts.draw(windows, clock, seed, first)
         begins = on_grid(schema, drawn) if clock.uneven else drawn
-    if clock.uneven:
-        gaps = np.nan_to_num(windows[..., place(schema)])
-        gaps[:, 0] = 0.0
-        begins = np.zeros(len(gaps)) if begins is None else begins
-        return _written(clock, gaps.cumsum(axis=1), begins)
-    if begins is None:
+    if begins is None and not clock.uneven:
         return clock.times(time)
-    steps, at = np.unique(begins[:, None] + np.arange(time), return_inverse=True)
+    steps = steps_of(schema, windows, np.zeros(len(windows)) if begins is None else begins)
+    if clock.uneven:
+        return _written(clock, steps)
+    steps, at = np.unique(steps, return_inverse=True)
     return clock.write(clock.stamps(steps)).iloc[at.ravel()]
 
 
-def _written(clock: Clock, passed: Float[np.ndarray, "n time"], begins: Steps) -> pd.DataFrame:
+def _written(
+    clock: Clock, steps: Float[np.ndarray, "n time"] | Int[np.ndarray, "n time"]
+) -> pd.DataFrame:
+    """The columns of times at steps of an uneven clock."""
     if clock.offset:
-        return clock.write(clock.stamps(np.round(begins[:, None] + passed).astype(int).ravel()))
-    return clock.write(clock.after((begins[:, None] * clock.step + passed).ravel()))
+        return clock.write(clock.stamps(np.round(steps).astype(np.int64).ravel()))
+    return clock.write(clock.after(steps.ravel() * clock.step))
 
 
 def following(
@@ -196,10 +217,10 @@ def following(
     """
     assert schema.clock is not None
     clock = _from(schema.clock, schema.clock.read(frame.iloc[[-1]], "the history").iloc[0])
-    passed = futures[..., place(schema)].cumsum(axis=1)
-    middle = np.quantile(passed, 0.5, axis=0, keepdims=True, method="inverted_cdf")
-    every = _written(clock, passed, np.zeros(len(passed)))
-    return every, _written(clock, middle, np.zeros(1))
+    unit = 1.0 if clock.offset else clock.step
+    steps = futures[..., place(schema)].cumsum(axis=1) / unit
+    middle = np.quantile(steps, 0.5, axis=0, keepdims=True, method="inverted_cdf")
+    return _written(clock, steps), _written(clock, middle)
 
 
 def known_gaps(known: pd.DataFrame, schema: "Schema", history: pd.DataFrame) -> pd.DataFrame:
