@@ -83,6 +83,18 @@ def test_times_come_back_as_they_were_written(way):
     assert again["at"].dtype == frame["at"].dtype
 
 
+def test_minutes_stay_minutes_however_few_rows_there_are():
+    """Seconds would not be written, and rows of one minute would look alike."""
+    frame = events(60, unit=60.0)
+    frame["at"] = frame["at"].dt.strftime("%Y-%m-%d %H:%M")
+    found = prepared(frame)[1]
+    assert next(column for column in found.columns if column.name == GAP).grid.step == 60
+    wild = np.random.default_rng(0).exponential(100, (40, 20, 2))
+    drawn = table.decode(table.snap(wild, found), found)
+    times = pd.to_datetime(drawn["at"]).groupby(drawn["series"]).diff().dropna()
+    assert (times >= pd.Timedelta("1min")).all()
+
+
 def test_gaps_are_what_lies_between_rows_of_a_series():
     frame = pd.concat([events(30, s).assign(who=f"p{s}") for s in (1, 2)], ignore_index=True)
     alone = events(1, 3).assign(who="p3")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 GAP = "(time since the row before)"
 EVEN = (86_400.0, 3_600.0, 1_800.0, 900.0, 600.0, 300.0)  # seconds that all times may be apart by
+NOISE = 1e-6  # what sums of times are off by
 FINEST = 300.0  # of a clock's steps, unless rows are closer: a week then has 2,016
 LONGEST = 60 * 86_400.0  # of gaps that are counted in parts of a day
 
@@ -42,10 +43,16 @@ def step_of(gaps: Float[np.ndarray, " gaps"], *, dates: bool) -> float:
     usual = float(np.median(gaps[gaps > 0]))
     if not dates or usual > LONGEST:
         return usual
-    whole = [step for step in EVEN if np.allclose(gaps, np.round(gaps / step) * step, atol=1e-6)]
-    if whole:
-        return whole[0]
+    even = _unit(gaps, EVEN)
+    if even:
+        return even
     return FINEST if usual > FINEST else EVEN[0] / max(round(EVEN[0] / usual), 1)
+
+
+def _unit(gaps: Float[np.ndarray, " gaps"], units: tuple[float, ...]) -> float | None:
+    """The first of some units that gaps are whole numbers of; None where they are of none."""
+    whole = (np.abs(gaps - np.round(gaps / unit) * unit).max() < NOISE for unit in units)
+    return next((unit for unit, fits in zip(units, whole, strict=True) if fits), None)
 
 
 def with_gaps(
@@ -95,11 +102,14 @@ def _from(clock: Clock, first: Any) -> Clock:
 def fields(gaps: pd.Series) -> dict[str, Any]:
     """What `inference` is to take the hidden column for: no two rows share a time unless some do.
 
-    The least gap is told to one digit, rounded down.
+    The least gap is told to one digit, rounded down. Whole minutes stay such, as text may say no
+    more.
     """
     least = float(gaps.min())
     low = 0.0 if least <= 0 else float(f"1e{int(np.floor(np.log10(least)))}")
-    return {"kind": "float", "scaling": "quantile", "low": min(low, least), "high": None}
+    found = {"kind": "float", "scaling": "quantile", "low": min(low, least), "high": None}
+    unit = _unit(gaps.to_numpy(), (*EVEN, 60.0, 1.0))
+    return found if unit is None else found | {"step": unit}
 
 
 def place(schema: "Schema") -> int:
