@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -135,21 +135,40 @@ def _fill(
         Part(folder / _name(place, shards, form.suffix), first, count)
         for place, (first, count) in enumerate(_ranges(asked.windows, shards, generator.largest))
     ]
-    own = parts[jax.process_index() :: jax.process_count()]
+    own = slice(jax.process_index(), None, jax.process_count())
 
-    def draw() -> None:
+    def sound() -> list[dict[str, Any]]:
         (folder / UNFINISHED).mkdir(exist_ok=True)
-        missing = [part for part in own if not _is_there(part)]
-        if len(missing) < len(own):
-            _log.info("%s: %d of %d shards are there", folder, len(own) - len(missing), len(own))
-        for part, length in writing.write(generator, asked, wanted["seed"], missing, form):
-            rows = {} if form.suffix == ".npz" else {"rows": length}
-            write_json(_record_of(part), _describe(part) | rows)
+        return [record for part in parts[own] if (record := _sound_record(part))]
 
-    parallel.together(draw)
-    manifest: dict[str, Any] = {"format": FORMAT, "request": wanted | {"shards": shards}}
-    parallel.alone(lambda: _finish(folder, parts, manifest | {"columns": form.columns}))
-    return read_manifest(folder)
+    there = _gathered(sound)
+    names = {each["file"] for each in there}
+    missing = [part for part in parts if part.path.name not in names]
+    if there:
+        _log.info("%s: %d of %d shards are there", folder, len(there), len(parts))
+
+    def drawn() -> list[dict[str, Any]]:
+        found = []
+        for part, length in writing.write(generator, asked, wanted["seed"], missing[own], form):
+            found.append(_describe(part) | ({} if form.suffix == ".npz" else {"rows": length}))
+            write_json(_record_of(part), found[-1])
+        return found
+
+    records = sorted(there + _gathered(drawn), key=lambda each: each["first"])
+    manifest = {
+        "format": FORMAT,
+        "request": wanted | {"shards": shards},
+        "columns": form.columns,
+        "shards": records,
+    }
+    parallel.alone(lambda: _finish(folder, manifest))
+    return manifest
+
+
+def _gathered(work: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """What all processes found, on each: a shared disk may show it to the others only later."""
+    texts = parallel.share_texts(json.dumps(parallel.together(work)))
+    return list(itertools.chain(*map(json.loads, texts)))
 
 
 def _ranges(count: int, shards: int, batch: int) -> Iterator[tuple[int, int]]:
@@ -223,19 +242,19 @@ def _describe(part: Part) -> dict[str, Any]:
     return windows | {"size": size, "sha256": digest}
 
 
-def _is_there(part: Part) -> bool:
-    """Whether a shard is there, whole; a warning says where it was and is damaged."""
+def _sound_record(part: Part) -> dict[str, Any] | None:
+    """The record of a shard that is there, whole; a warning says where it was and is damaged."""
     recorded = _recorded(part)
     if recorded is None:
-        return False
+        return None
     if not part.path.exists():
         _log.warning("%s is missing; it is drawn again", part.path)
-        return False
+        return None
     size = part.path.stat().length
     if size != recorded["size"] or not _describe(part).items() <= recorded.items():
         _log.warning("%s is damaged; it is drawn again", part.path)
-        return False
-    return True
+        return None
+    return recorded
 
 
 def _recorded(part: Part) -> dict[str, Any] | None:
@@ -252,13 +271,8 @@ def _recorded(part: Part) -> dict[str, Any] | None:
     return next((each for each in listed if each["file"] == part.path.name), None)
 
 
-def _finish(folder: epath.Path, parts: Sequence[Part], manifest: dict[str, Any]) -> None:
+def _finish(folder: epath.Path, manifest: dict[str, Any]) -> None:
     """Writes the manifest of shards that are all there."""
-    listed = [_recorded(part) for part in parts]
-    lost = next((p.path for p, each in zip(parts, listed, strict=True) if each is None), None)
-    if lost is not None:
-        raise DataError(f"{lost} was written by another process and is not there; run it again")
-    manifest = manifest | {"shards": listed}
     if not (folder / MANIFEST).exists() or read_manifest(folder) != manifest:
         write_json(folder / MANIFEST, manifest)
     (folder / UNFINISHED).rmtree(missing_ok=True)
@@ -309,6 +323,13 @@ def files(folder: epath.Path) -> list[epath.Path]:
 
 
 def read(folder: epath.Path) -> tuple[Windows, tuple[str, ...] | None]:
-    """All windows of a folder of `.npz` shards, as `samples.read_windows`."""
+    """All windows of a folder of `.npz` shards, as `samples.read_windows`.
+
+    Raises:
+      DataError: as `files`, or the shards are tables.
+    """
+    kind = read_manifest(folder)["request"]["kind"]
+    if kind != ".npz":
+        raise DataError(f"{folder} holds tables ({kind}); say of which model (--model)")
     parts = [read_windows(path) for path in files(folder)]
     return np.concatenate([windows for windows, _ in parts]), parts[0][1]

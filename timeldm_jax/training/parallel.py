@@ -117,6 +117,21 @@ def share_text_from_first(text: str) -> str:
     return bytes(np.asarray(share_from_first(content))).decode()
 
 
+def share_texts(text: str) -> list[str]:
+    """The text of each process, in their order, on every process."""
+    if jax.process_count() == 1:
+        return [text]
+    from jax.experimental import multihost_utils
+
+    content = np.frombuffer(text.encode(), np.uint8)
+    with jax.transfer_guard("allow"):  # asked for by the call
+        lengths = multihost_utils.process_allgather(np.int32(len(content)))
+        padded = np.zeros(int(np.max(lengths)), np.uint8)
+        padded[: len(content)] = content
+        found = multihost_utils.process_allgather(padded)
+    return [bytes(row[:size]).decode() for row, size in zip(found, lengths, strict=True)]
+
+
 def any_process(flag: bool) -> bool:
     """Whether `flag` is true on some process."""
     if jax.process_count() == 1:
