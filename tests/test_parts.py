@@ -30,6 +30,7 @@ def in_files(folder, frame, edges, suffix=".parquet"):
         part.to_csv(path, index=False) if suffix == ".csv" else part.to_parquet(path)
     (folder / "_SUCCESS").write_text("")
     (folder / ".part-000.crc").write_text("")
+    (folder / "manifest.json").write_text("{}")
     return str(folder)
 
 

@@ -17,7 +17,7 @@ from test_commands import GOLDEN
 from test_devices import WORKER, free_port
 from test_generator import WINDOW, made
 
-from timeldm_jax import TimeLDM, marginals, overlap, sample, shards, writing
+from timeldm_jax import TimeLDM, convert, evaluate, marginals, overlap, sample, shards, writing
 from timeldm_jax.asked import Asked
 from timeldm_jax.data import clock as clocks
 from timeldm_jax.data import reader, schema, start_times, table
@@ -143,6 +143,20 @@ def test_shards_hold_the_windows_of_a_single_draw(undisturbed, rows):
     assert manifest["request"]["seed"] == SEED
     assert manifest["request"]["count"] == COUNT
     assert len(manifest["request"]["model"]) == 64
+
+
+def test_scores_read_the_shards_of_tables_and_of_arrays(undisturbed, arrays, model, tmp_path):
+    generator = model.generator
+    found = convert.encode_samples(generator, str(undisturbed))
+    expected = convert.encode_samples(generator, read_all(undisturbed))
+    np.testing.assert_array_equal(found, expected)
+    assert found.shape == (COUNT, 8, len(generator.columns))
+    with pytest.raises(DataError, match=r"holds tables \(.parquet\); say of which model"):
+        evaluate._read(str(undisturbed), None)
+    form, asked, folder = writing.of_user(arrays, 0), Asked(20), epath.Path(tmp_path / "many")
+    shards.fill(folder, arrays, asked, form, shards.request(arrays, asked, 0, form), 2)
+    windows, names = evaluate._read(str(folder), None)
+    assert (windows.shape, names) == ((20, WINDOW, 3), ("a", "b", "c"))
 
 
 def test_a_run_killed_at_any_moment_writes_the_same_files(server, undisturbed, tmp_path):

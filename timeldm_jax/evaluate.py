@@ -10,7 +10,7 @@ import sys
 from absl import flags
 from etils import epath
 
-from timeldm_jax import command
+from timeldm_jax import command, shards
 from timeldm_jax.data import gaps
 from timeldm_jax.errors import DataError
 from timeldm_jax.metrics import evaluation, suite
@@ -23,7 +23,7 @@ def define_flags() -> flags.FlagValues:
     own = flags.FlagValues()
     for name, default, meaning in (
         ("real", None, "Real windows: .npy, .npz or .csv, (windows, time, features) or a table."),
-        ("synthetic", None, "Synthetic windows, the same units."),
+        ("synthetic", None, "Synthetic windows, the same units; or a folder of shards."),
         ("train", None, "Windows that the generator was trained on, where --real are others."),
         ("model", None, "Of which both are tables: columns become its features."),
         ("out", "scores.json", "Where the scores go."),
@@ -55,8 +55,8 @@ def main(argv: list[str]) -> None:
         if own.model is not None:
             _evaluate_tables(own)
             return
-        real, columns = read_windows(epath.Path(own.real), window)
-        synthetic, synthetic_columns = read_windows(epath.Path(own.synthetic), window)
+        real, columns = _read(own.real, window)
+        synthetic, synthetic_columns = _read(own.synthetic, window)
         if columns and synthetic_columns and columns != synthetic_columns:
             if sorted(columns) != sorted(synthetic_columns):
                 raise DataError(
@@ -66,10 +66,16 @@ def main(argv: list[str]) -> None:
             synthetic = synthetic[:, :, [synthetic_columns.index(name) for name in columns]]
         training = None
         if own.train is not None:
-            training, _ = read_windows(epath.Path(own.train), window)
+            training, _ = _read(own.train, window)
         unnamed = tuple(f"feature_{i}" for i in range(real.shape[-1]))
         names = columns or synthetic_columns or unnamed
         _write(own, real, synthetic, names, training)
+
+
+def _read(given: str, window: int | None) -> tuple[Windows, tuple[str, ...] | None]:
+    """The windows of a file, or of a folder of shards."""
+    path = epath.Path(given)
+    return shards.read(path) if path.is_dir() else read_windows(path, window)
 
 
 def _evaluate_tables(own: flags.FlagValues) -> None:

@@ -30,8 +30,8 @@ _WILD = re.compile(r"[*?\[]")
 def find(source: str) -> tuple[epath.Path, ...]:
     """The files of a folder, at any depth, or of a glob; () where `source` is neither.
 
-    What begins with a dot or an underscore is left out, as are files without a suffix: they tell
-    programs about the others.
+    What begins with a dot or an underscore is left out, as are files without a suffix and
+    `manifest.json`: they tell programs about the others.
 
     Raises:
       DataError: no file, or files of several kinds.
@@ -73,7 +73,8 @@ def _below(folder: epath.Path) -> Iterator[epath.Path]:
 
 def _is_part(path: epath.Path, root: epath.Path) -> bool:
     inner = os.fspath(path)[len(os.fspath(root)) :].replace("\\", "/").split("/")
-    return bool(path.suffix) and not path.is_dir() and not any(n[:1] in (".", "_") for n in inner)
+    told = path.name == "manifest.json" or any(name[:1] in (".", "_") for name in inner)
+    return bool(path.suffix) and not path.is_dir() and not told
 
 
 def check_names(names: Sequence[str], first: Sequence[str], path: Any, first_path: Any) -> None:
