@@ -6,6 +6,7 @@ Every run is a process of its own, with fake CPU devices.
 import shutil
 import signal
 import socket
+import time
 
 import jax
 import numpy as np
@@ -312,6 +313,36 @@ def test_two_processes_that_were_stopped_and_killed_resume(pair, single, tmp_pat
         assert child.wait() == 0, children[0].output + children[1].output
         assert "ldm: resuming at step" in child.output
     assert_same_as_single(workdir, single)
+
+
+ALL_STAGES = "--stages=vae,ldm,sample,evaluate,report"
+MOMENTS = {  # what is there when a process is lost
+    "in the first stage": "metrics.jsonl",
+    "in the second stage": "ldm/20/checksums.json",
+    "while samples are drawn": "marginals.json",
+    "while process 0 scores and the other waits": "samples/manifest.json",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_lost_process_ends_the_other_within_a_minute(pair, single, tmp_path, moment, lost):
+    """Loudly, and all stages resume to the same end."""
+    workdir = tmp_path / "run"
+    children = pair(*SHORT, ALL_STAGES)
+    there = workdir / MOMENTS[moment]
+    assert wait_until(there.exists, children[0]), children[0].output
+    children[lost].kill()
+    began = time.monotonic()
+    assert children[1 - lost].wait(60) != 0
+    assert time.monotonic() - began < 60
+    assert not (workdir / "report.html").exists()
+    children = pair(*SHORT, ALL_STAGES)
+    for child in children:
+        assert child.wait() == 0, children[0].output + children[1].output
+    assert_same_as_single(workdir, single)
+    assert {"scores.json", "report.html"} <= {path.name for path in workdir.iterdir()}
 
 
 # A table's sizes are chosen, so these are all that make it small.
