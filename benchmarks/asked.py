@@ -287,7 +287,9 @@ def events(budget: str) -> dict[str, Any]:
         },
     }
     for name, each in {"unseen rows": unseen, **sets}.items():
-        noon = 2 * np.pi * (each.hour - 12) / 24
+        noon = np.cos(2 * np.pi * (each.hour - 12) / 24)
+        drivers = np.column_stack([noon, each.load, np.ones(len(each))])
+        slopes, left = np.linalg.lstsq(drivers, np.log(each.gap), rcond=None)[:2]
         found[name] = {
             "quantiles of gaps": [float(q) for q in np.quantile(each.gap, levels)],
             "distance of their distribution from unseen rows (KS)": float(
@@ -295,9 +297,8 @@ def events(budget: str) -> dict[str, Any]:
             ),
             "rank correlation with the load": float(stats.spearmanr(each.gap, each.load)[0]),
             "with the gap before": float(stats.spearmanr(each.gap, each.before)[0]),
-            "slope of its logarithm on noon": float(
-                np.polyfit(np.cos(noon), np.log(each.gap), 1)[0]
-            ),
+            "slopes of its logarithm on noon and load (-0.7, -1)": slopes[:2].tolist(),
+            "deviation left (0.3)": float(np.sqrt(left[0] / len(each))),
         }
     return found
 
