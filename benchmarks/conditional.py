@@ -171,7 +171,7 @@ def forecast(
         }
         for name, error in guesses.items():
             errors.setdefault(name, []).append(error / scale)
-        low, high = np.quantile(drawn, (0.05, 0.95), axis=0)
+        low, high = np.quantile(drawn, (0.05, 0.95), axis=0, method="weibull")
         inside.append((low <= truth) & (truth <= high))
     return {
         "horizon": horizon,

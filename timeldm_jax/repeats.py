@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 FEWEST = 0.002  # share of steps that repeat a value, from which it is no accident
+ENOUGH = 0.5  # of the share wanted, from which rounding gives it: a grid, which knows better
 NEVER = -1.0  # how close, of a feature whose values are left alone
 HALVINGS = 14  # of the interval of shares in which the one wanted is looked for
 Windows = Float[np.ndarray, "n time feature"]
@@ -63,7 +64,7 @@ def closeness(
       wanted: share of steps of each feature that repeat its value; 0: it is left alone.
       finish: rounds samples to what the data can hold, which repeats some values by itself.
     """
-    asked = (wanted >= FEWEST) & (shares(finish(windows)) < wanted)
+    asked = (wanted >= FEWEST) & (shares(finish(windows)) < ENOUGH * wanted)
     changes = np.sort(np.abs(np.diff(windows, axis=1)).reshape(-1, windows.shape[2]), axis=0)
     low, high = np.zeros(len(wanted)), np.ones(len(wanted))
 
