@@ -63,6 +63,7 @@ SMALL = {
     "sample.count": 40,
     "sample.steps": 3,
     "sample.marginal_windows": 200,
+    "sample.band_windows": 0,
 }
 
 

@@ -239,6 +239,7 @@ def test_every_number_has_a_range():
     """All but P_mean, which may be any: zero, or −1, is refused wherever it makes no sense."""
     free = {"seed", "microbatch", "blocks", "block", "axes", "maximum", "minimum", "P_std"}
     free |= {"churn", "b2", "ema", "P_mean", "marginal_windows", "span", "trees"}
+    free |= {"band_windows"}
     free |= {"context_fid_steps", "context", "guidance"}
     for prefix, default in c.SECTIONS:
         for field in c.settings_fields(default):

@@ -1,10 +1,14 @@
 """What a forecast says of its futures: bands that hold what they say."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
+import quick
 
-from timeldm_jax import forecast
+import timeldm_jax
+from timeldm_jax import bands, forecast
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.table import Options
@@ -43,3 +47,56 @@ def test_futures_that_lack_values_have_the_quantiles_of_the_others():
     found = forecast.summarise(samples, schema_of(frame), None, frame).quantiles
     assert found[0.5].tolist()[0] == 2.0
     assert np.isnan(found[0.5].tolist()[1])
+
+
+def gaussian(windows, draws, spread, seed=0):
+    """Futures that are so much wider than what came, of deviation 1 around a level."""
+    random = np.random.default_rng(seed)
+    level = random.normal(0, 5, (windows, 1, 8, 1))
+    came = level + random.normal(size=(windows, 1, 8, 3))
+    return level + spread * random.normal(size=(windows, draws, 8, 3)), came[:, 0]
+
+
+@pytest.mark.parametrize("spread", [0.6, 1.0, 1.2])
+def test_forecasts_become_as_wide_as_what_came(spread):
+    drawn, came = gaussian(400, 20, np.array([spread, 1.0, spread]))
+    by = bands.factors(drawn, came)
+    # The rank of a ratio among 3,200: a standard error of about .02 of the factor.
+    np.testing.assert_allclose(by, 1 / np.array([spread, 1.0, spread]), rtol=0.07)
+    futures, truth = gaussian(400, 50, np.array([spread, 1.0, spread]), seed=1)
+    wide = np.stack([bands.widen(window, by) for window in futures])
+    low, high = np.quantile(wide, (0.05, 0.95), axis=1, method="weibull")
+    assert ((low <= truth) & (truth <= high)).mean() == pytest.approx(0.9, abs=0.02)
+
+
+def test_what_no_width_mends_is_left():
+    drawn, came = gaussian(50, 20, 1.0)
+    drawn[..., 0] = 0.0  # a point, and something else came
+    came[..., 1] = np.nan  # nothing is known of it
+    drawn[..., 2], came[..., 2] = 3.0, 3.0  # a point, and it came
+    np.testing.assert_array_equal(bands.factors(drawn, came), [bands.MOST, 1.0, bands.LEAST])
+    point = np.full((20, 8, 1), 3.0)
+    np.testing.assert_array_equal(bands.widen(point, np.array([2.0])), point)
+
+
+@pytest.mark.training
+def test_a_model_knows_how_wide_its_forecasts_are(tmp_path):
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": random.normal(size=900).cumsum(), "y": random.normal(size=900)})
+    model = quick.Quick(window=6, **{"sample.band_windows": 24}).fit(frame)
+    generator = model.generator
+    assert generator.wider is not None
+    assert generator.wider.shape == (2,)
+    assert ((generator.wider >= bands.LEAST) & (generator.wider <= bands.MOST)).all()
+    history = frame.tail(20)
+    wide = model.forecast(history, 4, n=30).samples
+    model.save(tmp_path / "saved")
+    again = timeldm_jax.TimeLDM.load(tmp_path / "saved")
+    np.testing.assert_array_equal(again.generator.wider, generator.wider)
+    pd.testing.assert_frame_equal(again.forecast(history, 4, n=30).samples, wide)
+    again._generator = dataclasses.replace(generator, wider=None)
+    drawn = again.forecast(history, 4, n=30).samples
+    for place, name in enumerate("xy"):
+        one, other = (each[name].to_numpy().reshape(30, 4) for each in (drawn, wide))
+        expected = np.median(one, 0) + generator.wider[place] * (one - np.median(one, 0))
+        np.testing.assert_allclose(other, expected, atol=1e-6 * np.abs(expected).max())

@@ -199,6 +199,7 @@ def apply_table(config: ConfigDict) -> None:
     config.update_from_flattened_dict(AUTOMATIC)
     config.data.split = "auto"
     config.sample.match_marginals = True
+    config.sample.band_windows = 48
     config.ldm.optimizer.ema = 0.997
 
 
@@ -397,7 +398,7 @@ def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
     if version < 6:
         flat = {"sample.guidance": 1.0, "sample.hold_repeats": False} | flat
     if version < 7:
-        flat = {"data.times": "steps"} | flat
+        flat = {"data.times": "steps", "sample.band_windows": 0} | flat
     return _nest(flat)
 
 

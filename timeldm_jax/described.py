@@ -60,6 +60,12 @@ def close(meta: Mapping[str, Any]) -> Float[np.ndarray, " feature"] | None:
     return None if found is None else np.array(found, np.float64)
 
 
+def wider(meta: Mapping[str, Any]) -> Float[np.ndarray, " feature"] | None:
+    """By how much forecasts are wider than drawn, as `bands`, where it is that of its weights."""
+    found = _of_these_weights(meta, "wider")
+    return None if found is None else np.array(found, np.float64)
+
+
 def _of_these_weights(meta: Mapping[str, Any], name: str) -> Any:
     found = meta.get("drawn_marginals")
     return None if found is None or found["step"] != meta.get("step") else found.get(name)

@@ -150,7 +150,7 @@ def _run_stages(experiment: Experiment, names: tuple[str, ...]) -> None:
     # Process 0 does alone what follows, on its own devices, but for the samples; an error of one
     # process is one of all.
     if "ldm" in names:
-        parallel.alone(lambda: results.calibrate(config, workdir))
+        parallel.alone(lambda: results.calibrate(config, dataset, workdir))
     if "sample" in names:
         results.sample(config, workdir)
 

@@ -14,7 +14,7 @@ from absl import flags
 from etils import epath
 from jaxtyping import Float, Int
 
-from timeldm_jax import command
+from timeldm_jax import bands, command
 from timeldm_jax.asked import Asked
 from timeldm_jax.data import (
     columns,
@@ -97,6 +97,9 @@ def forecast(
     begins = None if first is None else np.full(n, first)
     known = None if known is None else np.repeat(known[None], n, axis=0)
     futures = extend(generator, before, horizon, seed, "forecast", begins, known)
+    if generator.wider is not None:
+        apart = tables.snap(bands.widen(futures, generator.wider), schema, known)
+        futures = rules.keep(apart, schema, known)
     times = every = None
     if event_times.uneven(schema):
         every, times = event_times.following(schema, frame, futures)
@@ -366,6 +369,12 @@ def lengthen(
     more = extend(generator, windows, rest, seed, begins=asked.timed(schema, seed).steps)
     series = np.concatenate([windows, more], axis=1)
     return series if schema is None else tables.within_range(series, schema)
+
+
+def block(window: int) -> tuple[int, int]:
+    """Rows of a window that an extension draws at once, and those of them that it keeps."""
+    new = max(window // 3, 1)
+    return min(new + MARGIN, window - 1), new
 
 
 def joins(count: int, window: int) -> Int[np.ndarray, " joins"]:

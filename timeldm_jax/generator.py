@@ -60,6 +60,7 @@ class Generator:
       shares: how often each feature of the training data repeats a value; None where
         `sample.hold_repeats` is off.
       close: how close values of the model's samples are to be held, likewise; see `repeats`.
+      wider: by how much forecasts are wider than drawn; None: not measured. See `bands`.
     """
 
     config: ConfigDict
@@ -76,6 +77,7 @@ class Generator:
     drift: Drift | None = None
     shares: Float[np.ndarray, " feature"] | None = None
     close: Float[np.ndarray, " feature"] | None = None
+    wider: Float[np.ndarray, " feature"] | None = None
 
     def sample(
         self, count: int, seed: int, asked: Asked | None = None
@@ -358,6 +360,8 @@ class Generator:
             found["drift"] = [np.asarray(part).tolist() for part in self._own_drift]
         if self.shares is not None:
             found["close"] = self.own_closeness.tolist()
+        if self.wider is not None:
+            found["wider"] = self.wider.tolist()
         return found
 
     @property

@@ -69,4 +69,5 @@ def assemble(
         drift=described.drift(meta),
         shares=described.shares(meta),
         close=described.close(meta),
+        wider=described.wider(meta),
     )

@@ -189,9 +189,9 @@ def check_description(path: pathlib.Path, made: Generator) -> None:
             or not (made.drift.factor > 0).all()
         ):
             raise ValueError("its drift is not of its latents")
-        for found in (made.shares, made.close):
+        for found in (made.shares, made.close, made.wider):
             if found is not None and (found.shape != (features,) or not np.isfinite(found).all()):
-                raise ValueError("its repeats are not of its columns")
+                raise ValueError("its repeats or bands are not of its columns")
         if made.schema is not None:
             names = tuple(feature.name for feature in schemas.features(made.schema))
             if not conforms(made.schema, schemas.Schema) or names != made.columns:

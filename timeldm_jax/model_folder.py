@@ -277,7 +277,7 @@ def _description(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 def _drawn(model: Generator) -> dict[str, Any]:
     """How the model's own samples are distributed, so that nobody has to draw them again."""
-    if not model.is_matched:
+    if not model.is_matched and model.wider is None:
         return {}
     return {"drawn_marginals": model.described()}
 

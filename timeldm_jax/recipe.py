@@ -25,8 +25,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from timeldm_jax import bands, generator, marginals
 from timeldm_jax import config as configuration
-from timeldm_jax import generator, marginals
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.diffusion import samplers
 from timeldm_jax.errors import ConfigError
@@ -55,6 +55,9 @@ SCORES_SHARE = 0.3  # of the budget, at most; evaluators train for less otherwis
 LEAST_SCORES_SHARE = 0.1  # where training would get less than `TRAINING_SHARE` of it
 TRAINING_SHARE = 0.4
 MARGINALS_SHARE = 0.05  # of the budget, at most, for windows that `match_marginals` is measured on
+BANDS_SHARE = 0.05  # of the budget, at most, for widths of forecasts
+BANDS_SECONDS = 8.0  # compilation
+COMPLETION = 40  # samples that take as long as a completion
 REPORT_SECONDS = 25.0
 START_SECONDS = 35.0  # compilation
 PROBE_SECONDS = 20.0  # of the steps that are timed
@@ -202,14 +205,14 @@ def choose_steps(config: ConfigDict, dataset: Dataset) -> ConfigDict:
     if budget < START_SECONDS + REPORT_SECONDS + PROBE_SECONDS:
         raise _too_short(config, START_SECONDS + REPORT_SECONDS + PROBE_SECONDS + 60)
     measured = _measure(config, dataset)
-    seconds, own = _within_budget(config, measured, budget)
+    seconds, windows = _within_budget(config, measured, budget)
     chosen = _steps(config, seconds, budget)
     if min(chosen.values()) < FEWEST_STEPS:
         while min(_steps(config, seconds, budget).values()) < FEWEST_STEPS:
             budget += 30
             seconds, _ = _within_budget(config, measured, budget)
         raise _too_short(config, budget)
-    config.sample.marginal_windows = own
+    config.sample.update(windows)
     if seconds.shorter < 1:
         _shorten_evaluators(config, seconds)
     for stage, steps in chosen.items():
@@ -232,11 +235,13 @@ def choose_steps(config: ConfigDict, dataset: Dataset) -> ConfigDict:
     return config
 
 
-def _within_budget(config: ConfigDict, seconds: Seconds, budget: float) -> tuple[Seconds, int]:
+def _within_budget(
+    config: ConfigDict, seconds: Seconds, budget: float
+) -> tuple[Seconds, dict[str, int]]:
     """What is not training, fitted into the budget.
 
     Returns:
-      The times; and how many of its own windows the model is measured on, 0 without marginals.
+      The times; and how many windows the model is measured on, by keys of `config.sample`.
     """
     own = 0
     if config.sample.match_marginals:
@@ -248,9 +253,15 @@ def _within_budget(config: ConfigDict, seconds: Seconds, budget: float) -> tuple
     if config.sample.match_axes:
         drift = generator.drift_samples(own) * seconds.window
         seconds = dataclasses.replace(seconds, sampling=seconds.sampling + drift)
+    forecast = bands.DRAWS * COMPLETION * seconds.window  # of one window
+    wide = min(config.sample.band_windows, int(BANDS_SHARE * budget / forecast))
+    wide = wide if wide >= bands.FEWEST_WINDOWS else 0
+    if wide:
+        forecasts = BANDS_SECONDS + wide * forecast
+        seconds = dataclasses.replace(seconds, sampling=seconds.sampling + forecasts)
     rest = (1 - TRAINING_SHARE) * budget - (seconds.besides_training() - seconds.scores)
     most = min(SCORES_SHARE * budget, max(rest, LEAST_SCORES_SHARE * budget))
-    return seconds.within(most), own
+    return seconds.within(most), {"marginal_windows": own, "band_windows": wide}
 
 
 def _steps(config: ConfigDict, seconds: Seconds, budget: float) -> dict[str, int]:

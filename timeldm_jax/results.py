@@ -4,6 +4,7 @@ Each is written whole or not at all, and left where it stands, unless it is dama
 again from what the run still has.
 """
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable
@@ -16,10 +17,10 @@ from etils import epath
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax import latents, shards, writing
+from timeldm_jax import bands, described, forecast, latents, shards, writing
 from timeldm_jax.asked import Asked
 from timeldm_jax.data import context as contexts
-from timeldm_jax.data import event_times, gaps
+from timeldm_jax.data import event_times, gaps, start_times
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.schema import Schema
@@ -40,17 +41,48 @@ TABLE_BATCH = 10_000  # windows turned into rows at a time
 NEW, SHARDED, DONE = range(3)  # samples of which there is nothing, shards, or all
 
 
-def calibrate(config: ConfigDict, workdir: Workdir) -> None:
+def calibrate(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     """Writes `marginals.json`: how the model's own samples are distributed.
 
-    See `marginals`, `latents.Drift` and `repeats`.
+    See `marginals`, `latents.Drift`, `repeats` and `bands`.
     """
     c = config.sample
-    if not (c.match_marginals or c.match_axes or c.hold_repeats):
+    if not (c.match_marginals or c.match_axes or c.hold_repeats or c.band_windows):
         return
     generator = load_generator(workdir)
-    if generator.is_matched and not generator.is_described:
-        write_json(workdir.marginals, generator.described())
+    starts = _band_windows(config, dataset)
+    if (generator.is_described or not generator.is_matched) and (
+        generator.wider is not None or not len(starts)
+    ):
+        return
+    if len(starts):
+        # Known of its samples first, which completions are mapped by.
+        known = {"drawn_marginals": generator.described(), "step": generator.meta.get("step")}
+        described_now = dataclasses.replace(
+            generator,
+            drawn=described.drawn(known),
+            drift=described.drift(known),
+            close=described.close(known),
+        )
+        steps = None if dataset.steps is None else dataset.steps[starts]
+        windows = dataset.series.windows(starts)
+        wider = bands.measure(described_now, windows, steps, *forecast.block(windows.shape[1]))
+        generator = dataclasses.replace(described_now, wider=wider)
+    write_json(workdir.marginals, generator.described())
+
+
+def _band_windows(config: ConfigDict, dataset: Dataset) -> np.ndarray:
+    """Starts of the validation windows that widths of forecasts are measured on; whole ones."""
+    series, schema = dataset.series, dataset.schema
+    if schema is None or config.data.protocol == "paper":  # which validates on training windows
+        return np.zeros(0, int)
+    starts = start_times.few(series.valid, series.window * len(series.columns))
+    if schema.padded:
+        starts = starts[(series.windows(starts)[..., -1] > 0.5).all(axis=1)]
+    count = min(config.sample.band_windows, len(starts))
+    if count < bands.FEWEST_WINDOWS:
+        return starts[:0]
+    return starts[np.linspace(0, len(starts) - 1, count).astype(int)]
 
 
 def sample(config: ConfigDict, workdir: Workdir) -> None:

@@ -38,6 +38,8 @@ class SampleConfig:
         data; see `repeats`.
       marginal_windows: how many of its own windows a model is measured on for these, at most; 0: by
         `marginals.draws`, and `generator.DRIFT_SAMPLES`.
+      band_windows: held-out windows that widths of forecasts are measured on; 0: they are as drawn;
+        see `bands`.
       churn: S_churn, the noise that `heun` adds at each step; 0: none.
       sigma_min: lowest noise level before zero.
       sigma_max: noise level that sampling starts from.
@@ -55,6 +57,7 @@ class SampleConfig:
     match_marginals: bool = False
     hold_repeats: bool = True
     marginal_windows: int = 0
+    band_windows: int = 0
     churn: float = 0.0
     sigma_min: float = 0.002
     sigma_max: float = 80.0
@@ -71,6 +74,7 @@ class SampleConfig:
             solver=one_of(*SOLVERS),
             steps=at_least(2),
             marginal_windows=at_least(0),
+            band_windows=at_least(0),
             churn=at_least(0),
             sigma_min=POSITIVE,
             rho=POSITIVE,
