@@ -82,8 +82,10 @@ def test_what_no_width_mends_is_left():
 @pytest.mark.training
 def test_a_model_knows_how_wide_its_forecasts_are(tmp_path):
     random = np.random.default_rng(0)
-    frame = pd.DataFrame({"x": random.normal(size=900).cumsum(), "y": random.normal(size=900)})
-    model = quick.Quick(window=6, **{"sample.band_windows": 24}).fit(frame)
+    frame = pd.DataFrame({"x": random.normal(size=1500).cumsum(), "y": random.normal(size=1500)})
+    config = quick.Quick(window=6)._config
+    config.sample.band_windows, config.data.stride = 24, 1
+    model = quick.Quick(config=config).fit(frame)
     generator = model.generator
     assert generator.wider is not None
     assert generator.wider.shape == (2,)

@@ -12,7 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from timeldm_jax import config as configuration
-from timeldm_jax import convert, experiment, model_folder, results
+from timeldm_jax import convert, experiment, extension, model_folder, results
 from timeldm_jax import forecast as forecasts
 from timeldm_jax.data import frames, reader
 from timeldm_jax.data.dataset import Dataset
@@ -233,7 +233,7 @@ class TimeLDM:
         count = 1 if count is None and context is None else count
         asked = convert.asked(generator, count, given, context, start, guidance)
         first = np.concatenate(list(generator.sample(asked.windows, seed, asked)))
-        series = forecasts.lengthen(generator, first, length, seed, asked)
+        series = extension.lengthen(generator, first, length, seed, asked)
         found = convert.present(generator, series, seed, rows=length, asked=asked)
         return frames.of_kind(found, self._kind)
 
@@ -241,7 +241,7 @@ class TimeLDM:
         """Whether joins of windows in `sample_series`'s result can be told; see `metrics.seams`."""
         generator = self._trained()
         values = convert.encode_samples(generator, series)
-        rows = forecasts.join_rows(values.shape[1], generator.models.vae.window)
+        rows = extension.join_rows(values.shape[1], generator.models.vae.window)
         return seams.seam_score(values, rows, generator.columns)
 
     def impute(

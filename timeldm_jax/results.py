@@ -17,7 +17,7 @@ from etils import epath
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax import bands, described, forecast, latents, shards, writing
+from timeldm_jax import bands, described, extension, latents, shards, writing
 from timeldm_jax.asked import Asked
 from timeldm_jax.data import context as contexts
 from timeldm_jax.data import event_times, gaps, start_times
@@ -66,7 +66,7 @@ def calibrate(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
         )
         steps = None if dataset.steps is None else dataset.steps[starts]
         windows = dataset.series.windows(starts)
-        wider = bands.measure(described_now, windows, steps, *forecast.block(windows.shape[1]))
+        wider = bands.measure(described_now, windows, steps, *extension.block(windows.shape[1]))
         generator = dataclasses.replace(described_now, wider=wider)
     write_json(workdir.marginals, generator.described())
 
