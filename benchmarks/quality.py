@@ -30,8 +30,9 @@ from timeldm_jax.loading import load_generator
 from timeldm_jax.versions import package_versions
 from timeldm_jax.workdir import Workdir
 
-SETS = ("sines", "mujoco", "stocks", "etth", "fmri")
-LABELS = dict(zip(SETS, ("Sines", "MuJoCo", "Stocks", "ETTh", "fMRI"), strict=True))
+SETS = ("sines", "mujoco", "stocks", "etth", "fmri", "energy")
+LABELS = dict(zip(SETS, ("Sines", "MuJoCo", "Stocks", "ETTh", "fMRI", "Energy"), strict=True))
+LONG = ("etth_64", "etth_128", "etth_256", "energy_64", "energy_128", "energy_256")
 SCORES = {
     "context_fid": "Context-FID",
     "discriminative": "Discriminative",
@@ -39,6 +40,8 @@ SCORES = {
     "correlational": "Correlational",
 }
 START, END = "<!-- quality: written by benchmarks/quality.py --docs -->", "<!-- /quality -->"
+LONG_START, LONG_END = "<!-- long: written by benchmarks/quality.py --docs -->", "<!-- /long -->"
+VIEWS = {"values": "values", "changes": "changes", "second_differences": "second differences"}
 LEVEL = 0.05
 # Scores stretch each feature to [0, 1]; published errors on Sines are of values in [½, 1].
 PUBLISHED_UNIT = {("sines", "predictive"): 0.5}
@@ -122,7 +125,7 @@ def one_run(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
         start = time.monotonic()
         list(generator.sample(1_000, 0))
         sampling = time.monotonic() - start
-    kept = ("runs", "mean", "half_width", "calibrated", "floor", "verdict")
+    kept = ("runs", "mean", "half_width", "calibrated", "floor", "verdict", "by_view")
     memorisation = scores.get("memorisation") or {}
     return {
         "seed": config.seed,
@@ -134,6 +137,7 @@ def one_run(config: Any, workdir: pathlib.Path) -> dict[str, Any]:
             score: {key: entry[key] for key in kept if key in entry}
             for score, entry in scores["scores"].items()
         },
+        "by_stage": scores.get("by_stage"),
         "memorisation": {
             key: memorisation[key]
             for key in ("verdict", "memorised", "share_closer_to_training")
@@ -189,15 +193,15 @@ def floor_of(result: dict[str, Any], score: str) -> tuple[float, float]:
     return float(floor), float(ours)
 
 
-def load_results() -> dict[str, dict[str, Any]]:
-    """The committed results of the table, by set."""
-    paths = {name: RESULTS / f"quality_{name}.json" for name in SETS}
+def load_results(names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """The committed results of a table, by set."""
+    paths = {name: RESULTS / f"quality_{name}.json" for name in names}
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
 def write_docs() -> None:
     """Renews what is between the markers of both pages, and docs/quality.png."""
-    results = load_results()
+    results = load_results(SETS)
     published = json.loads((RESULTS.parent / "published.json").read_text())
     pages = {"docs/benchmarks.md": table, "README.md": summary}
     for name, make in pages.items():
@@ -205,6 +209,11 @@ def write_docs() -> None:
         before, rest = page.read_text().split(START)
         _, after = rest.split(END)
         page.write_text(f"{before}{START}\n{make(results, published)}\n{END}{after}")
+    page = ROOT / "docs/benchmarks.md"
+    before, rest = page.read_text().split(LONG_START)
+    _, after = rest.split(LONG_END)
+    long = long_table(load_results(LONG), published)
+    page.write_text(f"{before}{LONG_START}\n{long}\n{LONG_END}{after}")
     figure(results, published).savefig(ROOT / "docs" / "quality.png", dpi=110)
 
 
@@ -251,12 +260,44 @@ def table(results: dict[str, dict[str, Any]], published: dict[str, Any]) -> str:
         cells = [f"{_number(ours)} / {_number(floor)}" for floor, ours in pairs]
         lines.append("| ours / floor, equal sizes | " + " | ".join(cells) + " |")
         for rival, row in published[score].items():
-            cells = [_published(row[name]) for name in results]
-            lines.append(f"| {rival} | " + " | ".join(cells) + " |")
+            cells = [_published(row.get(name)) for name in results]
+            if any(cells):
+                lines.append(f"| {rival} | " + " | ".join(cells) + " |")
+    if any(map(_judged, results.values())):
+        judged = _cells(results, _judged)
+        lines.append(f"| **Judges** of values, changes, second differences | {judged} |")
     lines.append("| **Cost: minutes of training** | " + _cells(results, _minutes) + " |")
     lines.append("| parameters, VAE + denoiser | " + _cells(results, _parameters) + " |")
     lines.append("| ms per 1,000 samples | " + _cells(results, _sampling) + " |")
     lines.append("| closer to training than to unseen | " + _cells(results, _memorised) + " |")
+    return "\n".join(lines)
+
+
+def long_table(results: dict[str, dict[str, Any]], published: dict[str, Any]) -> str:
+    """Markdown: Context-FID / discriminative score of longer windows, a row a method."""
+    shown = ("context_fid", "discriminative")
+    heads = []
+    for name in results:
+        data, length = name.split("_")
+        heads.append(f"{LABELS[data]} {length}")
+    lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(results)]
+    ours, floors = [], []
+    for result in results.values():
+        ours.append(" / ".join(f"**{_number(combine(result, score)[0])}**" for score in shown))
+        pairs = [floor_of(result, score) for score in shown]
+        floors.append("; ".join(f"{_number(own)} / {_number(floor)}" for floor, own in pairs))
+    lines.append("| **ours** | " + " | ".join(ours) + " |")
+    lines.append("| ours / floor, equal sizes | " + " | ".join(floors) + " |")
+    rivals = dict.fromkeys(row for score in shown for row in published[score])
+    for rival in rivals:
+        cells = []
+        for name in results:
+            each = [_published(published[score].get(rival, {}).get(name)) for score in shown]
+            cells.append(" / ".join(cell or "–" for cell in each) if any(each) else "")
+        if any(cells):
+            lines.append(f"| {rival} | " + " | ".join(cells) + " |")
+    lines.append("| judges: values, changes, second differences | " + _cells(results, _judged) + " |")
+    lines.append("| minutes of training | " + _cells(results, _minutes) + " |")
     return "\n".join(lines)
 
 
@@ -284,7 +325,7 @@ def figure(results: dict[str, dict[str, Any]], published: dict[str, Any]) -> plt
             axis.errorbar(i, mean, yerr=width, fmt="o", color="C0", zorder=3)
             axis.plot(i, max(floor_of(results[name], score)[0], 1e-4), "_", color="0.3", ms=18)
             for j, (rival, row) in enumerate(published[score].items()):
-                if row[name] is not None:
+                if row.get(name) is not None:
                     label = rival if i == 0 else None
                     axis.plot(i + 0.15 * (j + 1), row[name][0], "x", color=f"C{j + 1}", label=label)
         axis.plot([], [], "o", color="C0", label="ours")
@@ -312,6 +353,15 @@ def _parameters(result: dict[str, Any]) -> str:
 
 def _sampling(result: dict[str, Any]) -> str:
     return f"{np.mean([one['ms_per_1000_samples'] for one in result['runs']]):,.0f}"
+
+
+def _judged(result: dict[str, Any]) -> str:
+    """How often trees are right about a window, by what they read; the mean of all trainings."""
+    found = [one["scores"].get("detection", {}).get("by_view") for one in result["runs"]]
+    if not all(found):
+        return ""
+    means = [np.mean([views[view]["mean"] for views in found]) for view in VIEWS]
+    return ", ".join(_number(mean) for mean in means)
 
 
 def _memorised(result: dict[str, Any]) -> str:
