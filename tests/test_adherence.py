@@ -279,6 +279,8 @@ def test_columns_that_are_each_right_and_together_wrong_are_seen(parts, schema):
     assert adherence.variation(one, other) == pytest.approx(0.5)
     assert adherence.variation(one[:1], other[:1]) == 0
     assert adherence.variation(one, np.array([[2], [3]])) == 1
+    missing = np.array([[0, 0, 1, 1, 0], [0, 1, 0, 1, -1]])
+    assert adherence.variation(one, missing) == 0
 
 
 def test_rows_after_the_end_of_a_series_do_not_count(parts, schema):
@@ -303,14 +305,15 @@ def test_rows_after_the_end_of_a_series_do_not_count(parts, schema):
 
 
 def test_where_nothing_is_held_out_halves_share_no_row():
-    starts = np.arange(100)
-    one, two = adherence.halves(starts, np.zeros(100, int), 12)
+    starts, random = np.arange(100), np.random.default_rng(0)
+    one, two = adherence.halves(starts, np.zeros(100, int), 12, random)
     assert one.max() + 12 <= two.min()
     assert min(len(one), len(two)) > 30
     groups = np.repeat(np.arange(4), 25)
-    one, two = adherence.halves(starts, groups, 12)
-    assert set(groups[one]) == {0, 2}
-    assert set(groups[two]) == {1, 3}
+    one, two = adherence.halves(starts, groups, 12, random)
+    assert len(set(groups[one])) == len(set(groups[two])) == 2
+    assert not set(groups[one]) & set(groups[two])
+    assert len(one) + len(two) == 100
 
 
 def test_it_applies_to_tables_with_context_or_rules_alone(schema):

@@ -58,13 +58,15 @@ def test_a_name_forges_nothing_on_the_card(name, table):
         "memorisation": {"verdict": "None."},
         "scores": {},
         "notes": [f"{name} is constant."],
+        "adherence": {"said": [f"{name} is found again."]},
     }
     lines = outside_code(card([name, "b"], schema=schema if table else None, scores=scores))
     assert [line for line in lines if line.startswith("#")] == HEADINGS
     prose = [line for line in lines if line.startswith(("Samples of", "Features"))]
     assert len(prose) == (1 if table else 2)
     assert "Perfect." not in lines
+    assert sum("is found again" in line for line in lines) == 1
     for line in lines:
-        if "is constant" in line or line.startswith("Samples of"):
+        if "is constant" in line or "is found again" in line or line.startswith("Samples of"):
             assert "<script" not in line
             assert "[link](" not in line.replace("\\[", "")

@@ -306,7 +306,7 @@ def judge_adherence(
 
     train, test = series.train, series.test
     if config.data.protocol == "paper":  # the test windows are the training windows
-        train, test = adherence.halves(train, groups[train], series.window)
+        train, test = adherence.halves(train, groups[train], series.window, random)
     training, held_out = part(train), part(random.permutation(test))
     begins = None
     if schema.starts is not None and schema.clock is not None:

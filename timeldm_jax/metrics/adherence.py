@@ -86,7 +86,10 @@ def few(count: int, time: int, random: np.random.Generator) -> Int[np.ndarray, "
 
 
 def halves(
-    starts: Int[np.ndarray, " n"], groups: Int[np.ndarray, " n"], window: int
+    starts: Int[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"],
+    window: int,
+    random: np.random.Generator,
 ) -> tuple[Int[np.ndarray, " one"], Int[np.ndarray, " two"]]:
     """Starts of windows in two parts that share no row, where nothing was held out.
 
@@ -94,10 +97,12 @@ def halves(
       starts: of all windows.
       groups: the series of each.
       window: rows of each.
+      random: which series are in which part.
     """
-    odd = groups % 2 == 1
-    if odd.any() and not odd.all():
-        return starts[~odd], starts[odd]
+    names = random.permutation(np.unique(groups))
+    if len(names) > 1:
+        second = np.isin(groups, names[: len(names) // 2])
+        return starts[~second], starts[second]
     middle = np.median(starts)
     return starts[starts <= middle - window], starts[starts > middle]
 
@@ -230,7 +235,15 @@ def _pieces(
 
 
 def variation(real: Int[np.ndarray, "column n"], other: Int[np.ndarray, "column m"]) -> float:
-    """Total variation of the distributions of columns together: half the sum of differences."""
+    """Total variation of the distributions of columns together: half the sum of differences.
+
+    Args:
+      real: numbers of words, or of pieces; −1 where not known, and that does not count.
+      other: likewise.
+    """
+    real, other = (part[:, (part >= 0).all(axis=0)] for part in (real, other))
+    if min(real.shape[1], other.shape[1]) == 0:
+        return float(real.shape[1] != other.shape[1])
     both = np.concatenate([real, other], axis=1)
     place = np.unique(both, axis=1, return_inverse=True)[1].ravel()
     size = int(place.max()) + 1

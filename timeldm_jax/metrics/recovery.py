@@ -29,6 +29,7 @@ MOST_LABELS = 12  # of a column: the commonest
 FEWEST_TRAINING, FEWEST_ASKED = 10, 20  # windows of a label to learn, and to ask about in all
 MOST_FEATURES = 32  # that a window is described by
 BANDS = 6
+NO_POWER = 1e-9  # of a window's, below which lies rounding
 TREES, TREES_IN_ALL = 40, 160  # rounds of boosting; trees, of which each label takes one a round
 FEWEST_OF_LABEL = 50  # windows of a label that scores of its own need
 MOST_SCORED = 4  # labels of a column that have them
@@ -176,8 +177,10 @@ def describe(windows: Windows) -> Float[np.ndarray, "n described"]:
     parts = [mean, np.sqrt(variance), low, high, rough, lagged]
     power = np.square(np.abs(np.fft.rfft(centred, axis=1)))[:, 1:]
     edges = np.unique(np.geomspace(1, power.shape[1] + 1, BANDS + 1).astype(int))
+    with np.errstate(divide="ignore", invalid="ignore"):  # NaN of what does not vary
+        share = power / power.sum(axis=1, keepdims=True)
     parts += [
-        np.log(power[:, first - 1 : end - 1].mean(axis=1) + 1e-9)
+        np.log(share[:, first - 1 : end - 1].mean(axis=1) + NO_POWER)
         for first, end in itertools.pairwise(edges)
     ]
     found = np.concatenate(parts, axis=1)
@@ -208,7 +211,7 @@ def recover(
         usable, asks = np.isin(known, common), np.isin(wanted, common)
         if len(common) < 2:
             return None
-    if asks.sum() < FEWEST_ASKED or np.ptp(known[usable]) == 0:
+    if asks.sum() < FEWEST_ASKED or usable.sum() < FEWEST_TRAINING or not np.ptp(known[usable]):
         return None
     fit = _classifier if label.names is not None else _regressor
     with threadpool_limits(1):
@@ -334,7 +337,7 @@ def _scores(
         runs, floor = (detection.detection_runs(fit, [pair], blocks, seed=seed) for pair in pairs)
         found["detection"] = {
             "mean": float(detection.accuracies(runs).mean()),
-            "half_width": detection.half_width(runs),
+            "half_width": min(detection.half_width(runs), 1.0),  # of a few series it knows nothing
             "floor": float(detection.accuracies(floor).mean()),
         }
     return found

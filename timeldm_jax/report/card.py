@@ -49,7 +49,8 @@ def model_card(generator: Generator, scores: dict[str, Any] | None) -> str:
             for entry in scores["scores"].values()
             if "skipped" not in entry
         ]
-        lines += ["", *map(_plain, scores["notes"]), ""]
+        followed = scores.get("adherence", {}).get("said", [])
+        lines += ["", *map(_plain, scores["notes"]), *map(_plain, followed), ""]
     lines += [
         "## Limits",
         "",
