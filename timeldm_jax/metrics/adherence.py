@@ -301,8 +301,8 @@ def _label_said(name: str, entry: dict[str, Any]) -> str:
     if entry["kind"] == "number":
         way = "as well as" if entry["as_real"] else "less well than"
         return (
-            f"{name!r} is found again {way} in real windows: {sampled:.0%} of the way from a "
-            f"blind guess to certainty, real ones {real:.0%}."
+            f"{name!r} is found again {way} in real windows: {max(sampled, 0):.0%} of the way from "
+            f"a blind guess to certainty, real ones {real:.0%}."
         )
     return (
         f"{name!r} is found again {way} in real windows: in {sampled:.0%} of samples that were "
