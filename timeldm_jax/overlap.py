@@ -80,7 +80,7 @@ def in_order(
         try:
             for item in items:
                 begun.append(pool.submit(function, item))
-                if len(begun) > workers:
+                while begun and (len(begun) > workers or begun[0].done()):
                     yield begun.popleft().result()
             while begun:
                 yield begun.popleft().result()
