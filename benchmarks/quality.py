@@ -296,7 +296,9 @@ def long_table(results: dict[str, dict[str, Any]], published: dict[str, Any]) ->
             cells.append(" / ".join(cell or "–" for cell in each) if any(each) else "")
         if any(cells):
             lines.append(f"| {rival} | " + " | ".join(cells) + " |")
-    lines.append("| judges: values, changes, second differences | " + _cells(results, _judged) + " |")
+    lines.append(
+        "| judges: values, changes, second differences | " + _cells(results, _judged) + " |"
+    )
     lines.append("| minutes of training | " + _cells(results, _minutes) + " |")
     return "\n".join(lines)
 

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from timeldm_jax.data import builders, simulators, sources
+from timeldm_jax.data import builders, cache, simulators, sources
 from timeldm_jax.data.sources import FileSpec
 from timeldm_jax.errors import DataError
 
@@ -29,7 +29,7 @@ def alone(monkeypatch):
         pytest.fail(f"tried to reach {address}")
 
     monkeypatch.delenv(sources.DATA_DIR_VARIABLE, raising=False)
-    monkeypatch.delenv(builders.CACHE_DIR_VARIABLE, raising=False)
+    monkeypatch.delenv(cache.CACHE_DIR_VARIABLE, raising=False)
     monkeypatch.setattr(socket.socket, "connect", connect)
 
 
@@ -221,11 +221,11 @@ def test_sizes_too_small(change, tmp_path):
 def test_default_cache_dir(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", "/home/someone")
-    assert builders.default_cache_dir() == pathlib.Path("/home/someone/.cache/timeldm_jax")
+    assert cache.default_cache_dir() == pathlib.Path("/home/someone/.cache/timeldm_jax")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert builders.default_cache_dir() == pathlib.Path("/xdg/timeldm_jax")
-    monkeypatch.setenv(builders.CACHE_DIR_VARIABLE, str(tmp_path / "named"))
-    assert builders.default_cache_dir() == tmp_path / "named"
+    assert cache.default_cache_dir() == pathlib.Path("/xdg/timeldm_jax")
+    monkeypatch.setenv(cache.CACHE_DIR_VARIABLE, str(tmp_path / "named"))
+    assert cache.default_cache_dir() == tmp_path / "named"
     builders.load_trajectories("sines", **SMALL)
     assert (tmp_path / "named" / "timeldm_trajectories").is_dir()
 

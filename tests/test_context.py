@@ -178,7 +178,7 @@ def test_a_time_between_steps_is_told(start, message):
 
 def test_times_before_windows_follow_those_of_training():
     clock = clock_of(pd.date_range("2024-01-01", periods=400, freq="h"))
-    begins = np.repeat(np.arange(8, 380, 24), 5).astype(float)  # at eight in the morning
+    begins = np.repeat(np.arange(8, 380, 24), 5)  # at eight in the morning
     windows = np.random.default_rng(0).normal(size=(len(begins), 6, 1))
     starts = start_times.learn(windows, begins, clock)
     drawn = starts.before(500, seed=3)

@@ -102,10 +102,10 @@ def test_a_validation_loss_is_that_of_its_windows(problem):
 @pytest.mark.parametrize("windows", [1, 4, 10])
 def test_encoding_in_parts_is_encoding_at_once(problem, monkeypatch, windows):
     vae, data = problem["models"].vae, problem["data"]
-    whole = latents.encode(vae, problem["vae"], data.values, data.starts)
+    whole = latents.encode(vae, problem["vae"], data)
     in_parts(monkeypatch, windows)
-    found = latents.encode(vae, problem["vae"], data.values, data.starts)
-    means = latents.encode(vae, problem["vae"], data.values, data.starts, means_only=True)
+    found = latents.encode(vae, problem["vae"], data)
+    means = latents.encode(vae, problem["vae"], data, means_only=True)
     np.testing.assert_allclose(means.mean, found.mean, atol=1e-6)
     assert means.log_variance == found.context == ()
     for one, other in zip(whole[:2], found[:2], strict=True):

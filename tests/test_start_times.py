@@ -162,7 +162,7 @@ def test_gaps_and_many_features_are_taken():
     values = np.random.default_rng(0).normal(size=(300, 24, 70))
     values[np.random.default_rng(1).random(values.shape) < 0.2] = np.nan
     values[:, :, 3] = np.nan
-    learnt = start_times.learn(values, np.arange(300.0), HOURLY)
+    learnt = start_times.learn(values, np.arange(300), HOURLY)
     assert len(learnt.mean) <= start_times.MOST_DESCRIBED
     assert np.isfinite(learnt.weights).all()
     drawn = learnt.draw(np.nan_to_num(values), HOURLY, 0)

@@ -6,7 +6,6 @@ ones: a program that imports this package keeps every flag name for itself.
 
 import contextlib
 import os
-import pathlib
 import signal
 import sys
 import textwrap
@@ -132,11 +131,9 @@ def use_compilation_cache() -> None:
     import jax
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        from timeldm_jax.data.builders import default_cache_dir
+        from timeldm_jax.data.cache import default_cache_dir
 
-        jax.config.update(
-            "jax_compilation_cache_dir", str(pathlib.Path(default_cache_dir()) / "xla")
-        )
+        jax.config.update("jax_compilation_cache_dir", str(default_cache_dir() / "xla"))
 
 
 @contextlib.contextmanager

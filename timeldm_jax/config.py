@@ -316,7 +316,7 @@ def read_none(config: ConfigDict) -> None:
             node[leaf] = None
 
 
-FORMAT = 7  # of saved configurations; those without a number are of format 1
+FORMAT = 8  # of saved configurations; those without a number are of format 1
 
 # Keys that format 1 saved under another name.
 _RENAMED = {
@@ -356,6 +356,17 @@ _ADDED: dict[str, Any] = {
     "evaluate.scale": "range",
 }
 
+# The same of keys that a later format added.
+_LATER: dict[int, dict[str, Any]] = {
+    4: {
+        "ldm.model.gated": False, "ldm.span": 0.0, "ldm.axes": 0, "sample.match_axes": False,
+        "ldm.posterior": "draw", "evaluate.trees": 0, "vae.model.block": 0,
+    },
+    3: {"ldm.model.condition": "wide"}, 5: {"data.entity_names": "new", "ldm.model.context": 0},
+    6: {"sample.guidance": 1.0, "sample.hold_repeats": False},
+    7: {"data.times": "steps", "sample.band_windows": 0}, 8: {"data.placement": "auto"},
+}  # fmt: skip
+
 
 def to_saved(config: ConfigDict) -> dict[str, Any]:
     """The configuration as it is saved: JSON types, and the number of the format."""
@@ -387,18 +398,9 @@ def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
         if flat.get("vae.model.head") == "none":
             flat["vae.model.head"] = None
         flat = _ADDED | flat
-    if version < 3:
-        flat = {"ldm.model.condition": "wide"} | flat
-    if version < 4:
-        flat = {"ldm.model.gated": False, "ldm.span": 0.0, "ldm.axes": 0} | flat
-        flat = {"sample.match_axes": False, "ldm.posterior": "draw"} | flat
-        flat = {"evaluate.trees": 0, "vae.model.block": 0} | flat
-    if version < 5:
-        flat = {"data.entity_names": "new", "ldm.model.context": 0} | flat
-    if version < 6:
-        flat = {"sample.guidance": 1.0, "sample.hold_repeats": False} | flat
-    if version < 7:
-        flat = {"data.times": "steps", "sample.band_windows": 0} | flat
+    for first, added in _LATER.items():
+        if version < first:
+            flat = added | flat
     return _nest(flat)
 
 

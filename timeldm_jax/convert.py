@@ -27,7 +27,13 @@ from timeldm_jax.data.table import Options
 from timeldm_jax.errors import DataError, option, whole
 from timeldm_jax.generator import Generator
 
-_MORE = ("protocol", "split", "stride", "missing")  # of `DataConfig`, beside those of a table
+_MORE = (
+    "placement",
+    "protocol",
+    "split",
+    "stride",
+    "missing",
+)  # of `DataConfig`, beside those of a table
 
 
 def settings(

@@ -30,6 +30,7 @@ from timeldm_jax.data.clock import Clock, groups_of
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.doubts import doubts as found_doubts
 from timeldm_jax.data.given import Table, take
+from timeldm_jax.data.large import Large
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.errors import GUESSES, USER_ERRORS, DataError, in_flags
 
@@ -135,16 +136,20 @@ def describe(
     except USER_ERRORS as error:
         faults = (error,)
         return dataclasses.replace(found, guesses=tuple(guessed.found), faults=faults)
-    if isinstance(prepared, Table):
-        doubts = [DataError(f"{said}. {advice}") for said, advice in found_doubts(*prepared)]
+    if isinstance(prepared, Table | Large):
+        looked = found_doubts(prepared.frame, prepared.schema)
+        doubts = [DataError(f"{said}. {advice}") for said, advice in looked]
         found = Description(tuple(_table_facts(prepared)), prepared.schema, doubts=tuple(doubts))
     if prepared is not None:
         lengths, _ = prepared.sizes()
         rows, guesses = int(lengths.sum()), tuple(guessed.found)
         found = dataclasses.replace(found, guesses=guesses, rows=rows, series=len(lengths))
     try:
-        chosen = asked if prepared is None else recipe.choose_sizes(asked, *prepared.sizes())
-        dataset = datasets.cut(prepared, chosen)
+        chosen = asked
+        if prepared is not None:
+            stored = isinstance(prepared, Large)
+            chosen = recipe.choose_sizes(asked, *prepared.sizes(), stored=stored)
+        dataset = datasets.cut(prepared, chosen, store=False)
     except USER_ERRORS as error:
         return dataclasses.replace(found, faults=(error,))
     parts = dataset.series
@@ -177,11 +182,11 @@ class _Guesses(logging.Handler):
         GUESSES.setLevel(self._level)
 
 
-def _table_facts(table: Table) -> list[str]:
-    frame, schema = table
+def _table_facts(table: Table | Large) -> list[str]:
+    frame, schema = table.frame, table.schema
     lengths, features = table.sizes()
     facts = [
-        f"{len(frame):,} rows; {len(schema.columns)} columns to learn, as {features} features:",
+        f"{lengths.sum():,} rows; {len(schema.columns)} columns to learn, as {features} features:",
         *(f"  {line}" for line in schema.describe()),
     ]
     clock = schema.clock
@@ -207,10 +212,10 @@ def _table_facts(table: Table) -> list[str]:
     return facts + _proposed(table)
 
 
-def _proposed(table: Table) -> list[str]:
+def _proposed(table: Table | Large) -> list[str]:
     """Rules that hold in all rows, and how samples keep them."""
-    frame, schema = table
-    if schema.rules:
+    frame, schema = table.frame, table.schema
+    if schema.rules or isinstance(table, Large):  # which has none
         return []
     found = proposals.propose(frame, schema.shown(), groups_of(frame, schema.entity))
     if not found:

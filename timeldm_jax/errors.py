@@ -12,13 +12,14 @@ LARGEST_SEED = 2**32 - 1
 
 Setting = Literal[
     "cache_dir", "count", "dayfirst", "decimal", "dir", "entity", "entity_names", "irregular",
-    "missing", "na_values", "name", "path", "protocol", "schema", "split", "stride", "time",
-    "time_format", "times", "window", "zone",
+    "missing", "na_values", "name", "path", "placement", "protocol", "schema", "split", "stride",
+    "time", "time_format", "times", "window", "zone",
 ]  # fmt: skip
 # What Python calls a setting that is an argument there; it sets the others in a configuration.
 _SAME = (
     "dayfirst", "decimal", "entity", "entity_names", "irregular", "missing", "na_values",
-    "protocol", "schema", "split", "stride", "time", "time_format", "times", "window", "zone",
+    "placement", "protocol", "schema", "split", "stride", "time", "time_format", "times", "window",
+    "zone",
 )  # fmt: skip
 _ARGUMENTS = {"path": "data"} | {name: name for name in _SAME}
 _OPTION = re.compile(r"\{option:(\w+)(?:=([^}]*))?\}")

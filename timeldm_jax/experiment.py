@@ -22,6 +22,7 @@ from timeldm_jax.data import schema as schemas
 from timeldm_jax.data.dataset import Dataset
 from timeldm_jax.data.doubts import doubts
 from timeldm_jax.data.given import Prepared, Table, take
+from timeldm_jax.data.large import Large
 from timeldm_jax.errors import ConfigError, DataError
 from timeldm_jax.metrics.comparison import FEWEST_WINDOWS
 from timeldm_jax.training import checkpoint, parallel, stages
@@ -78,8 +79,8 @@ def start(
         if asked[stage].batch:
             stages.make_batch(asked, stage)
     prepared = datasets.prepare(given, asked)
-    if isinstance(prepared, Table):
-        for doubt in doubts(*prepared):
+    if isinstance(prepared, Table | Large):
+        for doubt in doubts(prepared.frame, prepared.schema):
             _log.warning("%s: is that meant? `describe` says what to do about it", doubt.said)
     chosen, dataset = choose(asked, prepared, workdir)
     context, possible = chosen.ldm.model.context, contexts.numbers(dataset.schema)
@@ -201,7 +202,7 @@ def choose(asked: ConfigDict, prepared: Prepared, workdir: Workdir) -> tuple[Con
     if saved:
         chosen = ConfigDict(configuration.upgrade(json.loads(saved)))
         return chosen, datasets.cut(prepared, chosen)
-    config = recipe.choose_sizes(asked, lengths, features)
+    config = recipe.choose_sizes(asked, lengths, features, stored=isinstance(prepared, Large))
     dataset = datasets.cut(prepared, config)
     if config.ldm.model.context == configuration.AUTOMATIC["ldm.model.context"]:
         config.ldm.model.context = contexts.numbers(dataset.schema)

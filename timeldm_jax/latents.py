@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from timeldm_jax.data import runs
 from timeldm_jax.data.context import Context
+from timeldm_jax.data.runs import Runs
 from timeldm_jax.data.series import DeviceWindows, fill, gather
 from timeldm_jax.diffusion import edm
 from timeldm_jax.errors import ConfigError
@@ -23,6 +25,8 @@ SMALL_BATCH = 32  # windows; see `batches`
 CALL_BYTES = 2 * 2**30  # of activations, in calls of `windows_per_call` windows
 LATENT_COPIES = 8  # posterior, draw, noises and what the denoiser makes of them
 STATS_BATCH = 16_384
+STATS_WINDOWS = 200_000  # a deviation is known to within .2 %
+STATS_BYTES = 2**29
 GRAM_WINDOWS = 4_096  # that the widest axes are found from
 EMPTY = 1e-5  # of the widest deviation
 UNHEARD = 1e-12  # whose gradients are lost in Adam's epsilon
@@ -182,17 +186,16 @@ def batches(count: int, largest: int) -> Iterator[tuple[int, int]]:
 def encode(
     vae: VAE,
     params: Any,
-    values: Float[np.ndarray, "rows feature"],
-    starts: Int[np.ndarray, " windows"],
+    windows: DeviceWindows,
     *,
     means_only: bool = False,
 ) -> Posteriors:
-    """The posteriors of the windows at `starts`, numpy `(windows, T·m)` each, in large batches.
+    """The posteriors of windows, numpy `(windows, T·m)` each, in large batches.
 
     With `means_only` the stack that gives variances is not run.
     """
-    params, data = jax.device_put((params, DeviceWindows(values, starts)))
-    count, size = len(starts), windows_per_call(vae, ENCODE_BATCH)
+    params, data = jax.device_put((params, windows))
+    count, size = len(windows.starts), windows_per_call(vae, ENCODE_BATCH)
 
     @jax.jit
     def encode_batch(params: Any, data: DeviceWindows, index: Array) -> tuple[Array, ...]:
@@ -208,6 +211,18 @@ def encode(
         for array, part in zip(found, encode_batch(params, data, index), strict=True):
             array[first : first + size] = np.asarray(part).reshape(size, -1)[: count - first]
     return Posteriors(found[0], () if means_only else found[1])
+
+
+def few_encoded(
+    starts: Int[np.ndarray, " windows"] | Runs, numbers: int
+) -> Int[np.ndarray, " few"]:
+    """The windows that statistics are of where those of all do not fit, evenly spread.
+
+    Args:
+      starts: of all windows.
+      numbers: of a window, or of its latent, whichever are more.
+    """
+    return runs.evenly(starts, max(min(STATS_WINDOWS, STATS_BYTES // (4 * numbers)), 2))
 
 
 def latent_stats(posteriors: Posteriors, config: LatentConfig, sigma_data: float) -> LatentStats:

@@ -4,7 +4,8 @@ The rule, for every key that the configuration leaves open (`config.AUTOMATIC`):
 
 - window: 24 rows, or a hundredth of the rows where that is less (blocks of held-out time need about
   100 rows a window step), at least 4; of many series, no more than half of them have;
-- stride: the least that leaves at most `MOST_WINDOWS` training windows;
+- stride: the least that leaves at most `MOST_WINDOWS` training windows; 1 of a table larger than
+  memory, which holds none of them;
 - latent: as many as features, as far as those of all windows stay within `MOST_BYTES`;
 - of windows longer than `WHOLE` rows: attention within blocks, and smaller batches, so that a step
   takes as long as with short ones; where window · latent is beyond `MOST_LATENTS`, the diffusion
@@ -79,13 +80,17 @@ def seconds_of(budget: str) -> float:
     return seconds
 
 
-def choose_sizes(config: ConfigDict, lengths: np.ndarray, features: int) -> ConfigDict:
+def choose_sizes(
+    config: ConfigDict, lengths: np.ndarray, features: int, *, stored: bool = False
+) -> ConfigDict:
     """A copy with all but steps chosen where it is open.
 
     Args:
       config: of a table.
       lengths: rows of each of its series.
       features: numbers a row.
+      stored: whether windows are sent to the devices a step at a time, and none of their latents
+        is kept: then they may be as many as there are.
     """
     config = config.copy_and_resolve_references()
     rows = int(lengths.sum())
@@ -97,9 +102,10 @@ def choose_sizes(config: ConfigDict, lengths: np.ndarray, features: int) -> Conf
     window = config.data.window
     windows = int(np.maximum(lengths - window + 1, 1).sum())
     if config.data.stride == 0:
-        config.data.stride = max(1, math.ceil(windows / MOST_WINDOWS))
+        config.data.stride = 1 if stored else max(1, math.ceil(windows / MOST_WINDOWS))
     if config.vae.model.latent == 0:
-        most = MOST_BYTES // (4 * window * max(windows // config.data.stride, 1))
+        held = min(windows // config.data.stride, MOST_WINDOWS if stored else windows)
+        most = MOST_BYTES // (4 * window * max(held, 1))
         config.vae.model.latent = min(features, max(most, 2))
     _shape_for_length(config, windows // config.data.stride)
     if config.sample.count == 0:

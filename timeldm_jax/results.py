@@ -214,7 +214,7 @@ def evaluate_samples(
     else:
         parts = {"training": training}
     if series.position is not None:
-        train, test = series.position[series.train], series.position[series.test]
+        train, test = series.position[series.few_train()], series.position[series.test]
         parts |= {"training_starts": train, "real_starts": test}
     scores = evaluation.evaluate(
         real,
@@ -237,7 +237,7 @@ def comparable(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Test, training and synthetic windows without gaps; see `gaps.close_gaps`."""
     series = dataset.series
-    real, training = series.windows(series.test), series.windows(series.train)
+    real, training = series.windows(series.test), series.windows(series.few_train())
     if dataset.schema is None:
         return real, training, synthetic
     synthetic, (real, training) = gaps.close_gaps(
@@ -254,15 +254,15 @@ def judge_vae(
     Windows are decoded from posterior means, which the diffusion learns, and from draws, as samples
     can hold them.
     """
-    series, scaled = dataset.series, dataset.scaled()
-    found = latents.encode(vae, params, scaled, series.test)
+    series = dataset.series
+    found = latents.encode(vae, params, dataset.for_devices()(series.test))
     noise = np.random.default_rng(seed).standard_normal(found.mean.shape, np.float32)
     means = np.asarray(found.mean)
     draws = means + np.exp(np.asarray(found.log_variance) / 2) * noise
     decode = functools.partial(jax.jit(lambda p, z: bind(vae, p, "decode")(z)), params)
     decoded = {name: _decoded(vae, decode, z) for name, z in (("means", means), ("draws", draws))}
     error = suite.reconstruction_error(
-        scaled[series.test[:, None] + np.arange(series.window)], decoded["means"], series.columns
+        dataset.some_scaled(series.test), decoded["means"], series.columns
     )
     made = {name: as_data(dataset, windows) for name, windows in decoded.items()}
     real, made = gaps.close_as(series.windows(series.test), made)
@@ -296,17 +296,15 @@ def judge_adherence(
         return {}
     series, random = dataset.series, np.random.default_rng(seed)
     time, steps = np.arange(series.window), dataset.steps
-    assert series.position is not None
-    groups = np.cumsum(np.diff(series.position, prepend=series.position[:1]) > 1)
 
     def part(starts: Int[np.ndarray, " n"]) -> adherence.Part:
         chosen = starts[adherence.few(len(starts), series.window, random)]
         own = None if steps is None else steps[chosen[:, None] + time]
-        return adherence.Part(series.windows(chosen), own, groups[chosen])
+        return adherence.Part(series.windows(chosen), own, series.series_of(chosen))
 
-    train, test = series.train, series.test
+    train, test = series.few_train(), series.test
     if config.data.protocol == "paper":  # the test windows are the training windows
-        train, test = adherence.halves(train, groups[train], series.window, random)
+        train, test = adherence.halves(train, series.series_of(train), series.window, random)
     training, held_out = part(train), part(random.permutation(test))
     begins = None
     if schema.starts is not None and schema.clock is not None:

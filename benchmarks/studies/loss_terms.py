@@ -50,7 +50,7 @@ def reconstructions(name: str, label: str, skip: bool, removed: str | None) -> R
     params, _ = stages.load_vae(config, models, Workdir(workdir))
     random = np.random.default_rng(0)
     starts = random.choice(dataset.series.train, config.sample.count, replace=False)
-    posteriors = latents.encode(models.vae, params, dataset.scaled(), starts)
+    posteriors = latents.encode(models.vae, params, dataset.for_devices()(starts))
     noise = random.normal(size=posteriors.mean.shape)
     z = (posteriors.mean + np.exp(posteriors.log_variance / 2) * noise).astype(np.float32)
     z = z.reshape(-1, models.vae.window, models.vae.latent)

@@ -11,7 +11,6 @@ file, or the window and the counts. A change of a simulator or of a seed needs a
 import contextlib
 import dataclasses
 import io
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -25,9 +24,9 @@ from filelock import FileLock
 from jaxtyping import Float
 
 from timeldm_jax.data import simulators, sources
+from timeldm_jax.data.cache import CACHE_DIR_VARIABLE, default_cache_dir
 from timeldm_jax.errors import DataError, option
 
-CACHE_DIR_VARIABLE = "TIMELDM_CACHE_DIR"
 REAL = ("stocks", "etth", "fmri", "energy")
 SIMULATED = ("sines", "mujoco")
 
@@ -138,15 +137,6 @@ def load_trajectories(
     _prepare(TimeldmTrajectories, cache, config, what)
     splits = _read(TimeldmTrajectories, cache, config, counts)
     return Trajectories(**splits, columns=COLUMNS[name])
-
-
-def default_cache_dir() -> Path:
-    """`TIMELDM_CACHE_DIR`, else `timeldm_jax` in the user's cache folder."""
-    named = os.environ.get(CACHE_DIR_VARIABLE)
-    if named:
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "timeldm_jax"
 
 
 # The TFDS builders.

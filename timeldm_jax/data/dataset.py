@@ -5,6 +5,8 @@
 
 import dataclasses
 import logging
+import pathlib
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -12,15 +14,30 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from timeldm_jax.data import context as contexts
-from timeldm_jax.data import entities, gaps, reader, relations, rules, start_times
+from timeldm_jax.data import (
+    entities,
+    gaps,
+    large,
+    parts,
+    reader,
+    relations,
+    rules,
+    runs,
+    start_times,
+    stored,
+)
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
-from timeldm_jax.data.clock import groups_of, positions
+from timeldm_jax.data.cache import default_cache_dir
+from timeldm_jax.data.clock import Clock, groups_of, positions
 from timeldm_jax.data.context import Context
 from timeldm_jax.data.given import Given, Prepared, Table, Windows, take
-from timeldm_jax.data.scaling import Scaler, fit_scaler
+from timeldm_jax.data.large import Large
+from timeldm_jax.data.runs import Runs
+from timeldm_jax.data.scaling import Scaler, check_grain, fit_scaler
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.series import (
+    DeviceWindows,
     Missing,
     Series,
     join_trajectories,
@@ -29,11 +46,12 @@ from timeldm_jax.data.series import (
     split_series,
     split_windows,
 )
+from timeldm_jax.data.stored import Stored
 from timeldm_jax.errors import DataError
 
 _log = logging.getLogger(__name__)
 
-FEWEST_LEVELS = 1024  # numbers of the dtype of samples that a column's range must at least hold
+MOST_SCORED = 20_000  # test windows of a table larger than memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +68,45 @@ class Dataset:
     series: Series
     scaler: Scaler
     schema: Schema | None = None
-    steps: Int[np.ndarray, " rows"] | None = None
+    steps: Int[np.ndarray, " rows"] | Runs | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether rows are in a file (`data.stored`), and too many to be held."""
+        return isinstance(self.series.values, Stored)
 
     def scaled(self) -> Float[np.ndarray, "rows feature"]:
         """The whole table in [0, 1] (training range), float32; NaN where a value is missing."""
+        assert not isinstance(self.series.values, Stored)
         return self.scaler.scale(self.series.values).astype(np.float32)
 
-    def contexts(self, starts: Int[np.ndarray, " n"]) -> Context:
+    def some_scaled(
+        self, starts: Int[np.ndarray, "*lead"]
+    ) -> Float[np.ndarray, "*lead window feature"]:
+        """Windows of `scaled`."""
+        places = starts[..., None] + np.arange(self.series.window)
+        values = self.series.values
+        if isinstance(values, Stored):
+            return values.scaled(places)
+        return self.scaler.scale(values[places]).astype(np.float32)
+
+    def for_devices(self) -> Callable[[Int[np.ndarray, " n"]], DeviceWindows]:
+        """From starts to windows for the devices: all rows, or of a file those of the windows."""
+        if not self.is_stored:
+            scaled = self.scaled()
+            return lambda starts: DeviceWindows(scaled, starts)
+
+        def of_file(starts: Int[np.ndarray, " n"]) -> DeviceWindows:
+            windows = self.some_scaled(starts)
+            own = np.arange(len(starts), dtype=np.int32) * self.series.window
+            return DeviceWindows(windows.reshape(-1, windows.shape[2]), own)
+
+        return of_file
+
+    def contexts(self, starts: Int[np.ndarray, " n"] | Runs) -> Context:
         """What windows can be asked for by, of those that begin at `starts`."""
         assert self.schema is not None
+        starts = np.asarray(starts[:])
         steps = None if self.steps is None else self.steps[starts]
         rows = self.series.values[starts]
         return contexts.make(self.schema, self.scaler, len(starts), rows=rows, steps=steps)
@@ -84,19 +132,30 @@ def prepare(given: Given, config: ConfigDict) -> Prepared:
     if given is None or isinstance(given, Windows):
         return given
     options = table_options(config)
+    files = None if isinstance(given, pd.DataFrame) else parts.large(given, config.data.placement)
+    if files is not None:
+        return large.prepare(files, options)
     frame, where = reader.read(given, options.decimal)
     frame = gaps.mark_missing(frame, where, options.na_values)
     return Table(*tables.prepare(frame, where, options))
 
 
-def cut(prepared: Prepared, config: ConfigDict) -> Dataset:
+def cut(prepared: Prepared, config: ConfigDict, *, store: bool = True) -> Dataset:
     """The data set of a configuration with nothing left open.
+
+    Args:
+      prepared: from `prepare`.
+      config: with nothing left open.
+      store: whether rows of a table larger than memory are written to its file; without them the
+        data set says how many windows there are, and no more.
 
     Raises:
       DataError: files missing or damaged, too few rows, or a column without variation.
     """
     if isinstance(prepared, Table):
         return from_table(prepared.frame, prepared.schema, config)
+    if isinstance(prepared, Large):
+        return from_large(prepared, config, store=store)
     if isinstance(prepared, Windows):
         return from_windows(prepared.values, prepared.columns, config.data.protocol)
     return _built_in(config)
@@ -180,21 +239,66 @@ def from_table(frame: pd.DataFrame, schema: Schema, config: ConfigDict) -> Datas
     layout = schemas.features(schema)
     names = tuple(feature.name for feature in layout)
     series = dataclasses.replace(series, values=values, columns=names)
-    chosen = start_times.few(series.train, data.window * values.shape[1])
-    steps = clock[place]
-    starts = start_times.learn(series.windows(chosen), steps[chosen], schema.clock)
-    if starts is not None:
-        leads = config.ldm.model.context != 0 and bool(starts.cycles)
-        starts = dataclasses.replace(starts, leads=leads)
-    schema = dataclasses.replace(schema, starts=starts)
+    counted = _counted(clock[place], schema.clock)
+    schema = _with_starts(schema, series, counted, config)
     # Samples of a table stay float64; those of an array are given out as float32.
     kept = np.float32 if data.name == "array" else np.float64
     found = make_dataset(
         series, tuple(feature.scaling for feature in layout), schema, kept, rounded=True
     )
-    if starts is None or schema.clock is None:
-        return found
-    return dataclasses.replace(found, steps=start_times.counted(steps, schema.clock))
+    return dataclasses.replace(found, steps=counted)
+
+
+def from_large(prepared: Large, config: ConfigDict, *, store: bool = True) -> Dataset:
+    """The data set of a table larger than memory, its rows in a file of the cache.
+
+    Raises:
+      DataError: too few rows, or a column that is constant where it is trained on; or the cache
+        cannot be written.
+    """
+    data = config.data
+    windows, schema, scaler = large.plan(prepared, config)
+    names = tuple(feature.name for feature in schemas.features(schema))
+    test = runs.evenly(windows.test, MOST_SCORED)
+    nothing = np.zeros((0, len(names)))
+    series = Series(nothing, names, data.window, windows.train, windows.valid, test)
+    if not store:
+        return Dataset(series, scaler, schema)
+    cache = pathlib.Path(data.cache_dir) if data.cache_dir else default_cache_dir()
+    key = large.key(prepared, schema, scaler)
+    rows = large.encoded(prepared, schema)
+    values = stored.store(cache, key, rows, prepared.files.rows, scaler, schema)
+    series = dataclasses.replace(series, values=values, position=prepared.layout.position())
+    steps = prepared.layout.steps() if _has_calendar(schema.clock) else None
+    return Dataset(series, scaler, _with_starts(schema, series, steps, config), steps)
+
+
+def _has_calendar(clock: Clock | None) -> bool:
+    return clock is not None and not isinstance(clock.start, float)
+
+
+def _counted(
+    steps: Float[np.ndarray, " rows"], clock: Clock | None
+) -> Int[np.ndarray, " rows"] | None:
+    """Whole steps of each row of a clock with a calendar; None of another."""
+    if clock is None or not _has_calendar(clock):
+        return None
+    return start_times.counted(steps, clock)
+
+
+def _with_starts(
+    schema: Schema,
+    series: Series,
+    steps: Int[np.ndarray, " rows"] | Runs | None,
+    config: ConfigDict,
+) -> Schema:
+    """The schema with what training windows say of the times at which they begin."""
+    if steps is None or schema.clock is None:
+        return dataclasses.replace(schema, starts=None)
+    chosen = start_times.few(series.train, config.data.window * len(series.columns))
+    starts = start_times.learn(series.windows(chosen), steps[chosen], schema.clock)
+    leads = config.ldm.model.context != 0 and bool(starts.cycles)
+    return dataclasses.replace(schema, starts=dataclasses.replace(starts, leads=leads))
 
 
 def from_windows(
@@ -253,15 +357,5 @@ def make_dataset(
     scaler = fit_scaler(rows, series.columns, scalings, rounded=rounded, links=links)
     if schema is None:
         scaler = scaler.on_grids(rows)
-    low, high = np.nanmin(rows, axis=0), np.nanmax(rows, axis=0)
-    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32: NaN, which is not fine
-        grain = np.spacing(np.maximum(abs(low), abs(high)).astype(kept))
-    coarse = np.flatnonzero((high != low) & ~(grain < (high - low) / FEWEST_LEVELS))
-    if coarse.size:
-        i = int(coarse[0])
-        raise DataError(
-            f"column {series.columns[i]!r} runs from {low[i]:.9g} to {high[i]:.9g}: samples are "
-            f"{np.dtype(kept)}, whose steps there are {grain[i]:.2g}; subtract an offset, or "
-            "change the unit"
-        )
+    check_grain(rows, series.columns, kept)
     return Dataset(series, scaler, schema)

@@ -68,8 +68,28 @@ def learn(column: pd.Series) -> Ids:
     return Ids(name, dtype, max(taken, default=0) + 1, f"{name}_")
 
 
-def check_real(frame: pd.DataFrame, where: str, entity: tuple[str, ...]) -> None:
-    """Raises DataError unless there is one entity column, with few names of many rows."""
+def check(
+    frame: pd.DataFrame, where: str, entity: tuple[str, ...], *, real: bool, own: str
+) -> None:
+    """Raises DataError where a row is of no series, or where names cannot be learnt that are to be.
+
+    Args:
+      frame: the table.
+      where: what to call it in errors.
+      entity: its entity columns.
+      real: whether their names are learnt: of one column, few of many rows.
+      own: the name that samples number series by.
+    """
+    if own in frame.columns and own not in entity:
+        raise DataError(
+            f"{where} has a column {own!r}, the name of the id that samples get; if it says which "
+            f"series a row belongs to: {option('entity', own)}; otherwise rename it"
+        )
+    for name in entity:
+        if frame[name].isna().any():
+            raise DataError(f"{where}, column {name!r} (the entity) lacks values in some rows")
+    if not real:
+        return
     asked = option("entity_names", "real")
     if len(entity) != 1 or entity[0] not in frame.columns:
         found = f"{len(entity)} entity columns" if entity else "none"

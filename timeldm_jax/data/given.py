@@ -13,6 +13,8 @@ from timeldm_jax.data import arrays
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.clock import groups_of
+from timeldm_jax.data.large import Large
+from timeldm_jax.data.parts import PLACEMENTS
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.series import PROTOCOLS, SPLITS
 from timeldm_jax.errors import ConfigError, DataError, Setting, option
@@ -31,7 +33,10 @@ class DataConfig:
       dir: where raw files lie; "": TIMELDM_DATA_DIR, then the cache.
       cache_dir: where prepared data goes; "": TIMELDM_CACHE_DIR, then ~/.cache.
       count: training trajectories of a simulated set.
-      path: of a table, .csv or .parquet.
+      path: of a table, .csv or .parquet; or a folder or a glob of such files.
+      placement: `replicated` reads a table whole, and every device holds all rows; `streamed` reads
+        it in batches into a file, and devices are sent the windows of each step; `auto` chooses by
+        its size.
       split: what `heldout` holds out: blocks of `time`, or whole series, `entity`; `auto` takes
         series where no block of time holds a window.
       stride: rows between the starts of training windows.
@@ -45,6 +50,7 @@ class DataConfig:
     cache_dir: str = ""
     count: int = 10_000
     path: str = ""
+    placement: str = "auto"
     split: str = "time"
     stride: int = 1
     missing: str = "fill"
@@ -56,6 +62,7 @@ class DataConfig:
             window=at_least(2),
             protocol=one_of(*PROTOCOLS),
             count=COUNT,
+            placement=one_of(*PLACEMENTS),
             split=one_of(*SPLITS),
             stride=COUNT,
             missing=one_of(*tables.MISSING),
@@ -94,14 +101,14 @@ class Windows(NamedTuple):
 
 
 Given = str | pd.DataFrame | Windows | None  # a file, a table, windows, or a built-in set's nothing
-Prepared = Table | Windows | None
+Prepared = Table | Large | Windows | None
 
 # Which keys of `config.data` each kind of data reads, beside its window and protocol. Where files
 # lie is a matter of the machine, and may stand in any configuration.
 _ANYWHERE = {"name", "window", "protocol", "dir", "cache_dir"}
 _COLUMNS = {*tables.Options.__dataclass_fields__, "split", "stride", "missing"} - {"decimal"}
 _KINDS = {
-    "a file": _COLUMNS | {"path", "decimal"},
+    "a file": _COLUMNS | {"path", "decimal", "placement"},
     "a table in memory": _COLUMNS,
     "windows": set(),
     "simulated": {"count"},

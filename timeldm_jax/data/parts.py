@@ -19,12 +19,44 @@ import pyarrow.parquet as pq
 from etils import epath
 from jaxtyping import Int
 
-from timeldm_jax.errors import DataError
+from timeldm_jax.errors import DataError, option
 
+PLACEMENTS = ("auto", "replicated", "streamed")
+# Cells that a table is read whole with: half a gigabyte as float64, of which reading, encoding and
+# scaling hold some eight copies at once.
+MOST_CELLS = 2**26
 PARQUET = (".parquet", ".pq")
 BATCH_ROWS = 2**17
 BUFFER = 2**20  # bytes of a column that are read at a time
 _WILD = re.compile(r"[*?\[]")
+
+
+def large(source: str, placement: str) -> "Parquet | None":
+    """The files of a table that is to be read in batches; None of one that is read whole.
+
+    Args:
+      source: as the user named it.
+      placement: `auto` decides by the number of cells.
+
+    Raises:
+      DataError: `streamed`, and other files than Parquet.
+    """
+    if placement == "replicated" or not source:
+        return None
+    path = epath.Path(source).expanduser()
+    paths = find(source) or ((path,) if path.exists() else ())
+    if not paths:
+        return None
+    if not all(each.name.lower().endswith(PARQUET) for each in paths):
+        if placement == "streamed":
+            raise DataError(
+                f"{option('placement', placement)} reads Parquet files, and {source} is none; "
+                "write it as Parquet"
+            )
+        return None
+    found = parquet(source, paths)
+    cells = found.rows * len(found.schema.names)
+    return found if placement == "streamed" or cells > MOST_CELLS else None
 
 
 def find(source: str) -> tuple[epath.Path, ...]:

@@ -18,6 +18,7 @@ from timeldm_jax.data.grids import Grid
 from timeldm_jax.data.rules import Link
 from timeldm_jax.errors import DataError
 
+FEWEST_LEVELS = 1024  # numbers of the dtype of samples that a column's range must at least hold
 LEVELS = 1_000  # quantiles that a curve keeps at most
 GAP = 0.1  # of the range, between neighbouring values: no sample falls there
 FEW_WHOLE = 100  # whole numbers of a smaller range are codes and counts
@@ -272,6 +273,29 @@ def _straightened(
                 straight = straight.copy() if straight is values else straight
                 straight[:, i] = curve.straighten(values[:, i])
     return curves, straight
+
+
+def check_grain(
+    values: Float[np.ndarray, "rows feature"], columns: Sequence[str], kept: type
+) -> None:
+    """Raises DataError where a feature is too fine for the dtype of samples.
+
+    Args:
+      values: training rows, in their own units.
+      columns: names of the features.
+      kept: dtype of samples.
+    """
+    low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32: NaN, which is not fine
+        grain = np.spacing(np.maximum(abs(low), abs(high)).astype(kept))
+    coarse = np.flatnonzero((high != low) & ~(grain < (high - low) / FEWEST_LEVELS))
+    if coarse.size:
+        i = int(coarse[0])
+        raise DataError(
+            f"column {columns[i]!r} runs from {low[i]:.9g} to {high[i]:.9g}: samples are "
+            f"{np.dtype(kept)}, whose steps there are {grain[i]:.2g}; subtract an offset, or "
+            "change the unit"
+        )
 
 
 def outward(

@@ -7,18 +7,25 @@ windows x time x features, and a batch is a gather on the device.
 
 import dataclasses
 import hashlib
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from timeldm_jax.data import holdout
+from timeldm_jax.data import holdout, runs
+from timeldm_jax.data.runs import Runs
 from timeldm_jax.errors import DataError, option
+
+if TYPE_CHECKING:
+    from timeldm_jax.data.stored import Stored
 
 PROTOCOLS = ("paper", "heldout", "future")
 SPLITS = ("auto", "time", "entity")
 PAPER_VALID_WINDOWS = 1024
+MOST_COMPARED = 100_000  # training windows that scores read of a table larger than memory
+MOST_SUMMED = 1_000_000  # training rows by which its values are described
+MOST_NUMBERS = 2**25  # of either: a quarter of a gigabyte
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +33,11 @@ class Series:
     """A table and the windows that training, validation and testing read from it.
 
     Attributes:
-      values: `(rows, features)` float64, in the data's own units; NaN where missing.
+      values: `(rows, features)` float64, in the data's own units; NaN where missing. Of a table
+        larger than memory, the file that gives them.
       columns: names of the features.
       window: time steps of a window.
-      train: starts of the training windows, int32.
+      train: starts of the training windows, int32; where they are too many, by number.
       valid: starts of the windows that choose the best weights.
       test: starts of the windows that scores compare with.
       fresh: starts of further draws of a simulator, where `test` is the training windows.
@@ -37,24 +45,41 @@ class Series:
         are independent trajectories.
     """
 
-    values: Float[np.ndarray, "rows feature"]
+    values: "Float[np.ndarray, 'rows feature'] | Stored"
     columns: tuple[str, ...]
     window: int
-    train: Int[np.ndarray, " train"]
-    valid: Int[np.ndarray, " valid"]
+    train: Int[np.ndarray, " train"] | Runs
+    valid: Int[np.ndarray, " valid"] | Runs
     test: Int[np.ndarray, " test"]
     fresh: Int[np.ndarray, " fresh"] = dataclasses.field(
         default_factory=lambda: np.zeros(0, np.int32)
     )
 
-    position: Int[np.ndarray, " rows"] | None = None
+    position: Int[np.ndarray, " rows"] | Runs | None = None
 
     def windows(self, starts: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n window feature"]:
         """The windows at `starts`, `(n, window, features)`, on the host."""
         return self.values[starts[:, None] + np.arange(self.window)]
 
+    def series_of(self, starts: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """A number of the series that each window is of; windows of one series share it."""
+        if isinstance(self.position, Runs):  # by how far apart series are
+            return self.position[starts] - starts
+        assert self.position is not None
+        return np.cumsum(np.diff(self.position, prepend=self.position[:1]) > 1)[starts]
+
+    def few_train(self) -> Int[np.ndarray, " few"]:
+        """Starts of the training windows that scores read: all, or as many as fit in memory."""
+        if not isinstance(self.train, Runs):
+            return self.train
+        most = MOST_NUMBERS // (self.window * len(self.columns))
+        return runs.evenly(self.train, max(min(MOST_COMPARED, most), 2))
+
     def training_rows(self) -> Float[np.ndarray, "rows feature"]:
-        """The rows that some training window covers, in order."""
+        """The rows that some training window covers, in order; of a file, some of them."""
+        if isinstance(self.train, Runs):
+            most = min(MOST_SUMMED, MOST_NUMBERS // len(self.columns))
+            return self.values[runs.evenly(self.train.covered(self.window), most)]
         covered = np.zeros(len(self.values) + 1, np.int64)
         np.add.at(covered, self.train, 1)
         np.add.at(covered, self.train + self.window, -1)
@@ -66,7 +91,10 @@ class Series:
         shapes = [array.shape for array in arrays]
         digest = hashlib.sha256(repr((self.columns, self.window, shapes)).encode())
         for array in arrays:
-            digest.update(np.ascontiguousarray(array).tobytes())
+            if isinstance(array, np.ndarray):
+                digest.update(np.ascontiguousarray(array).tobytes())
+            else:
+                digest.update(array.content())
         return digest.hexdigest()
 
 

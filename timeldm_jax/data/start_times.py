@@ -23,6 +23,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from timeldm_jax.data.clock import Clock
+from timeldm_jax.data.runs import Runs
 from timeldm_jax.streams import Stream
 
 Windows = Float[np.ndarray, "n window feature"]
@@ -125,25 +126,20 @@ class StartTimes:
         return steps, weights / weights.sum()
 
 
-def few(starts: Int[np.ndarray, " n"], numbers: int) -> Int[np.ndarray, " fewer"]:
+def few(starts: Int[np.ndarray, " n"] | Runs, numbers: int) -> Int[np.ndarray, " fewer"]:
     """At most `FIT_WINDOWS` of the windows, of so many numbers each, evenly spread: for `learn`."""
     most = min(FIT_WINDOWS, max(FIT_NUMBERS // numbers, 2))
     return starts[np.linspace(0, len(starts) - 1, min(most, len(starts))).astype(int)]
 
 
-def learn(
-    windows: Windows, steps: Float[np.ndarray, " n"], clock: Clock | None
-) -> StartTimes | None:
+def learn(windows: Windows, steps: Int[np.ndarray, " n"], clock: Clock) -> StartTimes:
     """What the training windows say of the times at which they begin.
 
     Args:
       windows: in the columns' own units, NaN where missing.
-      steps: time from the clock's start at which each begins, in steps of it.
-      clock: of the table; None, or one of numbers, has no calendar: None is returned.
+      steps: of the clock, from its start, at which each begins; see `counted`.
+      clock: of the table, with a calendar, which one of numbers has not.
     """
-    if clock is None or isinstance(clock.start, float):
-        return None
-    steps = counted(steps, clock)
     first, last = int(steps.min()), int(steps.max())
     span = (last - first) * clock.step
     week = _steps_of(WEEK, clock)

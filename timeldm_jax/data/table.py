@@ -114,35 +114,30 @@ class Encoded(NamedTuple):
     clock: Float[np.ndarray, " rows"]
 
 
-def prepare(frame: pd.DataFrame, where: str, options: Options) -> tuple[pd.DataFrame, Schema]:
+def prepare(
+    frame: pd.DataFrame, where: str, options: Options, stretch: str = ""
+) -> tuple[pd.DataFrame, Schema]:
     """Puts rows in order and works out the schema.
 
     Args:
       frame: as from `read`.
       where: what to call it in errors.
       options: what the user said.
+      stretch: a column of numbers that tells stretches of rows apart, between which others are
+        left out; it is none of the table's. "": there is none.
 
     Raises:
       DataError: columns that are not there or cannot be learnt, or rows out of order.
     """
     declared = schemas.read_overrides(options.schema) if options.schema else {}
     frame, time, entity = _own_columns(frame, where, options, declared)
-    if schemas.SERIES in frame.columns and schemas.SERIES not in entity:
-        raise DataError(
-            f"{where} has a column {schemas.SERIES!r}, the name of the id that samples get; if it "
-            f"says which series a row belongs to: {option('entity', schemas.SERIES)}; otherwise "
-            "rename it"
-        )
-    for name in entity:
-        if frame[name].isna().any():
-            raise DataError(f"{where}, column {name!r} (the entity) lacks values in some rows")
     real_names = options.entity_names == "real"
-    if real_names:
-        entities.check_real(frame, where, entity)
+    entities.check(frame, where, entity, real=real_names, own=schemas.SERIES)
     overrides = declared.get("columns", {})
-    free = [name for name in frame.columns if name not in entity and name not in overrides]
+    apart = (*entity, stretch) if stretch else entity
+    free = [name for name in frame.columns if name not in apart and name not in overrides]
     time = time_columns.with_hours(frame, time, free)
-    time = time or time_columns.find_time(frame, entity, overrides)
+    time = time or time_columns.find_time(frame, apart, overrides)
     if options.times == "generate" and not time:
         raise DataError(
             f"{where} has no time column that is found by itself, and "
@@ -152,8 +147,9 @@ def prepare(frame: pd.DataFrame, where: str, options: Options) -> tuple[pd.DataF
     reading = Reading(options.irregular, options.time_format, options.dayfirst, zone, options.times)
     problems, clock = Problems(), None
     with problems.collect():
-        frame, clock, _ = orders.order(frame, where, time, entity, reading)
-        frame = event_times.with_gaps(frame, clock, clocks.groups_of(frame, entity), where)
+        frame, clock, _ = orders.order(frame, where, time, apart, reading)
+        frame = event_times.with_gaps(frame, clock, clocks.groups_of(frame, apart), where)
+    frame = frame.drop(columns=stretch) if stretch else frame
     with problems.collect():
         learnt = frame if clock is not None or not time else frame.drop(columns=list(time))
         inferred = schemas.infer(
@@ -301,8 +297,24 @@ def encode(frame: pd.DataFrame, schema: Schema, where: str = "the table") -> Enc
     Raises:
       DataError: a column is not there, or holds what the schema does not know.
     """
-    rows, groups = len(frame), clocks.groups_of(frame, schema.entity)
+    groups = clocks.groups_of(frame, schema.entity)
     frame = event_times.with_gaps(frame, schema.clock, groups, where)
+    values = encode_rows(frame, schema, groups, where)
+    return Encoded(values, groups, clocks.positions(frame, schema.clock, schema.entity, where))
+
+
+def encode_rows(
+    frame: pd.DataFrame, schema: Schema, groups: Int[np.ndarray, " rows"], where: str
+) -> Float[np.ndarray, "rows feature"]:
+    """As `encode`, the values alone; times are not read.
+
+    Args:
+      frame: as for `encode`.
+      schema: likewise.
+      groups: number of the series of each row.
+      where: as for `encode`.
+    """
+    rows = len(frame)
     names = [c.name for c in schema.columns]
     for name in names:
         if name not in frame.columns:
@@ -323,7 +335,7 @@ def encode(frame: pd.DataFrame, schema: Schema, where: str = "the table") -> Enc
         if feature.role == "increment":
             numbers = rules.increments(numbers, groups)
         values[:, place] = np.where(missing, np.nan, numbers)
-    return Encoded(values, groups, clocks.positions(frame, schema.clock, schema.entity, where))
+    return values
 
 
 def snap(windows: Windows, schema: Schema, given: Windows | None = None) -> Windows:

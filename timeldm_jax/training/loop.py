@@ -22,7 +22,7 @@ from etils import epath
 from timeldm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError, Preempted
 from timeldm_jax.progress import progress
 from timeldm_jax.settings import COUNT, at_least, check_fields
-from timeldm_jax.training import checkpoint, parallel
+from timeldm_jax.training import checkpoint, feed, parallel
 from timeldm_jax.training.parallel import Chunk
 from timeldm_jax.training.state import TrainState
 from timeldm_jax.workdir import Workdir, naming, write_text
@@ -62,6 +62,12 @@ class StageConfig:
     def next_stop(self, step: int) -> int:
         """The step at which the chunk that starts at `step` ends."""
         return min(step + self.chunk, self.steps)
+
+    def parts(self, step: int) -> Iterator[tuple[int, int]]:
+        """First step and length of every chunk from a step on."""
+        while step < self.steps:
+            yield step, self.next_stop(step) - step
+            step = self.next_stop(step)
 
     def validates_at(self, step: int) -> bool:
         """Whether validation and a checkpoint follow this step."""
@@ -144,7 +150,8 @@ class Stage:
 
     Attributes:
       name: for logs and errors.
-      data: what the step reads; the loop places it on the devices.
+      data: what the step reads; the loop places it on the devices, once or, of a `feed.Feed`,
+        chunk by chunk.
       compile_chunk: `chunk_runner(...)`, from a number of steps to the compiled call.
       validate: from averaged weights on a device to numbers, of which `loss` chooses the best
         checkpoint.
@@ -181,18 +188,20 @@ def train(stage: Stage, state: TrainState) -> TrainState:
       CheckpointError: checkpoints exist and none can be used.
     """
     state, step = _resumed(stage, state)
-    state, data = parallel.place((state, stage.data))
     schedule = stage.schedule
+    chunks = feed.of_stage(stage.data, parallel.to_host(state.key), schedule.parts(step))
+    state = parallel.place(state)
     stage.journal.rewind(stage.name, step)
     compiled = functools.cache(stage.compile_chunk)
     with (
+        contextlib.closing(chunks),
         _stop_signal() as stop_requested,
         stage.journal.events(stage.name) as events,
         progress(stage.name, schedule.steps, step) as report,
     ):
         while step < schedule.steps:
             target = schedule.next_stop(step)
-            state, metrics = compiled(target - step)(state, data)
+            state, metrics = compiled(target - step)(state, next(chunks))
             metrics = parallel.to_host(metrics)
             _check_chunk(stage, step, metrics)
             step = target

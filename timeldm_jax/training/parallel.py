@@ -5,6 +5,7 @@ that the host synchronises once a chunk. Data and state are placed once (`place`
 devices: nothing is sent there for a chunk, and only metrics come back.
 """
 
+import functools
 import secrets
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from timeldm_jax.errors import DataError, Preempted
 from timeldm_jax.training.state import TrainState
-from timeldm_jax.training.steps import Batch, Metrics, Step
+from timeldm_jax.training.steps import Batch, Fed, Metrics, Step
 
 AXIS = "device"
 Found = TypeVar("Found")
@@ -43,12 +44,13 @@ def make_batch(size: int, micro: int | None = None) -> Batch:
     return Batch(size, devices, AXIS if devices > 1 else None, micro)
 
 
-def chunk_runner(step: Step, batch: Batch) -> Callable[[int], Chunk]:
+def chunk_runner(step: Step, batch: Batch, *, fed: bool = False) -> Callable[[int], Chunk]:
     """Compiles `length` steps into one call, `(state, data) -> (state, metrics (length,))`.
 
     Args:
       step: the step's body.
       batch: as from `make_batch`; its axis chooses between jit and pmap.
+      fed: whether data are `steps.Fed`, whose windows are each step's and each device's own.
 
     Returns:
       From `length` to the call. State and data that are not as `place` leaves them are sent to the
@@ -56,6 +58,8 @@ def chunk_runner(step: Step, batch: Batch) -> Callable[[int], Chunk]:
     """
 
     def scan(train: TrainState, data: Any, length: int) -> tuple[TrainState, Metrics]:
+        if fed:
+            return jax.lax.scan(lambda s, own: step(s, Fed(own, data.fixed)), train, data.each)
         return jax.lax.scan(lambda s, _: step(s, data), train, length=length)
 
     def compiled(length: int) -> Chunk:
@@ -66,7 +70,7 @@ def chunk_runner(step: Step, batch: Batch) -> Callable[[int], Chunk]:
         mapped = jax.pmap(
             lambda train, data, _: scan(train, data, length),
             axis_name=AXIS,
-            in_axes=(None, None, 0),
+            in_axes=(None, Fed(0, None) if fed else None, 0),
             out_axes=None,
             donate_argnums=0,
         )
@@ -79,6 +83,23 @@ def chunk_runner(step: Step, batch: Batch) -> Callable[[int], Chunk]:
 def place(tree: Any) -> Any:
     """The pytree on every device of this process, each with a whole copy."""
     return jax.device_put(tree, _sharding() if jax.device_count() > 1 else None)
+
+
+def place_shares(tree: Any) -> Any:
+    """Arrays `(local device, …)`, each device with its own; without that axis where it is alone."""
+    if jax.device_count() == 1:
+        return jax.device_put(jax.tree.map(lambda array: array[0], tree))
+    return jax.device_put(tree, _sharding(AXIS))
+
+
+@functools.cache
+def device_numbers() -> np.ndarray:
+    """The number of each local device on the axis of all, int `(local device,)`."""
+    if jax.device_count() == 1:
+        return np.zeros(1, np.int64)
+    local = jax.device_put(np.zeros(jax.local_device_count(), np.int8), _sharding(AXIS))
+    numbers = jax.pmap(lambda _: jax.lax.axis_index(AXIS), axis_name=AXIS)(local)
+    return np.concatenate([np.asarray(s.data).ravel() for s in numbers.addressable_shards])
 
 
 def first_copy(tree: Any) -> Any:

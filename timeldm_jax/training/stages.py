@@ -27,7 +27,16 @@ from timeldm_jax.latents import LatentStats, Posteriors
 from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE
 from timeldm_jax.streams import Stream
-from timeldm_jax.training import beta, checkpoint, loop, parallel, state, steps, validation
+from timeldm_jax.training import (
+    beta,
+    checkpoint,
+    feed,
+    loop,
+    parallel,
+    state,
+    steps,
+    validation,
+)
 from timeldm_jax.training.state import TrainState
 from timeldm_jax.versions import package_versions
 from timeldm_jax.workdir import Workdir, write_json
@@ -127,18 +136,28 @@ def make_vae_step(config: ConfigDict, models: Models, missing: Missing | None) -
     )
 
 
-def make_ldm_step(config: ConfigDict, models: Models) -> steps.Step:
-    """The latent diffusion's step of a configuration."""
+def make_ldm_step(config: ConfigDict, models: Models, *, fed: bool = False) -> steps.Step:
+    """The latent diffusion's step of a configuration; `fed` windows are encoded in it."""
     optimizer_config = configuration.optimizer_config(config.ldm)
     batch = make_batch(config, "ldm")
     micro = latents.latents_per_call(models.flat, batch.micro or batch.size)
+    if fed:
+        micro = latents.windows_per_call(models.vae, micro)
     return steps.ldm_step(
         models.denoiser,
         steps.make_optimizer(optimizer_config, config.ldm.steps),
         optimizer_config,
         configuration.noise_config(config),
         dataclasses.replace(batch, micro=micro),
+        steps.encoder(models.vae, means_only=config.ldm.posterior == "mean") if fed else None,
     )
+
+
+def _ldm_feed(
+    config: ConfigDict, models: Models, dataset: Dataset, vae_params: PyTree
+) -> feed.Feed:
+    context = bool(models.denoiser.context)
+    return feed.of_ldm(dataset, make_batch(config, "ldm"), vae_params, context=context)
 
 
 def step_seconds(config: ConfigDict, dataset: Dataset, stage: str) -> float:
@@ -146,29 +165,44 @@ def step_seconds(config: ConfigDict, dataset: Dataset, stage: str) -> float:
 
     Every process must call this, as the steps take all devices.
     """
-    models = build_models(config, len(dataset.series.columns))
+    models, fed = build_models(config, len(dataset.series.columns)), dataset.is_stored
     if stage == "vae":
         step = make_vae_step(config, models, dataset.missing)
         train = init_vae_state(config, models)
-        data: Any = DeviceWindows(dataset.scaled(), dataset.series.train)
     else:
-        step = make_ldm_step(config, models)
-        some = dataset.series.train[:10_000]
-        zeros = np.zeros((len(some), models.flat), np.float32)
-        data = Posteriors(
-            zeros,
-            () if config.ldm.posterior == "mean" else zeros,
-            dataset.contexts(some) if models.denoiser.context else (),
-        )
+        step = make_ldm_step(config, models, fed=fed)
         stats = jax.tree.map(jnp.ones_like, zero_stats(config, models))
         train = init_ldm_state(config, models, stats)
-    few = min(config[stage].chunk, TIMED_STEPS)
-    chunk = parallel.chunk_runner(step, make_batch(config, stage))(few)
-    train, data = parallel.place((train, data))
+    few = min(_schedule(config, stage, dataset).chunk, TIMED_STEPS)
+    chunk = parallel.chunk_runner(step, make_batch(config, stage), fed=fed)(few)
+    data = _probe(config, models, dataset, stage)
+    if isinstance(data, feed.Feed):
+        data = data.chunk(parallel.to_host(train.key), 0, few)
+    else:
+        data = parallel.place(data)
+    train = parallel.place(train)
     train, _ = jax.block_until_ready(chunk(train, data))
     start = time.monotonic()
     jax.block_until_ready(chunk(train, data))
     return (time.monotonic() - start) / few
+
+
+def _probe(config: ConfigDict, models: Models, dataset: Dataset, stage: str) -> Any:
+    """Data of a stage that take as long as its own, before anything is trained."""
+    if dataset.is_stored and stage == "vae":
+        return feed.of_vae(dataset, make_batch(config, "vae"))
+    if dataset.is_stored:
+        params = init_vae_state(config, models).params
+        return _ldm_feed(config, models, dataset, params)
+    if stage == "vae":
+        return DeviceWindows(dataset.scaled(), dataset.series.train[:])
+    some = dataset.series.train[:10_000]
+    zeros = np.zeros((len(some), models.flat), np.float32)
+    return Posteriors(
+        zeros,
+        () if config.ldm.posterior == "mean" else zeros,
+        dataset.contexts(some) if models.denoiser.context else (),
+    )
 
 
 def train_vae(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
@@ -179,15 +213,15 @@ def train_vae(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
         return
     models = build_models(config, len(dataset.series.columns))
     step = make_vae_step(config, models, dataset.missing)
-    values = dataset.scaled()
+    windows, fed = dataset.for_devices(), dataset.is_stored
     stage = loop.Stage(
         name="vae",
-        data=DeviceWindows(values, dataset.series.train),
-        compile_chunk=parallel.chunk_runner(step, make_batch(config, "vae")),
-        validate=validation.of_vae(
-            models.vae, DeviceWindows(values, validation.few(dataset.series.valid))
-        ),
-        schedule=_schedule(config.vae),
+        data=feed.of_vae(dataset, make_batch(config, "vae"))
+        if fed
+        else windows(dataset.series.train[:]),
+        compile_chunk=parallel.chunk_runner(step, make_batch(config, "vae"), fed=fed),
+        validate=validation.of_vae(models.vae, windows(validation.few(dataset.series.valid))),
+        schedule=_schedule(config, "vae", dataset),
         folder=workdir.vae,
         journal=loop.Journal(workdir),
         meta=meta,
@@ -213,12 +247,17 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
         )
     models = build_models(config, len(dataset.series.columns))
     vae_params, vae_step = load_vae(config, models, workdir, share=True)
-    values = dataset.scaled()
+    windows, fed = dataset.for_devices(), dataset.is_stored
+    learnt = dataset.series.train[:]
+    if fed:
+        numbers = max(models.flat, models.vae.window * models.vae.features)
+        learnt = latents.few_encoded(dataset.series.train, numbers)
+    means_only = config.ldm.posterior == "mean"
     posteriors, valid = (
-        latents.encode(
-            models.vae, vae_params, values, starts, means_only=config.ldm.posterior == "mean"
-        )._replace(context=dataset.contexts(starts) if models.denoiser.context else ())
-        for starts in (dataset.series.train, validation.few(dataset.series.valid))
+        latents.encode(models.vae, vae_params, windows(starts), means_only=means_only)._replace(
+            context=dataset.contexts(starts) if models.denoiser.context else ()
+        )
+        for starts in (learnt, validation.few(dataset.series.valid))
     )
     _check_latents(posteriors, workdir.vae)
     noise_config = configuration.noise_config(config)
@@ -226,13 +265,13 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     stats = latents.latent_stats(posteriors, layout, noise_config.sigma_data)
     stats = parallel.share_from_first(stats)  # axes are unique only up to sign and rounding
     _check_latents(stats, workdir.vae)
-    step = make_ldm_step(config, models)
+    step = make_ldm_step(config, models, fed=fed)
     stage = loop.Stage(
         name="ldm",
-        data=posteriors,
-        compile_chunk=parallel.chunk_runner(step, make_batch(config, "ldm")),
+        data=_ldm_feed(config, models, dataset, vae_params) if fed else posteriors,
+        compile_chunk=parallel.chunk_runner(step, make_batch(config, "ldm"), fed=fed),
         validate=validation.of_ldm(models.denoiser, noise_config, stats, valid),
-        schedule=_schedule(config.ldm),
+        schedule=_schedule(config, "ldm", dataset),
         folder=workdir.ldm,
         journal=loop.Journal(workdir),
         meta=meta | _matched(config, dataset) | {"vae_step": vae_step},
@@ -347,9 +386,14 @@ def _finished(
     return saved["step"] == total
 
 
-def _schedule(stage: ConfigDict) -> loop.StageConfig:
+def _schedule(config: ConfigDict, stage: str, dataset: Dataset) -> loop.StageConfig:
+    section = config[stage]
+    chunk = section.chunk
+    if dataset.is_stored:
+        numbers = section.batch * dataset.series.window * len(dataset.series.columns)
+        chunk = feed.within_memory(chunk, 4 * numbers)
     return loop.StageConfig(
-        stage.steps, stage.batch, stage.chunk, stage.eval_every, stage.microbatch
+        section.steps, section.batch, chunk, section.eval_every, section.microbatch
     )
 
 

@@ -7,8 +7,9 @@ gradients of parts and devices add up, also where windows have gaps and count un
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from timeldm_jax.data.context import Context
-from timeldm_jax.data.series import DeviceWindows, Missing, gather, hide
+from timeldm_jax.data.series import DeviceWindows, Missing, fill, gather, hide
 from timeldm_jax.diffusion import edm
 from timeldm_jax.latents import Posteriors
 from timeldm_jax.models import bind
@@ -30,6 +31,20 @@ from timeldm_jax.training.state import TrainState
 
 Metrics = dict[str, Float[Array, ""]]
 Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+
+
+class Fed(NamedTuple):
+    """What a step reads of windows that were looked up on the host; see `feed`.
+
+    Attributes:
+      each: what differs from step to step: in a chunk with an axis of steps first, in a step
+        without. Windows `(share, window, feature)` for the VAE, these and their context for the
+        diffusion.
+      fixed: what all steps read: the VAE's weights, for the diffusion.
+    """
+
+    each: Any
+    fixed: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +70,12 @@ class Batch:
         parts = -(-share // min(self.micro or share, share))
         while share % parts:
             parts += 1
-        first = 0 if self.axis is None else jax.lax.axis_index(self.axis) * share
-        return first + jnp.arange(share).reshape(parts, -1)
+        return self.first() + jnp.arange(share).reshape(parts, -1)
+
+    def first(self) -> Int[Array, ""] | int:
+        """The first place of this device's share."""
+        share = self.size // self.devices
+        return 0 if self.axis is None else jax.lax.axis_index(self.axis) * share
 
     def sum(self, tree: Any) -> Any:
         """Adds up over devices."""
@@ -130,23 +149,17 @@ def vae_step(
 ) -> Step:
     """The VAE's step over `DeviceWindows`: reconstruction terms + β·KL (docs/method.md, 2).
 
-    Data with gaps says in `missing` which features have them; see `series.hide`.
+    Data with gaps says in `missing` which features have them; see `series.hide`. Where windows are
+    `Fed`, those of a device are one more then, whose gaps its last window gets.
     """
 
-    def step(train: TrainState, data: DeviceWindows) -> tuple[TrainState, Metrics]:
+    def step(train: TrainState, data: DeviceWindows | Fed) -> tuple[TrainState, Metrics]:
         beta = train.beta
         assert isinstance(beta, adaptive_beta.BetaState)
 
-        def windows(positions: Int[Array, " part"]) -> tuple[Array, Array]:
-            """What the VAE reads and what it must give."""
-            index = state.epoch_order(train, positions, batch.size, data.starts.shape[0])
-            x = gather(data, index, model.window)
-            if missing is None:
-                return x, x
-            beside = (positions + 1) % batch.size
-            other = state.epoch_order(train, beside, batch.size, data.starts.shape[0])
-            return hide(x, gather(data, other, model.window), missing)
-
+        windows = functools.partial(
+            _windows, train, data, batch=batch, window=model.window, missing=missing
+        )
         total: float | Array = float(batch.size * model.window * model.features)
         if missing is not None:  # before the gradient, for what a gather of the batch costs
             counts = jax.lax.map(lambda p: losses.known_count(windows(p)[1]), batch.positions())
@@ -178,6 +191,29 @@ def vae_step(
     return step
 
 
+def _windows(
+    train: TrainState,
+    data: DeviceWindows | Fed,
+    positions: Int[Array, " part"],
+    *,
+    batch: Batch,
+    window: int,
+    missing: Missing | None,
+) -> tuple[Array, Array]:
+    """What the VAE reads and what it must give."""
+    if isinstance(data, Fed):
+        own = positions - batch.first()
+        x, beside = data.each[own], own + 1
+        return (x, x) if missing is None else hide(x, data.each[beside], missing)
+    index = state.epoch_order(train, positions, batch.size, data.starts.shape[0])
+    x = gather(data, index, window)
+    if missing is None:
+        return x, x
+    beside = (positions + 1) % batch.size
+    other = state.epoch_order(train, beside, batch.size, data.starts.shape[0])
+    return hide(x, gather(data, other, window), missing)
+
+
 @dataclasses.dataclass(frozen=True)
 class NoiseConfig:
     """EDM's noise distribution in training: `ln σ ~ N(P_mean, P_std²)` (arXiv 2206.00364).
@@ -203,19 +239,49 @@ def ldm_step(
     config: OptimizerConfig,
     noise_config: NoiseConfig,
     batch: Batch,
+    encode: Callable[[Fed, Int[Array, " part"]], Posteriors] | None = None,
 ) -> Step:
-    """The latent diffusion's step over `Posteriors`, a fresh draw at each visit, or the means."""
+    """The latent diffusion's step over `Posteriors`, a fresh draw at each visit, or the means.
 
-    def step(train: TrainState, data: Posteriors) -> tuple[TrainState, Metrics]:
+    With `encode`, over windows that are `Fed`: it gives the posteriors of some of a step's.
+    """
+
+    def step(train: TrainState, data: Posteriors | Fed) -> tuple[TrainState, Metrics]:
         def loss_fn(params: Any, positions: Int[Array, " part"]) -> tuple[Array, Metrics]:
-            index = state.epoch_order(train, positions, batch.size, data.mean.shape[0])
-            each = latent_losses(model, noise_config, train, data, index, positions)(params)
+            if isinstance(data, Fed):
+                assert encode is not None
+                known = encode(data, positions - batch.first())
+                index = jnp.arange(len(positions))
+            else:
+                known = data
+                index = state.epoch_order(train, positions, batch.size, data.mean.shape[0])
+            each = latent_losses(model, noise_config, train, known, index, positions)(params)
             loss = jnp.sum(each) / batch.size
             return loss, {"loss": loss}
 
         return _descend(train, loss_fn, optimizer, config, batch)
 
     return step
+
+
+def encoder(vae: VAE, *, means_only: bool) -> Callable[[Fed, Int[Array, " part"]], Posteriors]:
+    """The posteriors of some of a step's windows, as `latents.encode` gives those of all.
+
+    Args:
+      vae: whose weights are what is `fixed`.
+      means_only: whether the stack that gives variances is left out.
+    """
+
+    def encode(data: Fed, own: Int[Array, " part"]) -> Posteriors:
+        windows, context = data.each
+        x = fill(windows[own])
+        mean, log_variance = (
+            part.reshape(len(own), -1) for part in bind(vae, data.fixed, "encode")(x)
+        )
+        known = context.at(own) if isinstance(context, Context) else ()
+        return Posteriors(mean, () if means_only else log_variance, known)
+
+    return encode
 
 
 def latent_losses(

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from timeldm_jax import latents, streams
+from timeldm_jax.data import runs
+from timeldm_jax.data.runs import Runs
 from timeldm_jax.data.series import DeviceWindows, fill, gather
 from timeldm_jax.latents import LatentStats, Posteriors
 from timeldm_jax.models import bind
@@ -24,10 +26,9 @@ VALIDATION_SEED = 0  # the same for all runs, so that their validation losses ca
 PyTree = Any
 
 
-def few(starts: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+def few(starts: Int[np.ndarray, " n"] | Runs) -> Int[np.ndarray, " m"]:
     """At most VALID_WINDOWS starts, evenly spread: enough to rank checkpoints by."""
-    keep = np.linspace(0, len(starts) - 1, min(VALID_WINDOWS, len(starts))).astype(int)
-    return starts[keep]
+    return runs.evenly(starts, VALID_WINDOWS)
 
 
 def _in_parts(count: int, size: int) -> Int[np.ndarray, "part size"]:
