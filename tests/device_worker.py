@@ -145,6 +145,7 @@ def figures():
         found |= {f"{name}/random/{k}": v for k, v in draws(train, batch).items()}
     found |= sampled(config, models, stats, vae_state.params, ldm_state.params)
     found |= trained("gaps", stages.init_vae_state(config, models), gapped, gaps_step, batch)
+    found |= sent(stages.init_vae_state(config, models), gapped, gaps_step, batch)
     found |= trained("vae", vae_state, windows, vae_step, batch)
     found |= trained("ldm", ldm_state, posteriors, ldm_step, batch)
     return found
@@ -192,12 +193,34 @@ def trained(name, train, data, step, batch):
         every_device = np.concatenate([values[metric] for values in chunks], axis=1)
         found[f"{name}/{metric}"] = every_device[0]
         found[f"copies/{name}/{metric}"] = every_device
+    return found | weights(name, train)
+
+
+def weights(name, train):
+    """Every device's copy of the weights, and the first."""
+    found = {}
     for part in ("params", "ema"):
         for path, leaf in jax.tree_util.tree_leaves_with_path(getattr(train, part)):
             key = f"{name}/{part}{jax.tree_util.keystr(path)}"
             found[f"copies/{key}"] = copies(leaf)
             found[key] = found[f"copies/{key}"][0]
     return found
+
+
+def sent(train, data, step, batch):
+    """As `trained` of windows with gaps, which are looked up on the host and sent."""
+    from timeldm_jax.training import feed, parallel
+
+    values, key, losses = np.asarray(data.values), np.asarray(train.key), []
+    windows = feed.Feed(
+        lambda at: values[at[..., None] + np.arange(8)], np.asarray(data.starts), batch, beside=1
+    )
+    chunk = parallel.chunk_runner(step, batch, fed=True)(CHUNK)
+    train = parallel.place(train)
+    for each in windows.chunks(key, iter([(s, CHUNK) for s in range(0, STEPS, CHUNK)])):
+        train, metrics = chunk(train, each)
+        losses.append(copies(metrics["loss"])[0])
+    return {"sent/loss": np.concatenate(losses)} | weights("sent", train)
 
 
 def copies(array):

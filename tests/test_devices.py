@@ -90,6 +90,17 @@ def worst(one, other, stage, atol=ATOL):
     )
 
 
+@pytest.mark.parametrize("devices", ["one", "four"])
+def test_windows_that_are_sent_train_as_those_that_devices_hold(runs, devices):
+    held = runs["one"]
+    found = {
+        name.replace("sent/", "gaps/"): figure
+        for name, figure in runs[devices].items()
+        if name.startswith("sent/")
+    }
+    assert worst({name: held[name] for name in found}, found, "gaps") < 1
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_four_devices_draw_the_numbers_of_one(runs, stage):
     one, four = runs["one"], runs["four"]
