@@ -2,6 +2,10 @@
 
     python benchmarks/conditional.py --table=ETTh1.csv --season=24
     python benchmarks/conditional.py --table=stock_data.csv --season=1
+    python benchmarks/conditional.py --table=ETTh1.csv --season=24 --horizons=24,48,168
+
+Exponential smoothing (AutoETS) is beside it where the extra `forecasts` is installed; `--blind`
+trains without the calendar, `--only=forecast` leaves imputation out.
 
 Trains a model of the table with the default settings (or takes the work directory that
 `--workdir` names: one of a run, or of an earlier call) and writes
@@ -13,6 +17,7 @@ passes of the decoder; imputation completes a window for every third of a window
 """
 
 import argparse
+import importlib.util
 import json
 import pathlib
 from typing import Any
@@ -20,6 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
+from scipy import stats
 from scores import RESULTS, ROOT, machine
 
 from timeldm_jax import TimeLDM
@@ -33,6 +39,8 @@ DRAWS = 8
 ROWS = 1_200  # held-out rows whose values are hidden
 ORIGINS = 40
 SAMPLES = 50
+SMOOTHED = 336  # rows before the origin that exponential smoothing is fitted to
+BAND = float(stats.norm.ppf(0.95))
 
 
 def main() -> None:
@@ -40,12 +48,18 @@ def main() -> None:
     parser.add_argument("--table", type=pathlib.Path, required=True)
     parser.add_argument("--season", type=int, required=True, help="rows; 1: the last value")
     parser.add_argument("--workdir", type=pathlib.Path)
-    parser.add_argument("--horizon", type=int, default=24)
+    parser.add_argument("--horizons", default="24", help="rows, as in 24,48,168")
+    parser.add_argument("--only", choices=("imputation", "forecast"))
+    parser.add_argument("--blind", action="store_true", help="train without the calendar")
+    parser.add_argument("--budget", default="10m")
     arguments = parser.parse_args()
-    stem = arguments.table.stem
+    stem = arguments.table.stem + ("_blind" if arguments.blind else "")
     workdir = arguments.workdir or ROOT / "runs" / f"conditional-{stem}"
     if not (workdir / "ldm").exists():
-        TimeLDM().fit(str(arguments.table), workdir=str(workdir))
+        blank = TimeLDM(budget=arguments.budget)
+        if arguments.blind:
+            blank._config.ldm.model.context = 0
+        blank.fit(str(arguments.table), workdir=str(workdir))
     model = TimeLDM.load(workdir)
     assert model._generator is not None
     config = model._generator.config
@@ -62,15 +76,23 @@ def main() -> None:
         "table": stem,
         "window": series.window,
         "held_out_rows": int(sum(len(rows) for rows in held_out)),
-        "imputation": imputation(model, frame, columns, scale, held_out),
-        "forecast": forecast(
-            model, frame, columns, scale, held_out, trained, arguments.season, arguments.horizon
-        ),
+        "minutes": arguments.budget,
         "machine": machine(),
         "versions": package_versions(),
     }
-    (RESULTS / f"conditional_{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps({key: result[key] for key in ("imputation", "forecast")}, indent=1))
+    path = RESULTS / f"conditional_{stem}.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    result |= {key: before[key] for key in ("imputation", "forecasts") if key in before}
+    if arguments.only != "forecast":
+        result["imputation"] = imputation(model, frame, columns, scale, held_out)
+    if arguments.only != "imputation":
+        season = arguments.season
+        result["forecasts"] = {
+            horizon: forecast(model, frame, columns, scale, held_out, trained, season, int(horizon))
+            for horizon in arguments.horizons.split(",")
+        }
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
 
 
 def runs_of(starts: np.ndarray, window: int) -> list[np.ndarray]:
@@ -153,6 +175,7 @@ def forecast(
     random = np.random.default_rng(0)
     errors: dict[str, list[np.ndarray]] = {}
     inside: list[np.ndarray] = []
+    covered: list[np.ndarray] = []
     for origin in origins:
         truth = values[origin : origin + horizon]
         history = frame.iloc[origin - before : origin].reset_index(drop=True)
@@ -169,6 +192,12 @@ def forecast(
             "seasonal naive": np.abs(naive - truth),
             "seasonal naive with its errors, crps": crps(naive + noise, truth),
         }
+        smoothed = smoothing(values[max(origin - SMOOTHED, 0) : origin], season, horizon)
+        if smoothed is not None:
+            middle, deviation = smoothed
+            guesses["exponential smoothing"] = np.abs(middle - truth)
+            guesses["exponential smoothing, crps"] = normal_crps(middle, deviation, truth)
+            covered.append(np.abs(truth - middle) <= BAND * deviation)
         for name, error in guesses.items():
             errors.setdefault(name, []).append(error / scale)
         low, high = np.quantile(drawn, (0.05, 0.95), axis=0, method="weibull")
@@ -179,7 +208,33 @@ def forecast(
         "origins": len(origins),
         "errors": means(errors),
         "share inside the 90% band": round(float(np.mean(inside)), 3),
-    }
+    } | ({"the same of smoothing": round(float(np.mean(covered)), 3)} if covered else {})
+
+
+def smoothing(
+    history: Float[np.ndarray, "rows column"], season: int, horizon: int
+) -> tuple[Float[np.ndarray, "horizon column"], Float[np.ndarray, "horizon column"]] | None:
+    """Mean and deviation of AutoETS of each column alone; None where it is not installed."""
+    if importlib.util.find_spec("statsforecast") is None:
+        return None
+    from statsforecast.models import AutoETS
+
+    found = []
+    for column in history.T:
+        model = AutoETS(season_length=season)
+        said = model.forecast(column.astype(np.float64), horizon, level=[90])
+        found.append((said["mean"], (said["hi-90"] - said["lo-90"]) / (2 * BAND)))
+    middle, deviation = (np.stack(part, axis=1) for part in zip(*found, strict=True))
+    return middle, deviation
+
+
+def normal_crps(mean: np.ndarray, deviation: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Continuous ranked probability score of a normal distribution (Gneiting and Raftery 2007)."""
+    deviation = np.maximum(deviation, 1e-12)
+    z = (truth - mean) / deviation
+    return deviation * (
+        z * (2 * stats.norm.cdf(z) - 1) + 2 * stats.norm.pdf(z) - 1 / np.sqrt(np.pi)
+    )
 
 
 def means(errors: dict[str, list[np.ndarray]]) -> dict[str, float]:
