@@ -303,6 +303,8 @@ def put_back(
         if lacks.any():
             cells = given[label].astype(object).to_numpy(copy=True)
             new = filled[column.name].astype(object).to_numpy()[place]
+            if column.from_time is not None and schema.clock is not None:
+                new = column.from_time.at(schema.clock.read(given, "the table")).to_numpy()
             words = column.kind == "boolean" and not pd.api.types.is_bool_dtype(given[label].dtype)
             cells[lacks if not words else slice(None)] = new if words else new[lacks]
             found[label] = _with_dtype(cells, given[label], filled[column.name].dtype)

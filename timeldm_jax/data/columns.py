@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from timeldm_jax.data import dtypes, formats, words
 from timeldm_jax.data.formats import parse_times, row_of
+from timeldm_jax.data.from_time import FromTime
 from timeldm_jax.data.grids import Grid
 from timeldm_jax.errors import DataError
 
@@ -58,6 +59,7 @@ class Column:
       missing: whether training rows lack values here.
       gaps_of: the column before this one that lacks values in the same rows, or "".
       static: whether a series has one value, in all of its rows.
+      from_time: how it follows from the time of its row, or None.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Column:
     missing: bool = False
     gaps_of: str = ""
     static: bool = False
+    from_time: FromTime | None = None
 
 
 def encode(series: pd.Series, column: Column, place: int, where: str) -> Float[np.ndarray, " rows"]:
@@ -151,15 +154,23 @@ def snap(values: Float[np.ndarray, "..."], column: Column) -> Float[np.ndarray, 
     return np.clip(values, low, high)
 
 
-def decode(values: Float[np.ndarray, "rows place"], column: Column, holes: np.ndarray) -> pd.Series:
+def decode(
+    values: Float[np.ndarray, "rows place"],
+    column: Column,
+    holes: np.ndarray,
+    times: pd.Series | None = None,
+) -> pd.Series:
     """The column again, of its dtype.
 
     Args:
       values: `(rows, places)`: one place a category or a number of its code, else one.
       column: what it is.
       holes: `(rows,)` where values are missing.
+      times: of the rows, for columns that follow from them.
     """
     rows = len(values)
+    if column.from_time is not None and times is not None:
+        return _cast(column.from_time.at(times), column)
     if column.scaling == "constant":
         value = pd.Timestamp(column.value) if column.kind == "datetime" else column.value
         return _cast(pd.Series([value] * rows, dtype=object), column)

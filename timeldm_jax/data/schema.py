@@ -15,10 +15,19 @@ from typing import Any, Literal
 import pandas as pd
 from etils import epath
 
-from timeldm_jax.data import entities, event_times, inference, relations, rules, words
+from timeldm_jax.data import (
+    entities,
+    event_times,
+    from_time,
+    inference,
+    relations,
+    rules,
+    words,
+)
 from timeldm_jax.data.clock import Clock, groups_of
 from timeldm_jax.data.columns import KINDS, SCALINGS, Column, Scaling
 from timeldm_jax.data.entities import Ids
+from timeldm_jax.data.from_time import FromTime
 from timeldm_jax.data.grids import Grid
 from timeldm_jax.data.rules import Rule
 from timeldm_jax.data.start_times import StartTimes
@@ -69,6 +78,8 @@ class Schema:
                     **column,
                     "categories": tuple(column["categories"]),
                     "grid": column.get("grid") and Grid.from_json(column["grid"]),
+                    "from_time": column.get("from_time")
+                    and FromTime.from_json(column["from_time"]),
                 }
             )
             for column in content["columns"]
@@ -88,7 +99,9 @@ class Schema:
         lines = []
         for column in self.columns:
             said = [column.kind, f"scaled by {column.scaling}"]
-            if column.scaling == "constant" and column.value is None:
+            if column.from_time is not None:
+                said = [column.kind, f"follows from the time ({column.from_time.part})"]
+            elif column.scaling == "constant" and column.value is None:
                 said = ["empty, passed through"]
             elif column.scaling == "constant":
                 said = [column.kind, f"constant {column.value!r}, passed through"]
@@ -141,6 +154,7 @@ def infer(
     entity: tuple[str, ...],
     overrides: Mapping[str, Mapping[str, Any]],
     real_names: bool = False,
+    derived: bool = False,
 ) -> Schema:
     """The schema of a table whose rows are in order.
 
@@ -151,6 +165,7 @@ def infer(
       entity: names of its entity columns, likewise.
       overrides: by column, fields of `Column` that the user has set.
       real_names: whether the entity column is learnt, so that samples have its names.
+      derived: whether columns that follow from the time are looked for.
 
     Raises:
       DataError: columns that cannot be learnt, all of them, or an override that does not fit.
@@ -170,7 +185,10 @@ def infer(
         raise DataError(f"{where} has no column to learn beside its time and entity columns")
     said = {name: given["static"] for name, given in overrides.items() if "static" in given}
     said |= dict.fromkeys(entity, True)
-    columns = relations.learn(columns, frame, groups_of(frame, entity), said)
+    groups = groups_of(frame, entity)
+    if derived:
+        columns = from_time.find(columns, frame, clock, groups, {*overrides, *entity}, where)
+    columns = relations.learn(columns, frame, groups, said)
     kept = {*(column.name for column in columns), *own, *entity} - {SERIES, event_times.GAP}
     unnamed = [name for name in entity if name in hidden and name != SERIES]
     schema = Schema(

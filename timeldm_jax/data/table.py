@@ -159,6 +159,7 @@ def prepare(
             entity=entity,
             overrides=overrides,
             real_names=real_names,
+            derived=True,
         )
     problems.raise_all()
     frame = frame.reset_index(drop=True)
@@ -221,6 +222,9 @@ def relearn(
         if column.name in rising:  # whose words keep their order
             kept = tuple(word for word in before.categories if word in column.categories)
             column = dataclasses.replace(column, categories=kept)
+        if before.from_time is not None:
+            columns.append(before)
+            continue
         columns.append(
             dataclasses.replace(
                 column,
@@ -428,6 +432,10 @@ def decode(
             times = event_times.of_windows(snapped, schema, seed, first_series, begins)
         times = times if len(times) > time else pd.concat([times] * count)
         times = times.reset_index(drop=True)
+    stamps = None
+    if times is not None and any(column.from_time is not None for column in schema.columns):
+        assert schema.clock is not None
+        stamps = schema.clock.read(times, "samples")
     ids = {each.name: each for each in schema.ids}
     for name in schema.order:
         if name in ids:
@@ -442,7 +450,7 @@ def decode(
         holes = np.zeros(count * time, bool)
         if missing == "generate" and number in flags:
             holes = flat[:, flags[number]] > 0.5
-        data[name] = kinds.decode(flat[:, places], schema.columns[number], holes)
+        data[name] = kinds.decode(flat[:, places], schema.columns[number], holes, stamps)
     frame = pd.DataFrame(data)
     if schema.padded:
         frame = frame[flat[:, -1] > 0.5].reset_index(drop=True)
