@@ -214,7 +214,7 @@ def test_only_values_of_a_table_are_matched():
     frame, schema = tables.prepare(mixed(), "the table", tables.Options())
     dataset = datasets.from_table(frame, schema, config)
     roles = [feature.role for feature in schemas.features(schema)]
-    found = stages._marginals(config, dataset)
+    found = stages._matched(config, dataset)["marginals"]
     assert [row is not None for row in found] == [role == "value" for role in roles]
     assert len(set(roles)) > 1
 
@@ -422,11 +422,11 @@ def test_panels_of_uneven_length_give_series_of_uneven_length():
         ([["a", "b"]] * 30, "expected real numbers"),
         (np.array([[1, None]] * 30), "dtype object; expected real numbers"),
         (np.ones((30, 2)) + 1j, "dtype complex128"),
-        (rows() * np.nan, "every column is constant or empty"),
+        (rows() * np.nan, "every column is constant, empty"),
         (np.full((30, 2), np.inf), "has inf at index"),
-        (rows() * 0, "every column is constant or empty"),
-        (rows().reshape(15, 8, 3) * 0, "every column is constant or empty"),
-        (np.full((15, 8, 3), np.nan), "every column is constant or empty"),
+        (rows() * 0, "every column is constant, empty"),
+        (rows().reshape(15, 8, 3) * 0, "every column is constant, empty"),
+        (np.full((15, 8, 3), np.nan), "every column is constant, empty"),
         (rows(7), "7 rows, fewer than one window of 8"),
         (rows(64).reshape(8, 8, 3), "8 windows are too few"),
         (pd.DataFrame({"x": range(40), "y": [{}] * 40}), "column 'y'"),

@@ -443,7 +443,7 @@ def test_files_are_read_whatever_their_separator(tmp_path):
         ("a,a\n1,2\n3,4\n", "two columns are called 'a'"),
         ("a,b\n1,2,3,4\n5,6\n7,8,9,10,11\n", "line 2 has 4 cells, and most lines have 2"),
         ("a,b\n1,x\n2,3\n3,4\n4,5\n", r"column 'b' holds numbers \(75%\) and words: row 1 has 'x'"),
-        ("a,b\n1,\n1,\n1,\n", "every column is constant or empty"),
+        ("a,b\n1,\n1,\n1,\n", "every column is constant, empty"),
         ("a;b\n1,5;2\n2.5;3\n3;4\n", "column 'a', row 1 holds '1,5', a number with a comma"),
         ("series,x\n1,2\n2,3\n", "has a column 'series', the name of the id"),
         ("a,b\n1,inf\n2,3\n", r"column 'b', row 1 holds inf"),

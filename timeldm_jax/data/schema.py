@@ -198,16 +198,24 @@ def infer(
         entity=entity,
         ids=tuple(entities.learn(frame[name]) for name in unnamed),
     )
+    _check_size(schema, where)
+    return schema
+
+
+def _check_size(schema: Schema, where: str) -> None:
+    """Raises DataError where there is nothing to learn, or too much."""
     count = len(features(schema))
     if count == 0:
-        raise DataError(f"{where}: every column is constant or empty; there is nothing to learn")
+        raise DataError(
+            f"{where}: every column is constant, empty or follows from the time; there is nothing "
+            "to learn"
+        )
     if count > MOST_FEATURES:
         raise DataError(
             f"{where} would give {count:,} features; scores of pairs of features take memory and "
             f"time by the square of that, and the model's width is a few hundred. Learn at most "
             f"{MOST_FEATURES:,}: leave columns out (kind 'drop' in the schema), or split the table"
         )
-    return schema
 
 
 def _infer_columns(

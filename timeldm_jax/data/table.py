@@ -22,7 +22,6 @@ from timeldm_jax.data import (
     proposals,
     rules,
     time_columns,
-    wide,
     words,
     zones,
 )
@@ -130,7 +129,7 @@ def prepare(
       DataError: columns that are not there or cannot be learnt, or rows out of order.
     """
     declared = schemas.read_overrides(options.schema) if options.schema else {}
-    frame, time, entity = _own_columns(frame, where, options, declared)
+    frame, time, entity = time_columns.named(frame, where, options, declared)
     real_names = options.entity_names == "real"
     entities.check(frame, where, entity, real=real_names, own=schemas.SERIES)
     overrides = declared.get("columns", {})
@@ -235,32 +234,6 @@ def relearn(
         )
     kept = combinations.learn(whole.rules, columns, frame, "the training rows")
     return dataclasses.replace(whole, columns=tuple(columns), rules=kept)
-
-
-def _own_columns(
-    frame: pd.DataFrame, where: str, options: Options, declared: dict[str, Any]
-) -> tuple[pd.DataFrame, tuple[str, ...], tuple[str, ...]]:
-    """The table with its index as columns, and those that the user names as time and entity."""
-    given = options.entity or declared.get("entity", "") or frame.attrs.get(wide.ENTITY, "")
-    time = options.time or declared.get("time", "")
-    known = [*map(str, frame.columns), *map(str, filter(None, frame.index.names))]
-    entity = _several(given, known)
-    times = _several(time, known)
-    frame, first, entity = time_columns.from_index(frame, where, times[0] if times else "", entity)
-    times = (first, *times[1:]) if first else ()
-    for setting, names in ((option("entity"), entity), (option("time"), times)):
-        for name in names:
-            schemas.known(name, frame.columns, f"{where}: {setting}: column")
-    return frame, times, entity
-
-
-def _several(given: str | list[str], known: list[str]) -> tuple[str, ...]:
-    """Names that a text gives, with commas between unless a column is called like all of it."""
-    if not isinstance(given, str):
-        return tuple(given)
-    if given in known:
-        return (given,)
-    return tuple(name.strip() for name in given.split(",")) if given else ()
 
 
 def arrange(frame: pd.DataFrame, where: str, schema: Schema, irregular: str = "error") -> Ordered:
@@ -432,10 +405,7 @@ def decode(
             times = event_times.of_windows(snapped, schema, seed, first_series, begins)
         times = times if len(times) > time else pd.concat([times] * count)
         times = times.reset_index(drop=True)
-    stamps = None
-    if times is not None and any(column.from_time is not None for column in schema.columns):
-        assert schema.clock is not None
-        stamps = schema.clock.read(times, "samples")
+    stamps = _stamps(times, schema)
     ids = {each.name: each for each in schema.ids}
     for name in schema.order:
         if name in ids:
@@ -455,3 +425,12 @@ def decode(
     if schema.padded:
         frame = frame[flat[:, -1] > 0.5].reset_index(drop=True)
     return frame
+
+
+def _stamps(times: pd.DataFrame | None, schema: Schema) -> pd.Series | None:
+    """The times as such, where a column follows from them."""
+    if schema.clock is None or times is None:
+        return None
+    if all(column.from_time is None for column in schema.columns):
+        return None
+    return schema.clock.read(times, "samples")

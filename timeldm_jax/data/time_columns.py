@@ -2,15 +2,19 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 
 from timeldm_jax.data import clock as clocks
-from timeldm_jax.data import dtypes, formats
+from timeldm_jax.data import dtypes, formats, wide
+from timeldm_jax.data import schema as schemas
 from timeldm_jax.errors import DataError, option
+
+if TYPE_CHECKING:
+    from timeldm_jax.data.table import Options
 
 TIME_NAMES = ("date", "time", "datetime", "timestamp", "ds")
 _TIMELY = re.compile(
@@ -241,3 +245,29 @@ def _holds_times(level: pd.Index) -> Bool[np.ndarray, ""] | bool:
         return True
     text = pd.api.types.is_string_dtype(level.dtype)
     return text and formats.looks_like_time(pd.Series(level).dropna())
+
+
+def named(
+    frame: pd.DataFrame, where: str, options: "Options", declared: dict[str, Any]
+) -> tuple[pd.DataFrame, tuple[str, ...], tuple[str, ...]]:
+    """The table with its index as columns, and those that the user names as time and entity."""
+    given = options.entity or declared.get("entity", "") or frame.attrs.get(wide.ENTITY, "")
+    time = options.time or declared.get("time", "")
+    known = [*map(str, frame.columns), *map(str, filter(None, frame.index.names))]
+    entity = _several(given, known)
+    times = _several(time, known)
+    frame, first, entity = from_index(frame, where, times[0] if times else "", entity)
+    times = (first, *times[1:]) if first else ()
+    for setting, names in ((option("entity"), entity), (option("time"), times)):
+        for name in names:
+            schemas.known(name, frame.columns, f"{where}: {setting}: column")
+    return frame, times, entity
+
+
+def _several(given: str | list[str], known: list[str]) -> tuple[str, ...]:
+    """Names that a text gives, with commas between unless a column is called like all of it."""
+    if not isinstance(given, str):
+        return tuple(given)
+    if given in known:
+        return (given,)
+    return tuple(name.strip() for name in given.split(",")) if given else ()
