@@ -66,7 +66,8 @@ def write(folder, frame, cuts):
     folder.mkdir()
     for number, first in enumerate(cuts):
         last = [*cuts, len(frame)][number + 1]
-        part = frame.iloc[first:last].reset_index(drop=True)
+        part = frame.iloc[first:last]
+        part = part.reset_index(drop=True) if frame.index.name is None else part
         part.to_parquet(folder / f"{number:03d}.parquet", row_group_size=97)
     return str(folder)
 
@@ -142,6 +143,31 @@ def test_batches_give_what_the_whole_gives(tmp_path, small_batches, name):
     assert np.array_equal(
         found.series.position[every] - found.series.position[0], expected.series.position
     )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda frame: frame.set_index("time"),
+        lambda frame: frame.assign(time=frame["time"].dt.strftime("%d/%m/%Y %H:%M")),
+        lambda frame: frame.assign(time=pd.date_range("1900-01-01", periods=900, freq="MS")),
+        lambda frame: frame.assign(
+            time=frame["time"].dt.tz_localize("UTC").dt.tz_convert("Europe/Berlin"),
+            count=frame["count"].astype("Int64").mask(frame["flag"]),
+            state=pd.Categorical(frame["state"], ["idle", "off", "on"], ordered=True),
+        ),
+        lambda frame: frame.assign(time=0.5 * np.arange(900), again=frame["count"], one=1),
+    ],
+)
+def test_columns_of_any_kind_are_the_same_in_batches(tmp_path, small_batches, change):
+    frame = change(hourly(900))
+    path = write(tmp_path / "table", frame, [0, 400])
+    whole, expected = made(path, tmp_path, placement="replicated", window=8)
+    read, found = made(path, tmp_path, placement="streamed", window=8)
+    assert read.schema == whole.schema
+    assert found.scaler == expected.scaler
+    scaled = found.series.values.scaled(np.arange(900))
+    np.testing.assert_array_equal(scaled, expected.scaled())
 
 
 TINY = {

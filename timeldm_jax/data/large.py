@@ -191,7 +191,7 @@ def _own_columns(files: Parquet, options: Options, schema: Schema) -> Iterator[p
     names = [*schema.entity, *(schema.clock.names if schema.clock else ())]
     if set(names) <= set(files.schema.names):
         for _, part in files.batches(columns=names or files.schema.names[:1]):
-            yield part.to_pandas()
+            yield part.replace_schema_metadata(None).to_pandas()  # an index is a column, too
         return
     for _, part in files.batches():  # the index of a pandas table
         yield _frame(part, files.source, options, schema)
