@@ -105,9 +105,9 @@ class Chunks:
         self.number = 0
         self._compiled = {}
 
-    def runner(self, real_runner, step, batch):
+    def runner(self, real_runner, step, batch, *, fed):
         key = step.__qualname__
-        runner = self._compiled.setdefault(key, functools.cache(real_runner(step, batch)))
+        runner = self._compiled.setdefault(key, functools.cache(real_runner(step, batch, fed=fed)))
 
         def compile_chunk(length):
             def chunk(state, data):
