@@ -3,7 +3,8 @@
 A child of `launch_in_fork`: `jax_num_cpu_devices` is set before `run()`, and no device is started.
 
 Arguments: `train OUT.npz` writes everything that the test compares; `train-without-sum OUT.npz`
-the same with gradients that are not added up; `launch FLAGS...` is the command with an impatient
+the same with gradients that are not added up; `shard-map OUT.npz` and `shard-map-without-sum
+OUT.npz` the same with `shard_map`; `launch FLAGS...` is the command with an impatient
 `jax.distributed`; `launch-guarded FLAGS...` the command whose training may move nothing between
 host and devices unasked; `launch-timed FLAGS...` the command whose stopwatches say 1 s a step, or
 differ from process to process, after the steps that they time; `sample GROUPS FLAGS...` the
@@ -64,9 +65,10 @@ def run():
         sys.argv[1:] = rest
         launch.run()
         return
-    if what == "train-without-sum":
+    form = "shard_map" if what.startswith("shard-map") else "pmap"
+    if what.endswith("-without-sum"):
         steps.Batch.sum = lambda self, tree: tree
-    np.savez(rest[0], **figures())
+    np.savez(rest[0], **figures(form))
 
 
 def sample_in_groups(killed_after, flags):
@@ -89,7 +91,7 @@ def sample_in_groups(killed_after, flags):
     sample.main(["sample", *flags])
 
 
-def figures():
+def figures(form):
     """Everything to compare, by name."""
     from timeldm_jax import config as configuration
     from timeldm_jax import latents
@@ -108,7 +110,7 @@ def figures():
     random = np.random.default_rng(0)
     found = {}
 
-    batch = parallel.make_batch(BATCH)
+    batch = parallel.make_batch(BATCH, form=form)
     vae_config, ldm_config = map(configuration.optimizer_config, (config.vae, config.ldm))
     vae_step, gaps_step = (
         steps.vae_step(
@@ -182,7 +184,9 @@ def trained(name, train, data, step, batch):
     from timeldm_jax.training import parallel
 
     chunk = parallel.chunk_runner(step, batch)(CHUNK)
-    found = {f"{name}/unplaced is refused": refuses_unplaced(chunk, train, data)}
+    found = {}
+    if batch.form == "pmap":
+        found[f"{name}/unplaced is refused"] = refuses_unplaced(chunk, train, data)
     train, data = parallel.place((train, data))
     chunks = []
     with jax.transfer_guard("disallow"):

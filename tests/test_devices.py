@@ -118,6 +118,30 @@ def test_four_devices_train_as_one(runs, stage):
     assert worst(runs["one"], runs["four"], stage) < 1
 
 
+@pytest.fixture(scope="module")
+def sharded(server, tmp_path_factory):
+    """Figures on four devices by `jit` of `shard_map`."""
+    return figures_of(server, tmp_path_factory, sharded=(4, "shard-map"))["sharded"]
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "gaps", "sent"])
+def test_shard_map_trains_as_pmap(runs, sharded, stage):
+    names = [
+        name for name in runs["four"] if name.startswith(f"{stage}/") and "unplaced" not in name
+    ]
+    assert len(names) > 20
+    for name in names:
+        np.testing.assert_allclose(sharded[name], runs["four"][name], RTOL, ATOL, err_msg=name)
+
+
+def test_shard_map_reports_a_sum_that_is_forgotten(server, tmp_path):
+    child = server.run(
+        "shard-map-without-sum", tmp_path / "x.npz", log=tmp_path / "log", module=WORKER, devices=4
+    )
+    assert child.code != 0
+    assert "varying" in child.output
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_that_test_sees_a_gradient_that_is_not_averaged(runs, unaveraged, stage):
@@ -297,6 +321,14 @@ def test_two_processes_train_as_one(pair, single, tmp_path):
     assert "step" not in children[1].output
     for stage in STAGES:
         assert len(list((tmp_path / "run" / "tensorboard" / stage).iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_by_shard_map(pair, single, tmp_path):
+    children = pair(*SHORT, "--config.devices=shard_map")
+    for child in children:
+        assert child.wait() == 0, children[0].output + children[1].output
+    assert_same_as_single(tmp_path / "run", single)
 
 
 @pytest.mark.slow

@@ -25,29 +25,12 @@ from timeldm_jax.latents import LatentConfig
 from timeldm_jax.metrics.suite import Evaluators
 from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE
-from timeldm_jax.settings import SEED, check_fields, kinds
+from timeldm_jax.settings import RunConfig, kinds
 from timeldm_jax.training.beta import BetaConfig
 from timeldm_jax.training.loop import StageConfig
 from timeldm_jax.training.steps import NoiseConfig, OptimizerConfig
 
 MOST_PRINCIPAL = 10_000  # latents of a window: their covariance then takes 0.8 GB, minutes to solve
-
-
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """What concerns a run as a whole.
-
-    Attributes:
-      seed: of weights, batches and noise in training, and of the scores.
-      budget: time in all for a table, such as 10m: sets steps that are 0; "": none.
-    """
-
-    seed: int = 0
-    budget: str = ""
-
-    def __post_init__(self) -> None:
-        """Checks the settings; raises ConfigError."""
-        check_fields(self, seed=SEED)
 
 
 _OPTIMIZER = OptimizerConfig(
@@ -364,7 +347,8 @@ _LATER: dict[int, dict[str, Any]] = {
     },
     3: {"ldm.model.condition": "wide"}, 5: {"data.entity_names": "new", "ldm.model.context": 0},
     6: {"sample.guidance": 1.0, "sample.hold_repeats": False},
-    7: {"data.times": "steps", "sample.band_windows": 0}, 8: {"data.placement": "auto"},
+    7: {"data.times": "steps", "sample.band_windows": 0},
+    8: {"data.placement": "auto", "devices": "pmap"},
 }  # fmt: skip
 
 

@@ -111,3 +111,23 @@ def kinds(annotation: Any) -> tuple[tuple[type, ...], tuple[str, ...]]:
     if not all(allowed for allowed, _ in parts):
         return (), ()
     return sum((p[0] for p in parts), ()), sum((p[1] for p in parts), ())
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What concerns a run as a whole.
+
+    Attributes:
+      seed: of weights, batches and noise in training, and of the scores.
+      budget: time in all for a table, such as 10m: sets steps that are 0; "": none.
+      devices: how training steps are mapped over several devices: `pmap`, or `shard_map` (with
+        `jit`), which gives the same.
+    """
+
+    seed: int = 0
+    budget: str = ""
+    devices: str = "pmap"
+
+    def __post_init__(self) -> None:
+        """Checks the settings; raises ConfigError."""
+        check_fields(self, seed=SEED, devices=one_of("pmap", "shard_map"))

@@ -1,8 +1,9 @@
-"""Many steps a call: `jit` on one device, `pmap` over all devices of all processes.
+"""Many steps a call: `jit` on one device, else over all devices of all processes.
 
-Both wrap one `lax.scan` over the step, donate the state and return the metrics of every step, so
-that the host synchronises once a chunk. Data and state are placed once (`place`) and stay on the
-devices: nothing is sent there for a chunk, and only metrics come back.
+Over many it is `pmap`, or `jit` of `shard_map`, which gives the same numbers and reports a sum over
+devices that was forgotten. All wrap one `lax.scan` over the step, donate the state and return the
+metrics of every step, so that the host synchronises once a chunk. Data and state are placed once
+(`place`) and stay on the devices: nothing is sent there for a chunk, and only metrics come back.
 """
 
 import functools
@@ -24,12 +25,13 @@ Found = TypeVar("Found")
 Chunk = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
-def make_batch(size: int, micro: int | None = None) -> Batch:
+def make_batch(size: int, micro: int | None = None, form: str = "pmap") -> Batch:
     """The global batch over every device of every process.
 
     Args:
       size: examples over all devices.
       micro: most examples a device holds at once; see `steps.Batch`.
+      form: how steps are mapped over devices, `pmap` or `shard_map`.
 
     Raises:
       ValueError: the devices do not divide it.
@@ -41,7 +43,7 @@ def make_batch(size: int, micro: int | None = None) -> Batch:
             f"a batch of {size} does not divide over {devices} devices; "
             f"use a multiple of {devices}, such as {nearest}"
         )
-    return Batch(size, devices, AXIS if devices > 1 else None, micro)
+    return Batch(size, devices, AXIS if devices > 1 else None, micro, form)
 
 
 def chunk_runner(step: Step, batch: Batch, *, fed: bool = False) -> Callable[[int], Chunk]:
@@ -49,7 +51,7 @@ def chunk_runner(step: Step, batch: Batch, *, fed: bool = False) -> Callable[[in
 
     Args:
       step: the step's body.
-      batch: as from `make_batch`; its axis chooses between jit and pmap.
+      batch: as from `make_batch`; its axis and form choose between jit, pmap and shard_map.
       fed: whether data are `steps.Fed`, whose windows are each step's and each device's own.
 
     Returns:
@@ -65,6 +67,8 @@ def chunk_runner(step: Step, batch: Batch, *, fed: bool = False) -> Callable[[in
     def compiled(length: int) -> Chunk:
         if batch.axis is None:
             return jax.jit(lambda train, data: scan(train, data, length), donate_argnums=0)
+        if batch.form == "shard_map":
+            return _sharded(lambda train, data: scan(train, data, length), fed=fed)
         # The mapped argument only tells pmap how many devices there are: data and state are the
         # same on all of them, and each takes its share of the batch by its index on the axis.
         mapped = jax.pmap(
@@ -78,6 +82,45 @@ def chunk_runner(step: Step, batch: Batch, *, fed: bool = False) -> Callable[[in
         return lambda train, data: mapped(train, data, local)
 
     return compiled
+
+
+def _sharded(run: Callable[[TrainState, Any], tuple[TrainState, Metrics]], *, fed: bool) -> Chunk:
+    """The call as `jit` of `shard_map` over the devices of all processes."""
+    mesh = Mesh(np.array(jax.devices()), (AXIS,))
+    same, own = PartitionSpec(), PartitionSpec(AXIS)
+    specs = (same, Fed(own, same) if fed else same)
+
+    def of_device(train: TrainState, data: Any) -> tuple[TrainState, Metrics]:
+        if fed:  # each device sees its share of the axis of devices, which is one long
+            data = Fed(jax.tree.map(lambda array: array[0], data.each), data.fixed)
+        return run(train, data)
+
+    mapped = jax.jit(
+        jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=same), donate_argnums=0
+    )
+    if jax.process_count() == 1:
+        return mapped
+
+    def of_all(array: jax.Array) -> jax.Array:
+        """An array of this process's devices as one of all; nothing is copied."""
+        assert isinstance(array.sharding, NamedSharding)  # as `place` leaves it
+        spec = array.sharding.spec
+        shape = array.shape
+        if spec == own:
+            shape = (len(jax.devices()), *shape[1:])
+        shards = [shard.data for shard in array.addressable_shards]
+        sharding = NamedSharding(mesh, spec)
+        return jax.make_array_from_single_device_arrays(shape, sharding, shards)
+
+    def of_process(array: jax.Array) -> jax.Array:
+        """The inverse, of arrays that are the same on all."""
+        shards = [shard.data for shard in array.addressable_shards]
+        return jax.make_array_from_single_device_arrays(array.shape, _sharding(), shards)
+
+    def call(train: TrainState, data: Any) -> tuple[TrainState, Metrics]:
+        return jax.tree.map(of_process, mapped(*jax.tree.map(of_all, (train, data))))
+
+    return call
 
 
 def place(tree: Any) -> Any:

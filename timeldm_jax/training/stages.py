@@ -87,7 +87,8 @@ def make_batch(config: ConfigDict, stage: str) -> steps.Batch:
       ConfigError: the devices do not divide it.
     """
     try:
-        return parallel.make_batch(config[stage].batch, config[stage].microbatch or None)
+        micro = config[stage].microbatch or None
+        return parallel.make_batch(config[stage].batch, micro, config.devices)
     except ValueError as error:
         raise ConfigError(f"config.{stage}.batch: {error}") from error
 

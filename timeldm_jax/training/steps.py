@@ -55,6 +55,7 @@ class Batch:
       size: examples over all devices.
       devices: number of devices, dividing `size`.
       axis: name of the mapped device axis, or None on one device.
+      form: how steps are mapped over devices, `pmap` or `shard_map`; see `parallel`.
       micro: most examples that a device holds at once; it adds up the gradients of its parts.
         Small parts stay in a CPU's cache, and bound the memory of long windows anywhere.
     """
@@ -63,6 +64,7 @@ class Batch:
     devices: int = 1
     axis: str | None = None
     micro: int | None = None
+    form: str = "pmap"
 
     def positions(self) -> Int[Array, "parts share"]:
         """Places in the global batch that this device trains on, in equal parts."""
@@ -76,6 +78,16 @@ class Batch:
         """The first place of this device's share."""
         share = self.size // self.devices
         return 0 if self.axis is None else jax.lax.axis_index(self.axis) * share
+
+    def local(self, tree: Any) -> Any:
+        """What all devices hold alike, as each device's own: gradients by it are not added up yet.
+
+        `shard_map` keeps account of what differs between devices, and adds up gradients by what
+        does not.
+        """
+        if self.axis is None or self.form != "shard_map":
+            return tree
+        return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, self.axis, to="varying"), tree)
 
     def sum(self, tree: Any) -> Any:
         """Adds up over devices."""
@@ -327,16 +339,17 @@ def _descend(
 ) -> tuple[TrainState, Metrics]:
     """Gradient of the sum over parts and devices, Adam and the moving average."""
     gradient = jax.grad(loss_fn, has_aux=True)
-    positions = batch.positions()
+    positions, params = batch.positions(), batch.local(train.params)
     if len(positions) == 1:
-        sums = gradient(train.params, positions[0])
+        sums = gradient(params, positions[0])
     else:
 
         def add_part(total: Any, part: Int[Array, " part"]) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, gradient(train.params, part)), None
+            return jax.tree.map(jnp.add, total, gradient(params, part)), None
 
-        shapes = jax.eval_shape(gradient, train.params, positions[0])
-        sums, _ = jax.lax.scan(add_part, jax.tree.map(jnp.zeros_like, shapes), positions)
+        shapes = jax.eval_shape(gradient, params, positions[0])
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        sums, _ = jax.lax.scan(add_part, batch.local(zeros), positions)
     grads, metrics = batch.sum(sums)
     updates, opt_state = optimizer.update(
         grads, train.opt_state, train.params, value=metrics["loss"]
