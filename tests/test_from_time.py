@@ -82,9 +82,13 @@ def test_what_the_time_does_not_decide_is_learnt():
     frame["regime"] = np.where(
         frame["when"] < "2024-01-01", 10, 20
     )  # changes once, as a label does
+    frame["count"] = np.arange(len(frame)) % 24  # is the hour, as all rows begin at midnight
     frame["phase"] = (np.arange(len(frame)) // 5) % 7
     found = follows(tables.prepare(frame, "it", Options())[1])
     assert not {"day", "regime", "phase", "holiday", "load"} & set(found)
+    assert found["count"] == "hour"
+    few = hourly(20).assign(count=np.arange(20))  # a counter as well as the hour
+    assert "count" not in follows(tables.prepare(few, "it", Options())[1])
     said = Options(schema='{"columns": {"hour": {"kind": "integer"}}}')
     assert "hour" not in follows(tables.prepare(hourly(), "it", said)[1])
 

@@ -22,6 +22,7 @@ OFTEN = (
     2  # stretches of time in which a part of the calendar comes again, so that it is no accident
 )
 MOSTLY = 0.9  # share of the parts that must
+ROWS = 5  # a part, from which a column of its numbers counts nothing else
 
 # Of local times, simplest first.
 PARTS: dict[str, Callable[[pd.DatetimeIndex], Any]] = {
@@ -93,17 +94,19 @@ def find(
         return columns
     times = clock.read(frame, where)
     parts = {part: _keys(part, times) for part in PARTS}
+    moments = pd.factorize(times, sort=True)[0]
     found = {}
     for column in free:
         for part, keys in parts.items():
-            follows = _follows(part, keys, frame[column.name])
+            follows = _follows(part, keys, frame[column.name], moments)
             if follows is not None:
                 found[column.name] = dataclasses.replace(
                     column, scaling="constant", value=follows.values[0], from_time=follows,
                     missing=False, grid=None, low=None, high=None,
                 )  # fmt: skip
                 break
-    return [found.get(column.name, column) for column in columns]
+    derived = [found.get(column.name, column) for column in columns]
+    return derived if any(c.scaling != "constant" for c in derived) else columns
 
 
 def _may_follow(column: "Column", values: pd.Series, groups: Int[np.ndarray, " rows"]) -> bool:
@@ -115,12 +118,20 @@ def _may_follow(column: "Column", values: pd.Series, groups: Int[np.ndarray, " r
     return bool(inside.any()) and 2 <= codes.max() + 1 <= MOST_VALUES
 
 
-def _follows(part: str, keys: Int[np.ndarray, " rows"], values: pd.Series) -> FromTime | None:
-    """How values follow from a part of the calendar, or None where they do not."""
+def _follows(
+    part: str,
+    keys: Int[np.ndarray, " rows"],
+    values: pd.Series,
+    moments: Int[np.ndarray, " rows"],
+) -> FromTime | None:
+    """How values follow from a part of the calendar, or None where they do not.
+
+    `moments` number the times, rising: that other series have the same at one is no evidence.
+    """
     known = values.notna().to_numpy()
     if not known.any():
         return None
-    keys, values = keys[known], values[known]
+    keys, values, moments = keys[known], values[known], moments[known]
     codes, words = pd.factorize(values)
     places = pd.factorize(keys, sort=True)
     first = np.zeros(len(places[1]), np.int64)
@@ -131,10 +142,11 @@ def _follows(part: str, keys: Int[np.ndarray, " rows"], values: pd.Series) -> Fr
     different = tuple(int(key) for key in places[1])
     if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
         offsets = np.asarray(said, np.float64) - np.asarray(different)
-        if len(different) > 1 and (offsets == offsets[0]).all():
+        enough = len(different) > 1 and len(np.unique(moments)) >= ROWS * len(different)
+        if enough and (offsets == offsets[0]).all():
             return FromTime(part, different, tuple(said), float(offsets[0]))
-    starts = np.r_[True, np.diff(places[0]) != 0]
-    visits = np.bincount(places[0][starts], minlength=len(different))
+    once = places[0][np.unique(moments, return_index=True)[1]]
+    visits = np.bincount(once[np.r_[True, np.diff(once) != 0]], minlength=len(different))
     if part == "year" or (visits >= OFTEN).mean() < MOSTLY:
         return None
     return FromTime(part, different, tuple(said))
