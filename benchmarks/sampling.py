@@ -1,7 +1,7 @@
 """How near the command `sample` comes to what the devices draw, and how much memory it takes.
 
     python benchmarks/sampling.py --count=100000           # measures and writes the JSON
-    python benchmarks/sampling.py --model=runs/mine --count=10000000 --out=/tmp/many.json
+    python benchmarks/sampling.py --model=runs/mine --count=10000000 --out=many.json
 
 The device's rate is that of `Generator.draws` alone, whose windows are thrown away; the command's
 that of writing as many as shards of Parquet, less the time of a command that writes one window. The

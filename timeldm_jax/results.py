@@ -4,7 +4,6 @@ Each is written whole or not at all, and left where it stands, unless it is dama
 again from what the run still has.
 """
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from etils import epath
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax import bands, described, extension, latents, shards, writing
+from timeldm_jax import bands, extension, latents, shards, writing
 from timeldm_jax.asked import Asked
 from timeldm_jax.data import context as contexts
 from timeldm_jax.data import event_times, gaps, start_times
@@ -55,20 +54,13 @@ def calibrate(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
         generator.wider is not None or not len(starts)
     ):
         return
-    if len(starts):
-        # Known of its samples first, which completions are mapped by.
-        known = {"drawn_marginals": generator.described(), "step": generator.meta.get("step")}
-        described_now = dataclasses.replace(
-            generator,
-            drawn=described.drawn(known),
-            drift=described.drift(known),
-            close=described.close(known),
-        )
+    found = generator.described()
+    if len(starts) and generator.wider is None:
         steps = None if dataset.steps is None else dataset.steps[starts]
         windows = dataset.series.windows(starts)
-        wider = bands.measure(described_now, windows, steps, *extension.block(windows.shape[1]))
-        generator = dataclasses.replace(described_now, wider=wider)
-    write_json(workdir.marginals, generator.described())
+        wider = bands.measure(generator, windows, steps, *extension.block(windows.shape[1]))
+        found["wider"] = wider.tolist()
+    write_json(workdir.marginals, found)
 
 
 def _band_windows(config: ConfigDict, dataset: Dataset) -> np.ndarray:

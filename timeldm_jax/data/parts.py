@@ -172,9 +172,13 @@ class Parquet:
 
     def identity(self) -> list[list[Any]]:
         """Names, sizes and times of the files: by which a later run knows them again."""
-        stats = [path.stat() for path in self.paths]
-        names = [os.fspath(path) for path in self.paths]
-        return [[n, s.length, str(s.mtime)] for n, s in zip(names, stats, strict=True)]
+        return [[os.fspath(path), path.stat().length, _changed(path)] for path in self.paths]
+
+
+def _changed(path: epath.Path) -> str:
+    """When a file was last written: of a local one to the nanosecond, of others to the second."""
+    name = os.fspath(path)
+    return str(path.stat().mtime if "://" in name else os.stat(name).st_mtime_ns)
 
 
 @dataclasses.dataclass(frozen=True)

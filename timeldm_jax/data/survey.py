@@ -124,7 +124,6 @@ class Notable:
         self._patterns: dict[bytes, int] = {}
         self._changes: dict[str, int] = {}
         self._digits = {name: column.decimals for name, column in columns.items()}
-        self._last: tuple[int, dict[str, object]] | None = None
 
     def of(self, batch: Batch) -> Int[np.ndarray, " notable"]:
         """Places of such rows in a batch."""
