@@ -159,7 +159,7 @@ def make_ldm_step(config: ConfigDict, models: Models, *, fed: bool = False) -> s
         optimizer_config,
         configuration.noise_config(config),
         dataclasses.replace(batch, micro=micro),
-        steps.encoder(models.vae, means_only=config.ldm.posterior == "mean") if fed else None,
+        steps.encoder(models.vae, config.ldm.posterior) if fed else None,
     )
 
 
@@ -210,7 +210,7 @@ def _probe(config: ConfigDict, models: Models, dataset: Dataset, stage: str) -> 
     zeros = np.zeros((len(some), models.flat), np.float32)
     return Posteriors(
         zeros,
-        () if config.ldm.posterior == "mean" else zeros,
+        zeros if config.ldm.posterior == "draw" else (),
         dataset.contexts(some) if models.denoiser.context else (),
     )
 
@@ -262,9 +262,8 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     if fed:
         numbers = max(models.flat, models.vae.window * models.vae.features)
         learnt = latents.few_encoded(dataset.series.train, numbers)
-    means_only = config.ldm.posterior == "mean"
     posteriors, valid = (
-        latents.encode(models.vae, vae_params, windows(starts), means_only=means_only)._replace(
+        latents.encode(models.vae, vae_params, windows(starts), config.ldm.posterior)._replace(
             context=dataset.contexts(starts) if models.denoiser.context else ()
         )
         for starts in (learnt, validation.few(dataset.series.valid))

@@ -17,9 +17,9 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from timeldm_jax.data.context import Context
-from timeldm_jax.data.series import DeviceWindows, Missing, fill, gather, hide
+from timeldm_jax.data.series import DeviceWindows, Missing, gather, hide
 from timeldm_jax.diffusion import edm
-from timeldm_jax.latents import Posteriors
+from timeldm_jax.latents import Posteriors, posterior_of
 from timeldm_jax.models import bind
 from timeldm_jax.models.denoiser import Denoiser
 from timeldm_jax.models.vae import VAE, draw
@@ -276,22 +276,19 @@ def ldm_step(
     return step
 
 
-def encoder(vae: VAE, *, means_only: bool) -> Callable[[Fed, Int[Array, " part"]], Posteriors]:
+def encoder(vae: VAE, posterior: str) -> Callable[[Fed, Int[Array, " part"]], Posteriors]:
     """The posteriors of some of a step's windows, as `latents.encode` gives those of all.
 
     Args:
       vae: whose weights are what is `fixed`.
-      means_only: whether the stack that gives variances is left out.
+      posterior: as in `latents.LatentConfig`.
     """
 
     def encode(data: Fed, own: Int[Array, " part"]) -> Posteriors:
         windows, context = data.each
-        x = fill(windows[own])
-        mean, log_variance = (
-            part.reshape(len(own), -1) for part in bind(vae, data.fixed, "encode")(x)
-        )
-        known = context.at(own) if isinstance(context, Context) else ()
-        return Posteriors(mean, () if means_only else log_variance, known)
+        found = posterior_of(vae, data.fixed, windows[own], posterior)
+        asked = context.at(own) if isinstance(context, Context) else ()
+        return Posteriors(*(part.reshape(len(own), -1) for part in found))._replace(context=asked)
 
     return encode
 
