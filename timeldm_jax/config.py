@@ -265,6 +265,11 @@ def validate(config: ConfigDict) -> None:
             f"config.vae.model.latent={latent} needs the axes of {window * latent:,} "
             f"numbers, more than {MOST_PRINCIPAL:,}; use fewer axes (config.ldm.axes=1024)"
         )
+    if config.ldm.posterior == "exact" and not config.vae.model.skip:
+        raise ConfigError(
+            "config.ldm.posterior='exact' needs a decoder that starts as a linear map, and "
+            "config.vae.model.skip=False; use config.ldm.posterior='mean'"
+        )
     if config.sample.guidance != 1 and config.ldm.model.context == 0:
         raise ConfigError(
             f"config.sample.guidance={config.sample.guidance} needs a model that can be asked for "

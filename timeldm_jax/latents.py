@@ -47,8 +47,8 @@ class LatentConfig:
       span: of principal axes, how many times the deviation of the narrowest that of the widest may
         be; larger ones are raised to the power that makes it so. 0: they stay as they are.
       posterior: whether the diffusion learns a fresh `draw` of the posterior at each visit; its
-        `mean`, which holds no noise that the data has not; or the `exact` latent, near the mean,
-        that the decoder makes the window of; see `exact`.
+        `mean`, which holds no noise that the data has not; or, near the mean, the `exact` latent
+        that the decoder makes the window of (`vae.model.skip` only); see `exact`.
     """
 
     latents: str = "principal"
@@ -192,7 +192,7 @@ def encode(
     windows: DeviceWindows,
     posterior: str = "draw",
 ) -> Posteriors:
-    """The posteriors of windows, numpy `(windows, T·m)` each, in large batches; see `posterior_of`."""
+    """The posteriors of windows, numpy `(windows, T·m)`, in large batches; see `posterior_of`."""
     params, data = jax.device_put((params, windows))
     count, size = len(windows.starts), windows_per_call(vae, ENCODE_BATCH)
 
@@ -233,12 +233,13 @@ def exact(
     z: Float[Array, "batch time latent"],
     x: Float[Array, "batch time feature"],
 ) -> Float[Array, "batch time latent"]:
-    """The latents that the decoder makes the windows `x` of, to rounding, found from `z` near them.
+    """The latents that the decoder makes the windows `x` of, found from `z` near them.
 
-    A decoder with a linear map W around its stack, from at least as many channels as there are
-    features, is that map and a little more. So `z + W⁺ (x - decode(z))` lies nearer, where the rest
-    bends less than W does: a fixed-point iteration, which stops for windows that it does not help.
-    Missing values ask for nothing: there the decoder says what it says.
+    A decoder with a linear map W around its stack is that map and a little more. So `z + W⁺ (x -
+    decode(z))` lies nearer where the rest bends less than W does: a fixed-point iteration, which
+    stops for windows that it does not help. It ends at rounding where latents have as many channels
+    as windows have features, else at the windows that the decoder can make. Missing values ask for
+    nothing: there the decoder says what it says.
 
     Cost: `ROUNDS + 1` passes of the decoder.
     """

@@ -243,18 +243,22 @@ def judge_vae(
 ) -> dict[str, Any]:
     """What the VAE alone does to test windows: `reconstruction` and `by_stage` of the scores.
 
-    Windows are decoded from posterior means, which the diffusion learns, and from draws, as samples
-    can hold them.
+    Windows are decoded from posterior means, from draws and, where the diffusion learns them, from
+    exact latents.
     """
-    series = dataset.series
-    found = latents.encode(vae, params, dataset.for_devices()(series.test))
+    series, windows = dataset.series, dataset.for_devices()
+    found = latents.encode(vae, params, windows(series.test))
     noise = np.random.default_rng(seed).standard_normal(found.mean.shape, np.float32)
     means = np.asarray(found.mean)
-    draws = means + np.exp(np.asarray(found.log_variance) / 2) * noise
+    made = {"means": means, "draws": means + np.exp(np.asarray(found.log_variance) / 2) * noise}
+    if config.ldm.posterior == "exact":
+        made = {
+            "exact latents": latents.encode(vae, params, windows(series.test), "exact").mean
+        } | made
     decode = functools.partial(jax.jit(lambda p, z: bind(vae, p, "decode")(z)), params)
-    decoded = {name: _decoded(vae, decode, z) for name, z in (("means", means), ("draws", draws))}
+    decoded = {name: _decoded(vae, decode, z) for name, z in made.items()}
     error = suite.reconstruction_error(
-        dataset.some_scaled(series.test), decoded["means"], series.columns
+        dataset.some_scaled(series.test), next(iter(decoded.values())), series.columns
     )
     made = {name: as_data(dataset, windows) for name, windows in decoded.items()}
     real, made = gaps.close_as(series.windows(series.test), made)
