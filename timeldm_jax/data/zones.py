@@ -136,7 +136,7 @@ def localise(times: pd.Series, zone: str, groups: Int[np.ndarray, " rows"]) -> p
 def _second_time(times: pd.Series, groups: Int[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
     """Whether a row comes after the clock was put back, and within the hours that come twice."""
     stamps = times.to_numpy()
-    back = np.r_[False, (np.diff(stamps) <= np.timedelta64(0)) & (np.diff(groups) == 0)]
+    back = np.r_[False, (np.diff(stamps) <= np.timedelta64(0, "ns")) & (np.diff(groups) == 0)]
     # From where it goes back, for as long as the times were there before.
     found = np.zeros(len(stamps), bool)
     for start in np.flatnonzero(back):
