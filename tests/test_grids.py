@@ -130,10 +130,13 @@ def test_a_scaler_of_arrays_holds_grids_and_old_ones_had_none():
     assert [i for i, _ in scaler.grids] == [0]
     near = again.within_range(again.nearest(rows + 0.1))
     assert (near[:, 0] % 0.25 == 0).all()
-    np.testing.assert_allclose(near[:, 1], np.minimum(rows[:, 1] + 0.1, scaler.high[1]))
+    assert scaler.open == (1,)
     content = scaler.to_json()
-    del content["grids"]
-    assert Scaler.from_json(content).grids == ()
+    del content["grids"], content["open"]
+    old = Scaler.from_json(content)
+    assert old.grids == old.open == ()
+    cut = old.within_range(rows + 0.1)
+    np.testing.assert_allclose(cut[:, 1], np.minimum(rows[:, 1] + 0.1, scaler.high[1]))
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from timeldm_jax.errors import DataError
 
 FEWEST_LEVELS = 1024  # numbers of the dtype of samples that a column's range must at least hold
 LEVELS = 1_000  # quantiles that a curve keeps at most
+BEYOND = 0.05  # of the range, that a sample is drawn back by
 GAP = 0.1  # of the range, between neighbouring values: no sample falls there
 FEW_WHOLE = 100  # whole numbers of a smaller range are codes and counts
 REACH = 3.0  # deviations either side of the mean that `standard` maps to [0, 1]
@@ -102,6 +103,8 @@ class Scaler:
       curves: by number of a feature; most have none.
       grids: likewise, the values that it can take. A table's are in its schema instead.
       links: rules between features, which enter before all else; see `rules`.
+      open: numbers of the features whose extremes single training rows have: where a sample goes
+        over, it is drawn back instead of cut off; see `within_range`. A table has none.
     """
 
     low: tuple[float, ...]
@@ -109,6 +112,7 @@ class Scaler:
     curves: tuple[tuple[int, Curve], ...] = ()
     grids: tuple[tuple[int, Grid], ...] = ()
     links: tuple[Link, ...] = ()
+    open: tuple[int, ...] = ()
 
     def scale(
         self, values: Float[np.ndarray, "*lead feature"]
@@ -143,13 +147,23 @@ class Scaler:
         return found
 
     def within_range(
-        self, values: Float[np.ndarray, "*lead feature"]
-    ) -> Float[np.ndarray, "*lead feature"]:
-        """Values of `nearest` within the range of the training data."""
+        self, values: Float[np.ndarray, "*lead time feature"]
+    ) -> Float[np.ndarray, "*lead time feature"]:
+        """Values of `nearest` within the range of the training data.
+
+        They are cut off at its ends, but for features that are `open`. Of these a window that goes
+        over an end by some is stretched so that it stays within it by as much: cut off, it would
+        have the end's very value, often several times, which the data never has, and corners.
+        """
         low, high = np.array(self.low), np.array(self.high)
         for i, grid in self.grids:
             low[i], high[i] = grid.bounds(low[i], high[i])
-        found = np.clip(values, low, high)
+        found = values
+        if self.open:
+            own = list(self.open)
+            found = np.array(values)
+            found[..., own] = _drawn_back(values[..., own], low[own], high[own])
+        found = np.clip(found, low, high)
         for link in self.links:
             found[..., link.place] = link.joined(found)
         return found
@@ -165,6 +179,7 @@ class Scaler:
             "curves": curves,
             "grids": even,
             "links": links,
+            "open": list(self.open),
         }
 
     @classmethod
@@ -178,16 +193,48 @@ class Scaler:
         links = tuple(
             Link(kind, place, tuple(others)) for kind, place, others in content.get("links", ())
         )
-        return cls(tuple(content["low"]), tuple(content["high"]), curves, found, links)
+        ends = tuple(content.get("open", ()))
+        return cls(tuple(content["low"]), tuple(content["high"]), curves, found, links, ends)
 
     def on_grids(self, values: Float[np.ndarray, "rows feature"]) -> "Scaler":
-        """With the grids of training rows, in their own units; NaN is left out."""
-        found = []
+        """With the grids, and the open ends, of training rows, in their own units; without NaN."""
+        found, ends, bent = [], [], {i for i, _ in self.curves}
         for i, column in enumerate(values.T.astype(np.float64)):
-            grid = grids.of(column[np.isfinite(column)])
+            known = column[np.isfinite(column)]
+            grid = grids.of(known)
             if grid is not None:
                 found.append((i, grid))
-        return dataclasses.replace(self, grids=tuple(found))
+            elif i not in bent and known.size and _single_ends(known):
+                ends.append(i)
+        return dataclasses.replace(self, grids=tuple(found), open=tuple(ends))
+
+
+def _single_ends(values: Float[np.ndarray, " n"]) -> bool:
+    """Whether both extremes are values of single rows, and no pile that rows end at."""
+    return all((values == end).sum() == 1 for end in (values.min(), values.max()))
+
+
+def _drawn_back(
+    windows: Float[np.ndarray, "*lead time feature"],
+    low: Float[np.ndarray, " feature"],
+    high: Float[np.ndarray, " feature"],
+) -> Float[np.ndarray, "*lead time feature"]:
+    """Windows whose extremes beyond an end lie within it by as much, at most `BEYOND` of the range.
+
+    One linear map a window and feature, so that what is smooth stays smooth.
+    """
+    most = BEYOND * (high - low)
+    known = np.clip(windows, low - most, high + most)
+    least, largest = (end(known, axis=-2, keepdims=True) for end in (np.min, np.max))
+    bottom = np.where(least < low, 2 * low - least, least)
+    top = np.where(largest > high, 2 * high - largest, largest)
+    width = largest - least
+    # What varies by little beside how far it is beyond keeps half of that.
+    top = np.where(least < low, np.maximum(top, bottom + width / 2), top)
+    bottom = np.where(largest > high, np.minimum(bottom, top - width / 2), bottom)
+    slope = np.where(width > 0, top - bottom, 1) / np.where(width > 0, width, 1)
+    moved = bottom + (known - least) * slope
+    return np.where((bottom == least) & (top == largest), known, moved)
 
 
 def apart(
