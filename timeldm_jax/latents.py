@@ -54,7 +54,7 @@ class LatentConfig:
     latents: str = "principal"
     axes: int = 0
     span: float = 200.0
-    posterior: str = "mean"
+    posterior: str = "exact"
 
     def __post_init__(self) -> None:
         """Checks the settings; raises ConfigError."""
@@ -207,7 +207,7 @@ def encode(
         index = np.minimum(np.arange(first, first + size), count - 1)
         for array, part in zip(found, encode_batch(params, data, index), strict=True):
             array[first : first + size] = np.asarray(part).reshape(size, -1)[: count - first]
-    return Posteriors(*found)
+    return Posteriors(found[0], found[1] if len(found) > 1 else ())
 
 
 def posterior_of(

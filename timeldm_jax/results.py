@@ -250,13 +250,12 @@ def judge_vae(
     found = latents.encode(vae, params, windows(series.test))
     noise = np.random.default_rng(seed).standard_normal(found.mean.shape, np.float32)
     means = np.asarray(found.mean)
-    made = {"means": means, "draws": means + np.exp(np.asarray(found.log_variance) / 2) * noise}
+    learnt = {"means": means, "draws": means + np.exp(np.asarray(found.log_variance) / 2) * noise}
     if config.ldm.posterior == "exact":
-        made = {
-            "exact latents": latents.encode(vae, params, windows(series.test), "exact").mean
-        } | made
+        exact = latents.encode(vae, params, windows(series.test), "exact").mean
+        learnt = {"exact latents": np.asarray(exact)} | learnt
     decode = functools.partial(jax.jit(lambda p, z: bind(vae, p, "decode")(z)), params)
-    decoded = {name: _decoded(vae, decode, z) for name, z in made.items()}
+    decoded = {name: _decoded(vae, decode, z) for name, z in learnt.items()}
     error = suite.reconstruction_error(
         dataset.some_scaled(series.test), next(iter(decoded.values())), series.columns
     )

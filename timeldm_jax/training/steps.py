@@ -286,9 +286,12 @@ def encoder(vae: VAE, posterior: str) -> Callable[[Fed, Int[Array, " part"]], Po
 
     def encode(data: Fed, own: Int[Array, " part"]) -> Posteriors:
         windows, context = data.each
-        found = posterior_of(vae, data.fixed, windows[own], posterior)
+        latent, *rest = (
+            part.reshape(len(own), -1)
+            for part in posterior_of(vae, data.fixed, windows[own], posterior)
+        )
         asked = context.at(own) if isinstance(context, Context) else ()
-        return Posteriors(*(part.reshape(len(own), -1) for part in found))._replace(context=asked)
+        return Posteriors(latent, rest[0] if rest else (), asked)
 
     return encode
 
