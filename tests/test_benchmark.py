@@ -4,7 +4,10 @@ PyTorch is no dependency of the project; without it these tests are skipped, and
 """
 
 import importlib
+import json
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -65,3 +68,28 @@ def test_flops_are_those_of_the_program(load, stage):
     ratio = flops.xla_step_flops(problem, stage) / flops.step_flops(problem, stage)
     # XLA counts elementwise work and the norms' products too.
     assert 1.0 <= ratio < 1.15
+
+
+PROGRAM = """
+%all-reduce.1 = f32[8,4]{1,0} all-reduce(%a), channel_id=1
+ROOT %x = (f32[3]{0}, bf16[2,2]{1,0}, s32[]) all-reduce-start(%b, %c, %d), channel_id=2
+%y = (f32[3]{0}, bf16[2,2]{1,0}, s32[]) all-reduce-done(%x)
+%g = pred[16]{0} all-gather(%e), dimensions={0}
+%fusion = f32[100]{0} fusion(%all-reduce.1), kind=kLoop
+"""
+
+
+def test_what_devices_tell_each_other_is_read_off_a_program(load):
+    found = load("communication").collectives(PROGRAM)
+    assert found == {"all-reduce": 4 * 32 + 4 * 3 + 2 * 4 + 4, "all-gather": 16}
+
+
+@pytest.mark.slow
+def test_a_step_sums_its_weights_and_losses_over_devices_and_nothing_else():
+    """What docs/scale.md says of any number of devices, of the program for four."""
+    command = [sys.executable, BENCHMARKS / "communication.py", "--set=sines", "--devices=4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for line, losses in zip(done.stdout.splitlines(), (7, 1), strict=True):
+        found = json.loads(line)
+        assert found["devices"] == 4
+        assert found["all-reduce"] == found["bytes"] == 4 * (found["weights"] + losses), line
