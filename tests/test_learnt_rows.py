@@ -1,5 +1,6 @@
 """What is learnt of a table beside the weights: of training rows only, and no value of one row."""
 
+import dataclasses
 import json
 import re
 
@@ -11,7 +12,8 @@ from quick import Quick
 from timeldm_jax import config as configuration
 from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import table
-from timeldm_jax.data.scaling import outward
+from timeldm_jax.data.grids import Grid
+from timeldm_jax.data.scaling import Curve, Scaler, outward
 from timeldm_jax.data.table import Options
 from timeldm_jax.errors import CheckpointError
 from timeldm_jax.training import loop
@@ -189,8 +191,14 @@ def test_words_that_the_user_lists_are_kept_however_rare():
 
 
 def test_training_does_not_go_on_from_another_scaler(tmp_path):
-    meta = {"scaler": {"low": (0.0,), "high": (1.0,), "curves": ()}}
-    loop.check_scaler(tmp_path, json.loads(json.dumps(meta)), meta)
-    other = {"scaler": {"low": [0.0], "high": [1.5], "curves": []}}
-    with pytest.raises(CheckpointError, match="scaled in another way, by an earlier version"):
-        loop.check_scaler(tmp_path, other, meta)
+    scaler = Scaler((0.0,), (1.0,), open=(0,))
+    meta = {"scaler": scaler.to_json()}
+    first = {"scaler": {"low": [0.0], "high": [1.0]}}  # as the first versions saved it
+    gridded = {"scaler": dataclasses.replace(scaler, grids=((0, Grid(0.5)),), open=()).to_json()}
+    for same in (meta, first, gridded):
+        loop.check_scaler(tmp_path, json.loads(json.dumps(same)), meta)
+    curve = Curve("log", 2.0)
+    for other in (Scaler((0.0,), (1.5,)), Scaler((0.0,), (1.0,), ((0, curve),))):
+        saved = {"scaler": json.loads(json.dumps(other.to_json()))}
+        with pytest.raises(CheckpointError, match="scaled in another way, by an earlier version"):
+            loop.check_scaler(tmp_path, saved, meta)
