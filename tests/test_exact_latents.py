@@ -55,10 +55,10 @@ def decoded(vae, params, z):
 
 def test_they_are_the_roots_of_the_decoder():
     """Against SciPy's root finder, begun at the posterior means."""
-    vae, params = network(scale=0.02)
+    vae, params = network(scale=0.015)
     x = windows(2)
     mean, exact = found(vae, params, x, "mean"), np.asarray(found(vae, params, x))
-    assert np.abs(decoded(vae, params, mean) - x).max() > 0.02  # the means are not it
+    assert np.abs(decoded(vae, params, mean) - x).max() > 0.01  # the means are not it
     decode = jax.jit(bind(vae, params, "decode"))
     for one, start, z in zip(x, np.asarray(mean), exact, strict=True):
 
@@ -77,8 +77,8 @@ def test_the_decoder_makes_the_windows_of_them_and_fills_gaps_as_it_likes():
     known = ~np.isnan(x)
     error = np.abs(np.where(known, decoded(vae, params, exact) - x, 0))
     before = np.abs(np.where(known, decoded(vae, params, mean) - x, 0))
-    # Each round leaves a tenth or less of what this decoder bends, a fiftieth of its outputs.
-    assert error.max() < 1e-2 * before.max()
+    # This decoder bends by a seventh of what it is given at most, and there are two rounds.
+    assert error.max() < (1 / 7) ** 2 * 1.5 * before.max()
     # In a gap the value of means is kept but for what its neighbours move; the filling, ½, is not
     # asked for.
     gap = decoded(vae, params, exact)[~known]
