@@ -8,7 +8,8 @@ import pytest
 import quick
 
 import timeldm_jax
-from timeldm_jax import bands, forecast
+from timeldm_jax import bands, described, forecast, results
+from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.table import Options
@@ -57,14 +58,15 @@ def gaussian(windows, draws, spread, seed=0):
     return level + spread * random.normal(size=(windows, draws, 8, 3)), came[:, 0]
 
 
-@pytest.mark.parametrize("spread", [0.6, 1.0, 1.2])
+@pytest.mark.parametrize("spread", [0.6, 0.8, 1.0])
 def test_forecasts_become_as_wide_as_what_came(spread):
     drawn, came = gaussian(400, 20, np.array([spread, 1.0, spread]))
     by = bands.factors(drawn, came)
     # The rank of a ratio among 3,200: a standard error of about .02 of the factor.
     np.testing.assert_allclose(by, 1 / np.array([spread, 1.0, spread]), rtol=0.07)
+    assert (bands.factors(*gaussian(400, 20, 1.5)) == 1).all()  # never narrower
     futures, truth = gaussian(400, 50, np.array([spread, 1.0, spread]), seed=1)
-    wide = np.stack([bands.widen(window, by) for window in futures])
+    wide = np.stack([bands.widen(window, by[None], 1) for window in futures])
     low, high = np.quantile(wide, (0.05, 0.95), axis=1, method="weibull")
     assert ((low <= truth) & (truth <= high)).mean() == pytest.approx(0.9, abs=0.02)
 
@@ -76,7 +78,39 @@ def test_what_no_width_mends_is_left():
     drawn[..., 2], came[..., 2] = 3.0, 3.0  # a point, and it came
     np.testing.assert_array_equal(bands.factors(drawn, came), [bands.MOST, 1.0, bands.LEAST])
     point = np.full((20, 8, 1), 3.0)
-    np.testing.assert_array_equal(bands.widen(point, np.array([2.0])), point)
+    np.testing.assert_array_equal(bands.widen(point, np.array([[2.0]]), 1), point)
+
+
+def test_what_comes_later_has_a_factor_of_its_own():
+    random = np.random.default_rng(0)
+    futures = random.normal(size=(20, 7, 2))
+    found = bands.widen(futures, np.array([[2.0, 1.0], [3.0, 0.5]]), 2)
+    middle = np.median(futures, axis=0)
+    times = (found - middle) / (futures - middle)
+    np.testing.assert_allclose(times[0, :, 0], [2, 2, 3, 3, 3, 3, 3])
+    np.testing.assert_allclose(times[0, :, 1], [1, 1, 0.5, 0.5, 0.5, 0.5, 0.5])
+
+
+def test_widths_are_measured_on_validation_rows_that_go_on_in_one_series():
+    """Against a look at each row of each run."""
+    frame = pd.DataFrame({"who": np.repeat(["a", "b"], 4000), "x": np.arange(8e3) ** 2})
+    config = quick.Quick(window=9)._config
+    config.data.update(window=9, stride=1, entity="who", protocol="heldout", split="time")
+    table, schema = tables.prepare(frame, "it", Options(entity="who"))
+    data = datasets.from_table(table, schema, config)
+    starts = np.asarray(data.series.valid)
+    held = {int(row) for start in starts for row in range(start, start + 9)}
+    found = set(results._long_runs(data, starts, 14).tolist())
+    for start in starts.tolist():
+        rows = range(start, start + 14)
+        whole = all(row in held for row in rows) and rows[0] // 4000 == rows[-1] // 4000
+        assert (start in found) == whole, start
+    assert 0 < len(found) < len(starts)
+
+
+def test_a_model_that_had_one_width_for_all_that_comes_keeps_it():
+    meta = {"step": 3, "drawn_marginals": {"step": 3, "wider": [1.5, 0.9]}}
+    np.testing.assert_array_equal(described.wider(meta), [[1.5, 0.9]])
 
 
 @pytest.mark.training
@@ -88,7 +122,7 @@ def test_a_model_knows_how_wide_its_forecasts_are(tmp_path):
     model = quick.Quick(config=config).fit(frame)
     generator = model.generator
     assert generator.wider is not None
-    assert generator.wider.shape == (2,)
+    assert generator.wider.shape == (2, 2)  # the first third of a window, and later
     assert ((generator.wider >= bands.LEAST) & (generator.wider <= bands.MOST)).all()
     history = frame.tail(20)
     wide = model.forecast(history, 4, n=30).samples
@@ -100,5 +134,6 @@ def test_a_model_knows_how_wide_its_forecasts_are(tmp_path):
     drawn = again.forecast(history, 4, n=30).samples
     for place, name in enumerate("xy"):
         one, other = (each[name].to_numpy().reshape(30, 4) for each in (drawn, wide))
-        expected = np.median(one, 0) + generator.wider[place] * (one - np.median(one, 0))
+        by = np.repeat(generator.wider[:, place], 2)  # rows of a third of a window
+        expected = np.median(one, 0) + by * (one - np.median(one, 0))
         np.testing.assert_allclose(other, expected, atol=1e-6 * np.abs(expected).max())

@@ -60,10 +60,13 @@ def close(meta: Mapping[str, Any]) -> Float[np.ndarray, " feature"] | None:
     return None if found is None else np.array(found, np.float64)
 
 
-def wider(meta: Mapping[str, Any]) -> Float[np.ndarray, " feature"] | None:
-    """By how much forecasts are wider than drawn, as `bands`, where it is that of its weights."""
+def wider(meta: Mapping[str, Any]) -> Float[np.ndarray, "part feature"] | None:
+    """By how much forecasts are wider than drawn, as `bands`, where it is that of its weights.
+
+    The first versions that measured it had one factor a feature for all that comes.
+    """
     found = _of_these_weights(meta, "wider")
-    return None if found is None else np.array(found, np.float64)
+    return None if found is None else np.atleast_2d(np.array(found, np.float64))
 
 
 def _of_these_weights(meta: Mapping[str, Any], name: str) -> Any:

@@ -94,7 +94,8 @@ def forecast(
     known = None if known is None else np.repeat(known[None], n, axis=0)
     futures = extension.extend(generator, before, horizon, seed, "forecast", begins, known)
     if generator.wider is not None:
-        apart = tables.snap(bands.widen(futures, generator.wider), schema, known)
+        new = extension.block(window)[1]
+        apart = tables.snap(bands.widen(futures, generator.wider, new), schema, known)
         futures = rules.keep(apart, schema, known)
     times = every = None
     if event_times.uneven(schema):

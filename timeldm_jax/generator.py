@@ -77,7 +77,7 @@ class Generator:
     drift: Drift | None = None
     shares: Float[np.ndarray, " feature"] | None = None
     close: Float[np.ndarray, " feature"] | None = None
-    wider: Float[np.ndarray, " feature"] | None = None
+    wider: Float[np.ndarray, "part feature"] | None = None
 
     def sample(
         self, count: int, seed: int, asked: Asked | None = None

@@ -189,7 +189,7 @@ def check_description(path: pathlib.Path, made: Generator) -> None:
             or not (made.drift.factor > 0).all()
         ):
             raise ValueError("its drift is not of its latents")
-        for found in (made.shares, made.close, made.wider):
+        for found in (made.shares, made.close, *([] if made.wider is None else made.wider)):
             if found is not None and (found.shape != (features,) or not np.isfinite(found).all()):
                 raise ValueError("its repeats or bands are not of its columns")
         if made.schema is not None:

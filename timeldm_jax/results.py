@@ -16,7 +16,7 @@ from etils import epath
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax import bands, extension, latents, shards, writing
+from timeldm_jax import bands, latents, shards, writing
 from timeldm_jax.asked import Asked
 from timeldm_jax.data import context as contexts
 from timeldm_jax.data import event_times, gaps, start_times
@@ -49,7 +49,7 @@ def calibrate(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     if not (c.match_marginals or c.match_axes or c.hold_repeats or c.band_windows):
         return
     generator = load_generator(workdir)
-    starts = _band_windows(config, dataset)
+    starts, pieces = _band_rows(config, dataset)
     if (generator.is_described or not generator.is_matched) and (
         generator.wider is not None or not len(starts)
     ):
@@ -57,24 +57,47 @@ def calibrate(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     found = generator.described()
     if len(starts) and generator.wider is None:
         steps = None if dataset.steps is None else dataset.steps[starts]
-        windows = dataset.series.windows(starts)
-        wider = bands.measure(generator, windows, steps, *extension.block(windows.shape[1]))
-        found["wider"] = wider.tolist()
+        known, more = bands.rows_of(dataset.series.window, pieces)
+        rows = dataset.series.values[starts[:, None] + np.arange(known + more)]
+        found["wider"] = bands.measure(generator, rows, steps, known).tolist()
     write_json(workdir.marginals, found)
 
 
-def _band_windows(config: ConfigDict, dataset: Dataset) -> np.ndarray:
-    """Starts of the validation windows that widths of forecasts are measured on; whole ones."""
+def _band_rows(config: ConfigDict, dataset: Dataset) -> tuple[np.ndarray, int]:
+    """Where the validation rows begin that widths of forecasts are measured on.
+
+    Returns:
+      Starts, and how many thirds of a window are forecast from there (`bands.rows_of`): as many as
+      there are enough runs of rows for, else one, within a window.
+    """
     series, schema = dataset.series, dataset.schema
+    none = np.zeros(0, int)
     if schema is None or config.data.protocol == "paper":  # which validates on training windows
-        return np.zeros(0, int)
+        return none, 0
     starts = start_times.few(series.valid, series.window * len(series.columns))
     if schema.padded:
         starts = starts[(series.windows(starts)[..., -1] > 0.5).all(axis=1)]
+    longer = _long_runs(dataset, starts, sum(bands.rows_of(series.window, bands.PIECES)))
+    starts, pieces = (longer, bands.PIECES) if len(longer) >= bands.FEWEST_WINDOWS else (starts, 1)
     count = min(config.sample.band_windows, len(starts))
     if count < bands.FEWEST_WINDOWS:
+        return none, 0
+    return starts[np.linspace(0, len(starts) - 1, count).astype(int)], pieces
+
+
+def _long_runs(dataset: Dataset, starts: np.ndarray, length: int) -> np.ndarray:
+    """Those of the starts that so many validation rows of one series follow."""
+    series, position = dataset.series, dataset.series.position
+    padded = dataset.schema is not None and dataset.schema.padded
+    if padded or not isinstance(position, np.ndarray) or not isinstance(series.valid, np.ndarray):
         return starts[:0]
-    return starts[np.linspace(0, len(starts) - 1, count).astype(int)]
+    held = np.zeros(len(series.values) + 1, int)
+    held[1:][np.unique(series.valid[:, None] + np.arange(series.window))] = 1
+    within = np.cumsum(held)
+    starts = starts[starts + length <= len(series.values)]
+    ends = starts + length
+    whole = within[ends] - within[starts] == length
+    return starts[whole & (position[ends - 1] - position[starts] == length - 1)]
 
 
 def sample(config: ConfigDict, workdir: Workdir) -> None:
