@@ -113,7 +113,7 @@ def test_a_model_that_had_one_width_for_all_that_comes_keeps_it():
     np.testing.assert_array_equal(described.wider(meta), [[1.5, 0.9]])
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_a_model_knows_how_wide_its_forecasts_are(tmp_path):
     random = np.random.default_rng(0)
     frame = pd.DataFrame({"x": random.normal(size=1500).cumsum(), "y": random.normal(size=1500)})

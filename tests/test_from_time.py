@@ -104,7 +104,7 @@ def test_what_one_series_has_one_value_of_is_a_static_column():
     assert {c.name for c in schema.columns if c.static} == {"month"}
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_samples_forecasts_and_completions_agree_with_their_times():
     frame = hourly(24 * 60)
     model = quick.Quick(window=8).fit(frame)

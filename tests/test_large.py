@@ -193,7 +193,8 @@ def trained(path, cache, workdir, *, names=("vae", "ldm"), **settings):
     return load_generator(started.workdir)
 
 
-@pytest.mark.parametrize("name", ["hourly", pytest.param("panel", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hourly", "panel"])
 def test_training_on_what_is_sent_is_training_on_what_is_held(tmp_path, small_batches, name):
     """The same windows in the same order: weights agree as far as compilers let them."""
     frame, settings = TABLES[name]
