@@ -1,17 +1,17 @@
-"""How a text file writes a table: its encoding, separator, header, and lines that are no rows."""
+"""How a text file writes a table: its separator, header, and lines that are no rows."""
 
-import codecs
-import csv
 import io
 import re
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from timeldm_jax.data import lines as texts
 from timeldm_jax.data import numerals
 from timeldm_jax.data.formats import looks_like_time
+from timeldm_jax.data.lines import SEPARATORS, SPACES, Block, Line, Lines
 from timeldm_jax.errors import DataError, guess
 
 # Words that stand for nothing. "None" is a word among words, and nothing among numbers.
@@ -19,15 +19,13 @@ NOTHING = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
     "<NA>", "N/A", "NA", "NULL", "NaN", "n/a", "nan", "null",
 )  # fmt: skip
-_SEPARATORS = "\t;|,"
-_BLANK = _SEPARATORS + " "
-_SPACES = r"\s+"
-_HEAD = 200  # lines by which the separator is found
+UNNAMED = "Unnamed: 0"
+_BLANK = SEPARATORS + " "
+HEAD = 200  # lines by which the separator is found
 _PREAMBLE = 50  # most lines above a header
-_UTF16 = 0.3  # share of zero bytes from which text without a mark is taken for UTF-16
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """Where a table is in a file.
 
     Attributes:
@@ -56,110 +54,117 @@ def read_csv(content: bytes, where: str, decimal: str = "") -> pd.DataFrame:
     Raises:
       DataError: no text, no rows, rows of unequal length, or a column named twice.
     """
-    text = decode(content, where)
-    lines = text.split("\n")
-    if not text.strip():
-        raise DataError(f"{where} is empty; it needs a header line and rows")
-    layout = _layout(lines, where, decimal)
-    body = "\n".join(lines[layout.first : layout.last])
-    frame = _parse(body, layout, decimal or ".")
+    lines = texts.decode(content, where).split("\n")
+    first, separator = start(lines[:HEAD], where, decimal)
+    block = Block(0, lines, texts.widths(lines, separator))
+    found = layout(Lines([block], separator, first), separator, where)
+    body = "\n".join(lines[found.first : found.last])
+    frame = parse(body, found, decimal or ".")
     if not decimal:
-        found = numerals.decimal_of(frame, layout.separator)
-        if found == ",":
-            frame, decimal = _parse(body, layout, ","), ","
+        seen = {name: numerals.Seen.of(frame[name]) for name in frame.columns}
+        if numerals.decimal_of(seen.values(), found.separator) == ",":
+            frame, decimal = parse(body, found, ","), ","
     frame = numerals.convert(frame, decimal or ".")
-    frame = _keep_leading_zeros(frame, body, layout)
-    return _name_the_unnamed(frame.drop(columns=[layout.names[place] for place in layout.drop]))
+    frame = _keep_leading_zeros(frame, body, found)
+    return _name_the_unnamed(frame.drop(columns=[found.names[place] for place in found.drop]))
 
 
-def decode(content: bytes, where: str) -> str:
-    """The text of a file: UTF-8, UTF-16, or else Windows' western encoding; lines end alike."""
-    encoding = "utf-8-sig"
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "utf-16"
-    elif content[:1000].count(0) > _UTF16 * len(content[:1000]):
-        encoding = "utf-16-le" if content[1:2] == b"\0" else "utf-16-be"
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError:
-        try:
-            text = content.decode("cp1252")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{where} is no text that can be read; save it as UTF-8") from error
-        guess(f"{where} is not UTF-8; read as Windows-1252: save it as UTF-8 if words look wrong")
-    if "\0" in text:
-        raise DataError(f"{where} is no text: it holds zero bytes; expected a CSV file")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+def start(head: list[str], where: str, decimal: str) -> tuple[int, str]:
+    """The number of the first line that is no word to a spreadsheet, and the separator.
+
+    Args:
+      head: the first lines, `HEAD` of them.
+      where: what to call the file in errors.
+      decimal: as of `read_csv`.
+
+    Raises:
+      DataError: they say nothing.
+    """
+    if not any(line.strip() for line in head):
+        raise _empty(where)
+    said = re.fullmatch(r'"?sep=(.)"?', head[0].strip() or "x")
+    return (1, said.group(1)) if said else (0, separator_of(head, decimal))
 
 
-def _layout(lines: list[str], where: str, decimal: str) -> _Layout:
-    first = 0
-    said = re.fullmatch(r'"?sep=(.)"?', lines[0].strip() or "x")
-    if said:
-        first, separator = 1, said.group(1)
-    else:
-        separator = _separator(lines[:_HEAD], decimal)
-    widths = _widths(lines, separator)
-    last = len(lines)
-    while last > first and not lines[last - 1].strip(_SEPARATORS + separator + " "):
-        last -= 1  # blank lines, and rows of separators alone
-    used = [number for number in range(first, last) if widths[number]]
-    if not used:
-        raise DataError(f"{where} is empty; it needs a header line and rows")
-    width = Counter(widths[number] for number in used).most_common(1)[0][0]
+def _empty(where: str) -> DataError:
+    return DataError(f"{where} is empty; it needs a header line and rows")
+
+
+def layout(lines: Lines, separator: str, where: str) -> Layout:
+    """Where a table is in a file.
+
+    Args:
+      lines: all lines of the file.
+      separator: between cells.
+      where: what to call the file in errors.
+
+    Raises:
+      DataError: as `read_csv`.
+    """
+    used = lines.used
+    if not used or lines.last is None:
+        raise _empty(where)
+    width = lines.counts.most_common(1)[0][0]
     # A header that stands alone, or among few rows, says the width.
-    if len(used) < 3:
-        width = max(widths[number] for number in used)
-    start = next(number for number in used if widths[number] == width)
-    before = [number for number in used if number < start]
-    # A header one name short stands above rows, and not above a header of its own.
-    short = bool(before) and widths[before[-1]] == width - 1
-    if short and not _is_data(_cells(lines[start], separator)) and len(used) > 2:
-        after = used.index(start) + 1
-        below = (_cells(lines[number], separator) for number in used[after : after + 2])  # units
-        short = any(map(numerals.is_number, _cells(lines[start], separator)))
-        short = short or not any(map(_is_data, below))
-    if short and not _is_data(_cells(lines[before[-1]], separator)):
-        start = before.pop()
-    if len(before) > _PREAMBLE:
-        start = used[0]
-    header = _cells(lines[start], separator)
-    names = [name.strip() for name in header]
+    if lines.counts.total() < 3:
+        width = max(line.width for line in used)
+    place = _header(used, width, separator)
+    before = used[:place]
+    if place > _PREAMBLE:
+        place = 0
+    names = [name.strip() for name in texts.cells(used[place].text, separator)]
     names[0] = names[0].lstrip("#").strip() or names[0]  # as numpy.savetxt writes it
-    rows = [number for number in used if number > start]
+    rows = used[place + 1 :]
     if _is_data(names) and rows:
-        names, rows = [f"column_{i}" for i in range(len(names))], [start, *rows]
-    elif len(rows) > 2 and _are_units([_cells(lines[number], separator) for number in rows[:3]]):
-        guess(f"{where}: its line {rows[0] + 1} is taken for units: remove it if it is none")
+        names, rows = [f"column_{i}" for i in range(len(names))], used[place:]
+    elif len(rows) > 2 and _are_units([texts.cells(line.text, separator) for line in rows[:3]]):
+        guess(f"{where}: its line {rows[0].number + 1} is taken for units: remove it if it is none")
         rows = rows[1:]
     if before:
         lines_left = "line" if len(before) == 1 else f"{len(before)} lines"
         guess(f"{where}: the {lines_left} above its header left out")
-    names, drop = _fit(names, [lines[number] for number in rows], width, separator, where)
-    for number in rows:
-        if widths[number] != width:
+    some = [line.text for line in (*rows[:HEAD], *([lines.last] if rows else ()))]
+    names, drop = _fit(names, some, width, separator, where)
+    for line in (*rows, *sorted(lines.others.values())):
+        if line.width != width:
             raise DataError(
-                f"{where}, line {number + 1} has {widths[number]} cells, and most lines have "
+                f"{where}, line {line.number + 1} has {line.width} cells, and most lines have "
                 f"{width}; mend or remove it"
             )
     for name in names:
         if name and names.count(name) > 1:
             raise DataError(f"{where}: two columns are called {name!r}; names must differ")
     names = [name or f"Unnamed: {place}" for place, name in enumerate(names)]
-    return _Layout(separator, names, rows[0] if rows else last, last, drop)
+    return Layout(separator, names, rows[0].number if rows else lines.end, lines.end, drop)
 
 
-def _separator(lines: list[str], decimal: str) -> str:
+def _header(used: list[Line], width: int, separator: str) -> int:
+    """The place of the header among the first lines; more than `_PREAMBLE` where it is none."""
+    place = next((i for i, line in enumerate(used) if line.width == width), len(used))
+    if place == len(used):
+        return place
+    # A header one name short stands above rows, and not above a header of its own.
+    short = place > 0 and used[place - 1].width == width - 1
+    start = texts.cells(used[place].text, separator)
+    if short and not _is_data(start) and len(used) > 2:
+        below = (texts.cells(line.text, separator) for line in used[place + 1 : place + 3])  # units
+        short = any(map(numerals.is_number, start)) or not any(map(_is_data, below))
+    if short and not _is_data(texts.cells(used[place - 1].text, separator)):
+        place -= 1
+    return place
+
+
+def separator_of(lines: list[str], decimal: str) -> str:
     """What cuts most lines into as many cells; a decimal comma does not."""
     used = [line for line in lines if line.strip()]
     if not decimal and _is_one_column(used):
         decimal = ","
     # Of one column, a separator that is in none of its lines.
     best, most = ";" if decimal == "," else ",", 0.0
-    for candidate in _SEPARATORS:
+    for candidate in SEPARATORS:
         if candidate == decimal:
             continue
-        widths = Counter(len(_cells(line, candidate)) for line in used)
+        widths = Counter(len(texts.cells(line, candidate)) for line in used)
         width, count = widths.most_common(1)[0]
         if width == 1:
             widths.pop(1)
@@ -172,7 +177,7 @@ def _separator(lines: list[str], decimal: str) -> str:
         widths = Counter(len(line.split()) for line in used)
         width, count = widths.most_common(1)[0]
         if width > 1 and count == len(used) and len(used) > 2:
-            return _SPACES
+            return SPACES
     return best
 
 
@@ -187,27 +192,6 @@ def _is_one_column(lines: list[str]) -> bool:
         and bool(whole)
         and not (len(whole) > 2 and _counts([cell.lstrip("+") for cell in whole]))  # row numbers
     )
-
-
-def _cells(line: str, separator: str) -> list[str]:
-    if separator == _SPACES:
-        return line.split()
-    return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
-
-
-def _widths(lines: list[str], separator: str) -> list[int]:
-    """Cells of each line, 0 of a blank one and of the rest of a cell with line breaks."""
-    if separator == _SPACES:
-        return [len(line.split()) for line in lines]
-    if not any('"' in line for line in lines):
-        return [line.count(separator) + 1 if line.strip() else 0 for line in lines]
-    widths = [0] * (len(lines) + 1)
-    reader = csv.reader(io.StringIO("\n".join(lines)), delimiter=separator, skipinitialspace=True)
-    before = 0
-    for cells in reader:
-        widths[before] = len(cells) if any(cells) or len(cells) > 1 else 0
-        before = reader.line_num
-    return widths[: len(lines)]
 
 
 def _is_data(cells: list[str]) -> bool:
@@ -240,10 +224,10 @@ def _are_units(rows: list[list[str]]) -> bool:
 
 
 def _fit(
-    names: list[str], rows: list[str], width: int, separator: str, where: str
+    names: list[str], some_rows: list[str], width: int, separator: str, where: str
 ) -> tuple[list[str], tuple[int, ...]]:
     """As many names as cells, and the places of columns that hold nothing but row numbers."""
-    some = [_cells(line, separator) for line in (*rows[:_HEAD], *rows[-1:])]
+    some = [texts.cells(line, separator) for line in some_rows]
     full = [cells for cells in some if len(cells) == width]
     if len(names) == width - 1 and full:
         if not any(cells[-1].strip() for cells in full):  # a separator ends each row
@@ -271,13 +255,22 @@ def _counts(cells: list[str]) -> bool:
     return numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
 
 
-def _parse(body: str, layout: _Layout, decimal: str) -> pd.DataFrame:
+def parse(body: str, layout: Layout, decimal: str, dtype: Any = None) -> pd.DataFrame:
+    """The rows of a table.
+
+    Args:
+      body: their lines.
+      layout: of the file.
+      decimal: the point of its numbers.
+      dtype: of the columns; default: what all their cells can be.
+    """
     return pd.read_csv(
         io.StringIO(body),
         sep=layout.separator,
         header=None,
         names=layout.names,
         index_col=False,
+        dtype=dtype,
         decimal=decimal,
         skipinitialspace=True,
         skip_blank_lines=len(layout.names) > 1,
@@ -287,29 +280,48 @@ def _parse(body: str, layout: _Layout, decimal: str) -> pd.DataFrame:
     )
 
 
-def _keep_leading_zeros(frame: pd.DataFrame, body: str, layout: _Layout) -> pd.DataFrame:
+def _keep_leading_zeros(frame: pd.DataFrame, body: str, layout: Layout) -> pd.DataFrame:
     """Codes such as 01000 are words, which a number would shorten."""
-    if not any(_are_whole(frame[name]) for name in frame.columns):
+    whole = [name for name in frame.columns if are_whole(frame[name])]
+    if not whole or not may_have_codes(body, layout):
         return frame
-    edge = rf'[{layout.separator}"]'
-    code = rf"(?:^|{edge}) *0\d\d+ *(?:$|{edge})"
-    if layout.separator == _SPACES or not re.search(code, body, re.MULTILINE):
-        return frame
-    words = pd.read_csv(
-        io.StringIO(body), sep=layout.separator, header=None, names=layout.names, index_col=False,
-        dtype=str, skipinitialspace=True, keep_default_na=False, na_values=list(NOTHING),
-        skip_blank_lines=len(layout.names) > 1,
-    )  # fmt: skip
-    for name in frame.columns:
-        if _are_whole(frame[name]):
-            cells = words[name].dropna()
-            coded = cells.str.fullmatch(r"\d{3,}").all() and cells.str.match("0").any()
-            if coded and cells.str.len().nunique() == 1:
-                frame[name] = words[name]
+    words = parse(body, layout, ".", str)
+    for name in whole:
+        codes = Codes()
+        codes.add(words[name])
+        if codes.found:
+            frame[name] = words[name]
     return frame
 
 
-def _are_whole(column: pd.Series) -> bool:
+def may_have_codes(body: str, layout: Layout) -> bool:
+    """Whether some cell is digits of which the first is zero."""
+    edge = rf'[{layout.separator}"]'
+    code = rf"(?:^|{edge}) *0\d\d+ *(?:$|{edge})"
+    return layout.separator != SPACES and bool(re.search(code, body, re.MULTILINE))
+
+
+class Codes:
+    """Whether a column of whole numbers is codes: as many digits each, and a zero before some."""
+
+    def __init__(self) -> None:
+        """Nothing was seen yet."""
+        self._digits, self._zero, self._lengths = True, False, set[int]()
+
+    def add(self, words: pd.Series) -> None:
+        """The next cells, as text."""
+        cells = words.dropna()
+        self._digits &= bool(cells.str.fullmatch(r"\d{3,}").all())
+        self._zero |= bool(cells.str.match("0").any())
+        self._lengths |= set(cells.str.len().unique())
+
+    @property
+    def found(self) -> bool:
+        """Whether all cells so far are."""
+        return self._digits and self._zero and len(self._lengths) == 1
+
+
+def are_whole(column: pd.Series) -> bool:
     """Whether a column is whole numbers, or nothing but whole numbers and gaps."""
     if not pd.api.types.is_float_dtype(column.dtype):
         return pd.api.types.is_integer_dtype(column.dtype)
@@ -317,15 +329,28 @@ def _are_whole(column: pd.Series) -> bool:
 
 
 def _name_the_unnamed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without the row numbers that pandas writes; times that have no name are called `time`."""
-    first = frame.columns[0] if len(frame.columns) > 1 else ""
-    if first != "Unnamed: 0" or frame[first].isna().any():
+    first = frame.columns[0]
+    if first != UNNAMED or frame[first].isna().any():
         return frame
     column = frame[first]
+    whole = pd.api.types.is_integer_dtype(column.dtype)
+    name = name_of_first(
+        list(frame.columns), column, counts=whole and bool((column.diff().dropna() == 1).all())
+    )
+    return frame.rename(columns={first: name}) if name else frame.drop(columns=first)
+
+
+def name_of_first(names: list[str], column: pd.Series, *, counts: bool) -> str:
+    """What a first column without a name is called; "" where it is row numbers, as of pandas.
+
+    Args:
+      names: of all columns.
+      column: its first cells, none of them missing.
+      counts: whether each of its numbers is one more than the one before.
+    """
+    if len(names) == 1:
+        return UNNAMED
     if pd.api.types.is_integer_dtype(column.dtype):
-        counts = bool((column.diff().dropna() == 1).all())
-        return frame.drop(columns=first) if counts and column.iloc[0] in (0, 1) else frame
+        return "" if counts and column.iloc[0] in (0, 1) else UNNAMED
     text = pd.api.types.is_string_dtype(column.dtype)
-    if text and looks_like_time(column) and "time" not in frame.columns:
-        return frame.rename(columns={first: "time"})
-    return frame
+    return "time" if text and "time" not in names and looks_like_time(column) else UNNAMED

@@ -1,5 +1,6 @@
 """Missing values: what stands for one in a table, and how gaps are closed for scores."""
 
+import dataclasses
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,40 +29,96 @@ def mark_missing(frame: pd.DataFrame, where: str, na_values: str) -> pd.DataFram
     Raises:
       DataError: a column that is not there, or no list of values.
     """
+    frame = frame.copy(deep=False)
+    for name, words in words_of(na_values, list(frame.columns), where).items():
+        frame[name] = without(frame[name], words)
+    return frame
+
+
+def words_of(na_values: str, names: Sequence[str], where: str) -> dict[str, list[str]]:
+    """What stands for a missing value, by column; see `mark_missing`.
+
+    Args:
+      na_values: as in `Options`.
+      names: of the columns.
+      where: what to call the table in errors.
+    """
     if not na_values:
-        return frame
-    if na_values.lstrip().startswith("{"):
+        return {}
+    if not na_values.lstrip().startswith("{"):
+        by_column = dict.fromkeys(names, na_values.split(","))
+    else:
         try:
             by_column = json.loads(na_values)
         except ValueError as error:
             raise DataError(f"{option('na_values', na_values)} is not JSON: {error}") from error
         for name in by_column:
-            schemas.known(name, frame.columns, f"{where}: {option('na_values')}: column")
-    else:
-        by_column = dict.fromkeys(frame.columns, na_values.split(","))
-    frame = frame.copy(deep=False)
-    for name, given in by_column.items():
-        words = [str(value).strip() for value in (given if isinstance(given, list) else [given])]
-        frame[name] = _without(frame[name], words)
-    return frame
+            schemas.known(name, names, f"{where}: {option('na_values')}: column")
+    return {
+        name: [str(value).strip() for value in (given if isinstance(given, list) else [given])]
+        for name, given in by_column.items()
+    }
 
 
-def _without(column: pd.Series, words: list[str]) -> pd.Series:
+@dataclasses.dataclass
+class Rest:
+    """What a column of text holds beside the words that stand for a missing value; parts add up.
+
+    Attributes:
+      hits: whether it has such words.
+      words: whether something else is no number.
+      numbers: whether something else is one.
+      points: whether something else has a point.
+      parts: whether a number is not whole.
+    """
+
+    hits: bool = False
+    words: bool = False
+    numbers: bool = False
+    points: bool = False
+    parts: bool = False
+
+    def add(self, column: pd.Series, words: list[str]) -> None:
+        """The next cells."""
+        text = column.astype("string").str.strip()
+        hits = text.isin(words).fillna(False).astype(bool)
+        rest = column.mask(hits)
+        numbers = pd.to_numeric(rest, errors="coerce")
+        self.hits |= bool(hits.any())
+        self.words |= bool((numbers.isna() & rest.notna()).any())
+        self.numbers |= bool(numbers.notna().any())
+        self.points |= bool(text[~hits].str.contains(".", regex=False).any())
+        self.parts |= bool((without(numbers, words).dropna() % 1).any())
+
+    @property
+    def dtype(self) -> str:
+        """Of the column without those words: "" that it has, "float64" or "Int64"."""
+        if not self.hits or self.words or not self.numbers:
+            return ""
+        return "float64" if self.points or self.parts else "Int64"
+
+
+def without(column: pd.Series, words: list[str], dtype: str | None = None) -> pd.Series:
+    """A column, or some rows of it, without the words that stand for a missing value.
+
+    Args:
+      column: of numbers, or text.
+      words: that stand for one.
+      dtype: of a column of text, from `Rest`; None finds out.
+    """
     if pd.api.types.is_numeric_dtype(column.dtype):
         hits = column.isin(pd.to_numeric(pd.Series(words), errors="coerce").dropna())
         whole = pd.api.types.is_integer_dtype(column.dtype)
         return (column.astype("Int64") if whole and hits.any() else column).mask(hits)
-    text = column.astype("string").str.strip()
-    hits = text.isin(words).fillna(False).astype(bool)
-    if not hits.any():
-        return column
-    rest = column.mask(hits)
-    numbers = pd.to_numeric(rest, errors="coerce")
-    if not numbers.notna().any() or (numbers.isna() & rest.notna()).any():
-        return rest
-    numbers = _without(numbers, words)  # -200.0 for -200
-    points = text[~hits].str.contains(".", regex=False).any()
-    return numbers if points or (numbers.dropna() % 1).any() else numbers.astype("Int64")
+    hits = column.astype("string").str.strip().isin(words).fillna(False).astype(bool)
+    if dtype is None and hits.any():
+        rest = Rest()
+        rest.add(column, words)
+        dtype = rest.dtype
+    if not dtype:
+        return column.mask(hits) if hits.any() else column
+    numbers = without(pd.to_numeric(column.mask(hits), errors="coerce"), words)  # -200.0 for -200
+    return numbers.astype("Int64") if dtype == "Int64" else numbers
 
 
 def close_gaps(

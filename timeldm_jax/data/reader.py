@@ -1,15 +1,12 @@
 """What users give as data: files of many kinds, frames, and arrays of any library."""
 
-import bz2
 import codecs
 import contextlib
-import gzip
+import csv
 import io
 import json
-import lzma
 import os
 import zipfile
-import zlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -17,7 +14,7 @@ import numpy as np
 import pandas as pd
 from etils import epath
 
-from timeldm_jax.data import arrays, dialect, frames, parts, spreadsheet, wide
+from timeldm_jax.data import arrays, dialect, frames, lines, packed, parts, spreadsheet, wide
 from timeldm_jax.errors import DataError, option
 
 _SUFFIXES = {
@@ -28,8 +25,9 @@ _SUFFIXES = {
     "Feather": (".feather", ".arrow"),
     "ARFF": (".arff",),
 }
-_HEAD = 10_000  # bytes by which a file of no known suffix is taken for text
-_PACKED = (".gz", ".zip", ".zst", ".bz2", ".xz")
+HEAD = 10_000  # bytes by which a file of no known suffix is taken for text
+# What libraries raise of a file that is not what its name says.
+FAULTS = (ValueError, OSError, ImportError, KeyError, zipfile.BadZipFile, csv.Error)
 
 
 class SupportsPandas(Protocol):
@@ -142,16 +140,15 @@ def _read_file(source: str, decimal: str) -> pd.DataFrame:
         path = epath.Path(name).expanduser()
     if not path.exists():
         raise DataError(f"{source} does not exist")
-    name, content = _unpack(path.name.lower(), path, source)
-    kind = _kind_of(name)
-    if kind is None and _is_text(content):
-        kind = "CSV"  # whatever it is called
+    with packed.opened(path, source) as (name, stream):
+        content = stream.read()
+    kind = kind_of(name, content)
     if kind is None:
         known = " ".join(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
         raise DataError(
             f"{source}: expected a table, such as a .csv or .parquet file, found "
             f"{'.' + name.rsplit('.', 1)[1] if '.' in name else 'no suffix'}; known are {known}, "
-            f"and text packed as {' '.join(_PACKED)}"
+            f"and text packed as {' '.join(packed.SUFFIXES)}"
         )
     try:
         if kind == "CSV":
@@ -166,7 +163,7 @@ def _read_file(source: str, decimal: str) -> pd.DataFrame:
         return read(io.BytesIO(content))
     except DataError:
         raise
-    except (ValueError, OSError, ImportError, KeyError, zipfile.BadZipFile) as error:
+    except FAULTS as error:
         raise DataError(f"{source} is not a readable {kind} file: {error}") from error
 
 
@@ -182,7 +179,7 @@ def _read_several(paths: Sequence[epath.Path], decimal: str) -> pd.DataFrame:
 
 def _is_text(content: bytes) -> bool:
     """Whether the start of a file is UTF-8 with a line break, and no zero byte."""
-    head = content[:_HEAD]
+    head = content[:HEAD]
     if b"\0" in head or b"\n" not in head:
         return False
     with contextlib.suppress(UnicodeDecodeError):
@@ -215,7 +212,7 @@ def _are_rows(found: Any) -> bool:
 def _of_arff(content: bytes, where: str) -> pd.DataFrame:
     from scipy.io import arff  # imports slowly
 
-    text = dialect.decode(content, where)
+    text = lines.decode(content, where)
     try:
         rows, _ = arff.loadarff(io.StringIO(text))
     except Exception as error:  # of any kind, where a line is not as the format says
@@ -227,37 +224,12 @@ def _of_arff(content: bytes, where: str) -> pd.DataFrame:
     return frame
 
 
-def _kind_of(name: str) -> str | None:
+def kind_of(name: str, content: bytes) -> str | None:
+    """What a file is by its name, or text where it begins like it; None where it is neither."""
     for kind, suffixes in _SUFFIXES.items():
         if name.endswith(suffixes):
             return kind
-    return None
-
-
-def _unpack(name: str, path: epath.Path, where: str) -> tuple[str, bytes]:
-    """The name and content of a file, or of the one in an archive."""
-    content = path.read_bytes()
-    suffix = next((suffix for suffix in _PACKED if name.endswith(suffix)), "")
-    if not suffix:
-        return name, content
-    try:
-        if suffix == ".zip":
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                inner = [
-                    m for m in archive.namelist() if not m.endswith("/") and "__MACOSX" not in m
-                ]
-                if len(inner) != 1:
-                    raise DataError(f"{where} holds {len(inner)} files, {inner[:3]}; expected one")
-                return inner[0].lower(), archive.read(inner[0])
-        if suffix == ".zst":
-            import pyarrow as pa
-
-            stream = pa.CompressedInputStream(pa.BufferReader(content), "zstd")
-            return name.removesuffix(suffix), stream.read()
-        unpack = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}[suffix]
-        return name.removesuffix(suffix), unpack(content)
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"{where} cannot be unpacked: {error}") from error
+    return "CSV" if _is_text(content) else None  # whatever it is called
 
 
 def _read_workbook(content: bytes, where: str, sheet: str) -> pd.DataFrame:
