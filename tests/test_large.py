@@ -13,9 +13,10 @@ from etils import epath
 
 from timeldm_jax import TimeLDM, experiment, recipe
 from timeldm_jax import config as configuration
+from timeldm_jax.data import batched, large, layout, parts, runs, stored, survey
 from timeldm_jax.data import dataset as datasets
-from timeldm_jax.data import large, layout, parts, runs, stored, survey
 from timeldm_jax.data.large import Large
+from timeldm_jax.data.table import Options
 from timeldm_jax.errors import DataError
 from timeldm_jax.loading import load_generator
 from timeldm_jax.training import feed, state, steps
@@ -390,15 +391,23 @@ def test_rows_in_order_but_uneven_are_taken_for_steps(tmp_path, small_batches):
 
 def test_size_decides(tmp_path, monkeypatch):
     path = write(tmp_path / "table", hourly(300), [0, 100])
-    assert parts.large(path, "auto") is None
-    monkeypatch.setattr(parts, "MOST_CELLS", 1_700)
-    assert parts.large(path, "auto").rows == 300
-    assert parts.large(path, "replicated") is None
-    hourly(30).to_csv(tmp_path / "t.csv")
-    with pytest.raises(DataError, match=r"placement='streamed' reads Parquet files"):
-        parts.large(str(tmp_path / "t.csv"), "streamed")
+
+    def found(placement):
+        return batched.large(path, placement, tmp_path, Options())
+
+    assert found("auto") is None
+    monkeypatch.setattr(batched, "MOST_CELLS", 1_700)
+    assert found("auto").rows == 300
+    assert found("replicated") is None
     with pytest.raises(DataError, match="placement='streamed' is not read for a table in memory"):
         TimeLDM(window=6).fit(hourly(300), placement="streamed")
+
+
+def test_a_jump_between_stretches_is_no_doubt(tmp_path, monkeypatch):
+    monkeypatch.setattr(large, "STRETCHES", 3)
+    monkeypatch.setattr(large, "STRETCH_ROWS", 200)
+    path = write(tmp_path / "table", hourly(2_000), [0])
+    assert not TimeLDM(window=6).describe(path, placement="streamed").doubts
 
 
 def test_a_table_of_millions_of_rows_is_not_thinned():

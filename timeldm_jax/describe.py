@@ -137,7 +137,8 @@ def describe(
         faults = (error,)
         return dataclasses.replace(found, guesses=tuple(guessed.found), faults=faults)
     if isinstance(prepared, Table | Large):
-        looked = found_doubts(prepared.frame, prepared.schema)
+        some = isinstance(prepared, Large)
+        looked = found_doubts(prepared.frame, prepared.schema, some=some)
         doubts = [DataError(f"{said}. {advice}") for said, advice in looked]
         found = Description(tuple(_table_facts(prepared)), prepared.schema, doubts=tuple(doubts))
     if prepared is not None:

@@ -78,6 +78,22 @@ def guess(text: str, level: int = logging.INFO) -> None:
     GUESSES.log(level, DataError(text))
 
 
+@contextlib.contextmanager
+def guesses_kept() -> Iterator[list[tuple[str, int]]]:
+    """What is guessed meanwhile, and how much it matters, which nobody else is told."""
+    found: list[tuple[str, int]] = []
+    keep = logging.Handler()
+    keep.emit = lambda record: found.append((str(record.msg), record.levelno))  # type: ignore[method-assign]
+    before = GUESSES.handlers, GUESSES.level, GUESSES.propagate
+    GUESSES.handlers, GUESSES.propagate = [keep], False
+    GUESSES.setLevel(logging.INFO)
+    try:
+        yield found
+    finally:
+        GUESSES.handlers, _, GUESSES.propagate = before
+        GUESSES.setLevel(before[1])
+
+
 class InFlags(logging.Formatter):
     """A command's log: settings of the data as its flags."""
 

@@ -13,12 +13,11 @@ import pandas as pd
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax.data import context as contexts
 from timeldm_jax.data import (
+    batched,
     entities,
     gaps,
     large,
-    parts,
     reader,
     relations,
     rules,
@@ -26,6 +25,7 @@ from timeldm_jax.data import (
     start_times,
     stored,
 )
+from timeldm_jax.data import context as contexts
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.cache import default_cache_dir
@@ -132,7 +132,9 @@ def prepare(given: Given, config: ConfigDict) -> Prepared:
     if given is None or isinstance(given, Windows):
         return given
     options = table_options(config)
-    files = None if isinstance(given, pd.DataFrame) else parts.large(given, config.data.placement)
+    files = None
+    if not isinstance(given, pd.DataFrame):
+        files = batched.large(given, config.data.placement, _cache(config), options)
     if files is not None:
         return large.prepare(files, options)
     frame, where = reader.read(given, options.decimal)
@@ -264,13 +266,17 @@ def from_large(prepared: Large, config: ConfigDict, *, store: bool = True) -> Da
     series = Series(nothing, names, data.window, windows.train, windows.valid, test)
     if not store:
         return Dataset(series, scaler, schema)
-    cache = pathlib.Path(data.cache_dir) if data.cache_dir else default_cache_dir()
     key = large.key(prepared, schema, scaler)
     rows = large.encoded(prepared, schema)
-    values = stored.store(cache, key, rows, prepared.files.rows, scaler, schema)
+    values = stored.store(_cache(config), key, rows, prepared.files.rows, scaler, schema)
     series = dataclasses.replace(series, values=values, position=prepared.layout.position())
     steps = prepared.layout.steps() if _has_calendar(schema.clock) else None
     return Dataset(series, scaler, _with_starts(schema, series, steps, config), steps)
+
+
+def _cache(config: ConfigDict) -> pathlib.Path:
+    named = config.data.cache_dir
+    return pathlib.Path(named) if named else default_cache_dir()
 
 
 def _has_calendar(clock: Clock | None) -> bool:

@@ -28,14 +28,15 @@ class Doubt(NamedTuple):
     advice: str
 
 
-def doubts(frame: pd.DataFrame, schema: Schema) -> list[Doubt]:
+def doubts(frame: pd.DataFrame, schema: Schema, *, some: bool = False) -> list[Doubt]:
     """What looks wrong in a table.
 
     Args:
       frame: from `table.prepare`.
       schema: of the whole table.
+      some: whether the frame is some stretches of it, between which time jumps.
     """
-    found = [*_series(frame, schema), *_steps(frame, schema)]
+    found = [*_series(frame, schema), *(() if some else _steps(frame, schema))]
     stray: dict[float, list[tuple[str, str]]] = {}
     for column in schema.shown():
         if column.scaling == "constant":

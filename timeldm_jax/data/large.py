@@ -24,7 +24,7 @@ from timeldm_jax.data import entities, gaps, layout, relations, survey, time_col
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.layout import Layout
-from timeldm_jax.data.parts import Parquet, Wanted
+from timeldm_jax.data.parts import DTYPE, Parquet, Wanted
 from timeldm_jax.data.scaling import Scaler, check_grain, fit_scaler
 from timeldm_jax.data.schema import Schema
 from timeldm_jax.data.survey import Batch, Found
@@ -199,6 +199,9 @@ def _own_columns(files: Parquet, options: Options, schema: Schema) -> Iterator[p
 
 def _plain(part: pa.Table, where: str, options: Options) -> pd.DataFrame:
     frame = part.to_pandas()
+    for field in part.schema:
+        if (field.metadata or {}).get(DTYPE) == b"object":
+            frame[field.name] = frame[field.name].astype(object)
     frame.columns = [str(name) for name in frame.columns]
     return gaps.mark_missing(frame, where, options.na_values)
 

@@ -19,44 +19,17 @@ import pyarrow.parquet as pq
 from etils import epath
 from jaxtyping import Int
 
-from timeldm_jax.errors import DataError, option
+from timeldm_jax.errors import DataError
 
 PLACEMENTS = ("auto", "replicated", "streamed")
 # Cells that a table is read whole with: half a gigabyte as float64, of which reading, encoding and
 # scaling hold some eight copies at once.
 MOST_CELLS = 2**26
+DTYPE = b"timeldm_jax.dtype"  # of a field: a dtype of pandas that Arrow does not tell
 PARQUET = (".parquet", ".pq")
 BATCH_ROWS = 2**17
 BUFFER = 2**20  # bytes of a column that are read at a time
 _WILD = re.compile(r"[*?\[]")
-
-
-def large(source: str, placement: str) -> "Parquet | None":
-    """The files of a table that is to be read in batches; None of one that is read whole.
-
-    Args:
-      source: as the user named it.
-      placement: `auto` decides by the number of cells.
-
-    Raises:
-      DataError: `streamed`, and other files than Parquet.
-    """
-    if placement == "replicated" or not source:
-        return None
-    path = epath.Path(source).expanduser()
-    paths = find(source) or ((path,) if path.exists() else ())
-    if not paths:
-        return None
-    if not all(each.name.lower().endswith(PARQUET) for each in paths):
-        if placement == "streamed":
-            raise DataError(
-                f"{option('placement', placement)} reads Parquet files, and {source} is none; "
-                "write it as Parquet"
-            )
-        return None
-    found = parquet(source, paths)
-    cells = found.rows * len(found.schema.names)
-    return found if placement == "streamed" or cells > MOST_CELLS else None
 
 
 def find(source: str) -> tuple[epath.Path, ...]:
@@ -128,13 +101,16 @@ class Parquet:
       source: what the user called them.
       paths: of the files, in order.
       counts: rows of each.
-      schema: of all: the columns of the first, of types that hold those of every file.
+      schema: of all: the columns of the first, of types that hold those of every file. A field may
+        say the dtype that pandas has for it; see `DTYPE`.
+      origin: the files that these were made from; (): none.
     """
 
     source: str
     paths: tuple[epath.Path, ...]
     counts: tuple[int, ...]
     schema: pa.Schema
+    origin: tuple[epath.Path, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -172,7 +148,12 @@ class Parquet:
 
     def identity(self) -> list[list[Any]]:
         """Names, sizes and times of the files: by which a later run knows them again."""
-        return [[os.fspath(path), path.stat().length, _changed(path)] for path in self.paths]
+        return identity(self.origin or self.paths)
+
+
+def identity(paths: Sequence[epath.Path]) -> list[list[Any]]:
+    """Name, size and time of each of some files."""
+    return [[os.fspath(path), path.stat().length, _changed(path)] for path in paths]
 
 
 def _changed(path: epath.Path) -> str:
@@ -228,7 +209,8 @@ def _of_group(
     batches = file.iter_batches(BATCH_ROWS, row_groups=[group], columns=schema.names)
     for batch in batches:
         table = pa.Table.from_batches([batch]).select(schema.names)
-        yield first, table if table.schema.equals(schema) else table.cast(schema)
+        same = table.schema.equals(schema, check_metadata=any(f.metadata for f in schema))
+        yield first, table if same else table.cast(schema)
         first += len(batch)
 
 
