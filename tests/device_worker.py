@@ -111,24 +111,29 @@ def figures(form):
     found = {}
 
     batch = parallel.make_batch(BATCH, form=form)
+    of_own = parallel.make_batch(BATCH, form=form, own=True)
     vae_config, ldm_config = map(configuration.optimizer_config, (config.vae, config.ldm))
-    vae_step, gaps_step = (
+    vae_step, gaps_step, own_vae_step = (
         steps.vae_step(
             models.vae,
             steps.make_optimizer(vae_config, STEPS),
             vae_config,
             configuration.beta_config(config),
-            batch,
+            shared_by,
             missing,
         )
-        for missing in (None, Missing((0,), (2,)))
+        for shared_by, missing in ((batch, None), (batch, Missing((0,), (2,))), (of_own, None))
     )
-    ldm_step = steps.ldm_step(
-        models.denoiser,
-        steps.make_optimizer(ldm_config, STEPS),
-        ldm_config,
-        configuration.noise_config(config),
-        batch,
+    ldm_step, own_ldm_step = (
+        steps.ldm_step(
+            models.denoiser,
+            steps.make_optimizer(ldm_config, STEPS),
+            ldm_config,
+            configuration.noise_config(config),
+            shared_by,
+            lambda data, own: latents.Posteriors(*(part[own] for part in data.each)),
+        )
+        for shared_by in (batch, of_own)
     )
     rows = np.cumsum(random.normal(size=(47, 3)), axis=0).astype(np.float32)
     windows = DeviceWindows(jnp.asarray(rows), jnp.arange(40))
@@ -146,6 +151,11 @@ def figures(form):
     for name, train in (("vae", vae_state), ("ldm", ldm_state)):
         found |= {f"{name}/random/{k}": v for k, v in draws(train, batch).items()}
     found |= sampled(config, models, stats, vae_state.params, ldm_state.params)
+    first = stages.init_vae_state(config, models), stages.init_ldm_state(config, models, stats)
+    found |= divided((own_vae_step, own_ldm_step), first, (windows, posteriors), of_own)
+    if batch.axis is None:
+        first = stages.init_vae_state(config, models), stages.init_ldm_state(config, models, stats)
+        found |= by_hand((vae_step, ldm_step), first, (windows, posteriors), batch)
     found |= trained("gaps", stages.init_vae_state(config, models), gapped, gaps_step, batch)
     found |= sent(stages.init_vae_state(config, models), gapped, gaps_step, batch)
     found |= trained("vae", vae_state, windows, vae_step, batch)
@@ -225,6 +235,82 @@ def sent(train, data, step, batch):
         train, metrics = chunk(train, each)
         losses.append(copies(metrics["loss"])[0])
     return {"sent/loss": np.concatenate(losses)} | weights("sent", train)
+
+
+def divided(both, first, data, batch):
+    """Both stages on windows of which each device has its own, and what each holds."""
+    from types import SimpleNamespace
+
+    from timeldm_jax.training import feed, placement
+
+    windows, posteriors = jax.tree.map(np.asarray, data)
+    shares = (
+        placement.share_windows(*windows, 8, batch.devices),
+        placement.of_ldm(SimpleNamespace(is_stored=False), batch, (), posteriors),
+    )
+    found = {}
+    for name, step, train, share in zip(("vae", "ldm"), both, first, shares, strict=True):
+        placed = feed.placed(share)
+        for number, array in enumerate(jax.tree.leaves(placed)):
+            parts = [np.asarray(shard.data) for shard in array.addressable_shards]
+            found[f"held {name}/{number}"] = np.stack(parts).reshape(
+                batch.devices, *array.shape[batch.devices > 1 :]
+            )
+        chunks = iter([placed] * (STEPS // CHUNK))
+        found |= in_chunks(f"divided {name}", train, chunks, step, batch)
+    return found
+
+
+def by_hand(both, first, data, batch):
+    """On one device, the steps that four with windows of their own are to take."""
+    from timeldm_jax.training import placement, state
+    from timeldm_jax.training.steps import Fed
+
+    (rows, starts), posteriors = jax.tree.map(np.asarray, data)
+    whose, found = placement.shares(len(starts), 4), {}
+    for name, step, train in zip(("vae", "ldm"), both, first, strict=True):
+        numbers = np.array(
+            [
+                [
+                    whose[device][number]
+                    for device in range(4)
+                    for number in np.asarray(
+                        state.epoch_order(
+                            train._replace(step=jnp.int32(place)),
+                            jnp.arange(BATCH // 4),
+                            BATCH // 4,
+                            whose.shape[1],
+                            jnp.int32(device),
+                        )
+                    )
+                ]
+                for place in range(STEPS)
+            ]
+        )
+        found[f"numbers {name}"] = numbers
+        each = rows[starts[numbers][..., None] + np.arange(8)]
+        if name == "ldm":
+            each = posteriors.mean[numbers], posteriors.log_variance[numbers]
+        chunks = (
+            Fed(jax.tree.map(lambda a, at=at: jnp.asarray(a[at : at + CHUNK]), each), ())
+            for at in range(0, STEPS, CHUNK)
+        )
+        found |= in_chunks(f"by hand {name}", train, chunks, step, batch, fed=True)
+    return found
+
+
+def in_chunks(name, train, chunks, step, batch, fed=False):
+    """The losses of some chunks, and what each device then holds."""
+    from timeldm_jax.training import parallel
+
+    chunk = parallel.chunk_runner(step, batch, fed=fed)(CHUNK)
+    train, losses = parallel.place(train), []
+    for data in chunks:
+        train, metrics = chunk(train, data)
+        losses.append(copies(metrics["loss"]))
+    every_device = np.concatenate(losses, axis=1)
+    found = {f"{name}/loss": every_device[0], f"copies/{name}/loss": every_device}
+    return found | weights(name, train)
 
 
 def copies(array):

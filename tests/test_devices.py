@@ -118,13 +118,52 @@ def test_four_devices_train_as_one(runs, stage):
     assert worst(runs["one"], runs["four"], stage) < 1
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_devices_with_windows_of_their_own_take_the_steps_that_are_meant(runs, stage):
+    """Each draws its part of the batch from its own; gradients are averaged over all of them."""
+    one, four = runs["one"], runs["four"]
+    found = {name.replace("divided", "by hand"): figure for name, figure in four.items()}
+    expected = {name: figure for name, figure in one.items() if name.startswith("by hand")}
+    assert worst(expected, found, f"by hand {stage}") < 1
+    assert apart(four, f"divided {stage}") == []
+    numbers = one[f"numbers {stage}"].reshape(20, 4, 4)  # (step, device, place)
+    for device in range(4):  # ten windows each: two epochs are five steps
+        of_epochs = numbers[:, device].reshape(8, 10)
+        assert (np.sort(of_epochs) == np.arange(10 * device, 10 * device + 10)).all()
+        assert len({tuple(epoch) for epoch in of_epochs}) == 8
+    other = one[f"{stage}/loss"]
+    assert np.abs(four[f"divided {stage}/loss"] - other).max() > 1e-3  # another order
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_device_alone_trains_as_if_rows_were_not_divided(runs, stage):
+    one = runs["one"]
+    for name in compared(one, stage):
+        np.testing.assert_array_equal(one[f"divided {name}"], one[name], name)
+
+
+def test_a_device_holds_its_own_windows_and_no_others(runs):
+    four, one = runs["four"], runs["one"]
+    rows, starts = one["held vae/0"][0], one["held vae/1"][0]
+    own_rows, own_starts = four["held vae/0"], four["held vae/1"]
+    assert own_rows.shape == (4, 17, 3)  # of 47: ten windows of eight rows
+    assert own_starts.shape == (4, 10)
+    for device in range(4):
+        places = starts[10 * device : 10 * device + 10][:, None] + np.arange(8)
+        found = own_rows[device][own_starts[device][:, None] + np.arange(8)]
+        np.testing.assert_array_equal(found, rows[places])
+    for number in (0, 1):
+        latents_of_all, own = one[f"held ldm/{number}"][0], four[f"held ldm/{number}"]
+        np.testing.assert_array_equal(own.reshape(latents_of_all.shape), latents_of_all)
+
+
 @pytest.fixture(scope="module")
 def sharded(server, tmp_path_factory):
     """Figures on four devices by `jit` of `shard_map`."""
     return figures_of(server, tmp_path_factory, sharded=(4, "shard-map"))["sharded"]
 
 
-@pytest.mark.parametrize("stage", [*STAGES, "gaps", "sent"])
+@pytest.mark.parametrize("stage", [*STAGES, "gaps", "sent", "divided vae", "divided ldm"])
 def test_shard_map_trains_as_pmap(runs, sharded, stage):
     names = [
         name for name in runs["four"] if name.startswith(f"{stage}/") and "unplaced" not in name
@@ -268,6 +307,51 @@ def test_four_devices_of_one_process_end_as_one_with_nothing_sent_unasked(
 ):
     run_guarded(server, launch_flags, tmp_path / "run", devices=4)
     assert_same_as_single(tmp_path / "run", single)
+
+
+@pytest.mark.slow
+def test_devices_with_rows_of_their_own_resume_to_the_same_end(server, launch_flags, tmp_path):
+    """To the last bit, and on another number of devices not at all."""
+    flags = (*launch_flags, *SHORT, "--config.data.placement=sharded")
+
+    def run(name, devices, start):
+        log = tmp_path / f"{name} {devices}.log"
+        command = ("launch-guarded", *flags, f"--workdir={tmp_path / name}")
+        return start(*command, log=log, module=WORKER, devices=devices)
+
+    child = run("whole", 4, server.run)
+    assert child.code == 0, child.output
+    child = run("stopped", 4, server.start)
+    assert wait_until(lambda: lines(tmp_path / "stopped") >= 1, child), child.output
+    child.signal(signal.SIGTERM)
+    assert child.wait() == 143, child.output
+    assert 0 < checkpoint.steps(epath.Path(tmp_path / "stopped" / "vae"))[-1] < 40
+    child = run("stopped", 2, server.run)
+    assert child.code == 2, child.output
+    assert "with rows divided among 4 devices, and here are 2" in child.output
+    assert "Traceback" not in child.output
+    child = run("stopped", 4, server.run)
+    assert child.code == 0, child.output
+    assert "vae: resuming at step" in child.output
+    expected, found = final_figures(tmp_path / "whole"), final_figures(tmp_path / "stopped")
+    for name, figure in expected.items():
+        np.testing.assert_array_equal(found[name], figure, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["pmap", "shard_map"])
+def test_two_processes_with_rows_of_their_own_train_as_two_devices(
+    server, launch_flags, pair, tmp_path, form
+):
+    sharded = "--config.data.placement=sharded"
+    children = pair(*SHORT, sharded, f"--config.devices={form}")
+    for child in children:
+        assert child.wait() == 0, children[0].output + children[1].output
+    workdir = tmp_path / "two"
+    command = ("launch-guarded", *launch_flags, *SHORT, sharded, f"--workdir={workdir}")
+    child = server.run(*command, log=tmp_path / "two.log", module=WORKER, devices=2)
+    assert child.code == 0, child.output
+    assert_same_as_single(tmp_path / "run", workdir)
 
 
 def final_figures(workdir):

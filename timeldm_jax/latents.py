@@ -1,6 +1,7 @@
 """Latents between the two stages: posteriors, their statistics, and the diffusion's coordinates."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -196,18 +197,22 @@ def encode(
     params, data = jax.device_put((params, windows))
     count, size = len(windows.starts), windows_per_call(vae, ENCODE_BATCH)
 
-    @jax.jit
-    def encode_batch(params: Any, data: DeviceWindows, index: Array) -> tuple[Array, ...]:
-        return posterior_of(vae, params, gather(data, index, vae.window), posterior)
-
     shape = (count, vae.window * vae.latent)
     found = [np.empty(shape, np.float32) for _ in range(2 if posterior == "draw" else 1)]
     for first in range(0, count, size):
         # The last batch repeats its last window rather than compile for another size.
         index = np.minimum(np.arange(first, first + size), count - 1)
-        for array, part in zip(found, encode_batch(params, data, index), strict=True):
+        parts = _encode_batch(vae, params, data, index, posterior)
+        for array, part in zip(found, parts, strict=True):
             array[first : first + size] = np.asarray(part).reshape(size, -1)[: count - first]
     return Posteriors(found[0], found[1] if len(found) > 1 else ())
+
+
+@functools.partial(jax.jit, static_argnames=("vae", "posterior"))
+def _encode_batch(
+    vae: VAE, params: Any, data: DeviceWindows, index: Array, posterior: str
+) -> tuple[Array, ...]:
+    return posterior_of(vae, params, gather(data, index, vae.window), posterior)
 
 
 def posterior_of(

@@ -1,5 +1,6 @@
 """Which tables are read in batches: Parquet and CSV files that are large, or that are to be."""
 
+import csv
 from pathlib import Path
 
 from etils import epath
@@ -71,6 +72,9 @@ def _reckoned(path: epath.Path, decimal: str) -> float:
     if not text.strip():
         return 0.0
     some = found[: dialect.HEAD]
-    _, separator = dialect.start(some, str(path), decimal)
     share = (sum(map(len, some)) + len(some)) / len(text)
-    return sum(lines.widths(some, separator)) / share * size / len(head)
+    try:
+        _, separator = dialect.start(some, str(path), decimal)
+        return sum(lines.widths(some, separator)) / share * size / len(head)
+    except csv.Error:  # which reading it says
+        return 0.0

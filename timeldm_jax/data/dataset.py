@@ -90,18 +90,24 @@ class Dataset:
             return values.scaled(places)
         return self.scaler.scale(values[places]).astype(np.float32)
 
-    def for_devices(self) -> Callable[[Int[np.ndarray, " n"]], DeviceWindows]:
-        """From starts to windows for the devices: all rows, or of a file those of the windows."""
-        if not self.is_stored:
+    def for_devices(
+        self, *, whole: bool = True
+    ) -> Callable[[Int[np.ndarray, " n"]], DeviceWindows]:
+        """From starts to windows for the devices.
+
+        Args:
+          whole: with all rows; of a file, and without it, with those of the windows.
+        """
+        if whole and not self.is_stored:
             scaled = self.scaled()
             return lambda starts: DeviceWindows(scaled, starts)
 
-        def of_file(starts: Int[np.ndarray, " n"]) -> DeviceWindows:
+        def of_some(starts: Int[np.ndarray, " n"]) -> DeviceWindows:
             windows = self.some_scaled(starts)
             own = np.arange(len(starts), dtype=np.int32) * self.series.window
             return DeviceWindows(windows.reshape(-1, windows.shape[2]), own)
 
-        return of_file
+        return of_some
 
     def contexts(self, starts: Int[np.ndarray, " n"] | Runs) -> Context:
         """What windows can be asked for by, of those that begin at `starts`."""

@@ -34,9 +34,10 @@ class DataConfig:
       cache_dir: where prepared data goes; "": TIMELDM_CACHE_DIR, then ~/.cache.
       count: training trajectories of a simulated set.
       path: of a table, .csv or .parquet; or a folder or a glob of such files.
-      placement: `replicated` reads a table whole, and every device holds all rows; `streamed` reads
-        it in batches into a file, and devices are sent the windows of each step; `auto` chooses by
-        its size.
+      placement: `replicated` reads a table whole, and every device holds all rows; `sharded` reads
+        it whole, and each device holds rows of its own and trains on no others, so that results
+        depend on how many devices there are; `streamed` reads a file in batches, and devices are
+        sent the windows of each step; `auto` chooses the first or the last by its size.
       split: what `heldout` holds out: blocks of `time`, or whole series, `entity`; `auto` takes
         series where no block of time holds a window.
       stride: rows between the starts of training windows.
@@ -206,6 +207,8 @@ def _refuse_unread(config: ConfigDict, kind: str) -> None:
     for key, value in config.data.items():
         # 0 and "auto" were left open, in a configuration of any table.
         if key in _ANYWHERE | _KINDS[kind] or value in (defaults[key], 0, "auto", "."):
+            continue
+        if key == "placement" and value != "streamed":  # of whatever is held
             continue
         setting = option(cast(Setting, key), str(value))
         raise DataError(

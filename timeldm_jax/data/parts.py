@@ -21,7 +21,7 @@ from jaxtyping import Int
 
 from timeldm_jax.errors import DataError
 
-PLACEMENTS = ("auto", "replicated", "streamed")
+PLACEMENTS = ("auto", "replicated", "sharded", "streamed")
 # Cells that a table is read whole with: half a gigabyte as float64, of which reading, encoding and
 # scaling hold some eight copies at once.
 MOST_CELLS = 2**26

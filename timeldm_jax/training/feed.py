@@ -95,6 +95,17 @@ class Feed:
         return Fed(parallel.place_shares(each), fixed)
 
 
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """Data of which each device holds its own.
+
+    Attributes:
+      each: arrays that begin with an axis of this process's devices, in their order.
+    """
+
+    each: PyTree
+
+
 def of_vae(dataset: Dataset, batch: Batch) -> Feed:
     """The training windows of a table larger than memory, as the VAE's step reads them."""
     return Feed(
@@ -127,7 +138,7 @@ def of_ldm(dataset: Dataset, batch: Batch, vae_params: PyTree, *, context: bool)
 def of_stage(
     data: Any, key: UInt32[np.ndarray, " words"], parts: Iterator[tuple[int, int]]
 ) -> Generator[Any, None, None]:
-    """What each chunk of a stage reads: a feed's next windows, or data that are placed once.
+    """What each chunk of a stage reads: a feed's next windows, or what is placed once.
 
     Args:
       data: of the stage.
@@ -137,7 +148,12 @@ def of_stage(
     if isinstance(data, Feed):
         yield from data.chunks(key, parts)
     else:
-        yield from itertools.repeat(parallel.place(data))
+        yield from itertools.repeat(placed(data))
+
+
+def placed(data: Any) -> Any:
+    """Data on the devices of this process: on each all of it, or of `Shares` its own."""
+    return parallel.place_shares(data.each) if isinstance(data, Shares) else parallel.place(data)
 
 
 def within_memory(chunk: int, step_bytes: int) -> int:

@@ -19,7 +19,13 @@ import jax
 import numpy as np
 from etils import epath
 
-from timeldm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError, Preempted
+from timeldm_jax.errors import (
+    CheckpointError,
+    ConfigError,
+    NonFiniteLossError,
+    Preempted,
+    option,
+)
 from timeldm_jax.progress import progress
 from timeldm_jax.settings import COUNT, at_least, check_fields
 from timeldm_jax.training import checkpoint, feed, parallel
@@ -225,6 +231,7 @@ def _resumed(stage: Stage, state: TrainState) -> tuple[TrainState, int]:
     state, saved_meta = restored
     check_fingerprint(stage.folder, saved_meta, stage.meta)
     check_scaler(stage.folder, saved_meta, stage.meta)
+    _check_devices(stage.folder, saved_meta, stage.meta)
     _log.info("%s: resuming at step %d", stage.name, int(state.step))
     return state, int(state.step)
 
@@ -260,6 +267,18 @@ def check_fingerprint(folder: epath.Path, saved: dict[str, Any], meta: dict[str,
             f"the data changed since {folder} was trained (fingerprint "
             f"{saved['fingerprint'][:12]}…, now {meta['fingerprint'][:12]}…); use another "
             "work directory, or put the data back"
+        )
+
+
+def _check_devices(folder: epath.Path, saved: dict[str, Any], meta: dict[str, Any]) -> None:
+    """Raises CheckpointError where rows were divided among another number of devices."""
+    before, now = saved.get("devices"), meta.get("devices")
+    if before != now and None not in (before, now):
+        raise CheckpointError(
+            f"{folder} was trained with rows divided among {before} devices, and here are {now}, "
+            f"which would have other windows in other steps: go on with {before} devices, or train "
+            f"anew in another work directory; {option('placement', 'replicated')} trains alike on "
+            "any number"
         )
 
 

@@ -25,13 +25,16 @@ Found = TypeVar("Found")
 Chunk = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
-def make_batch(size: int, micro: int | None = None, form: str = "pmap") -> Batch:
+def make_batch(
+    size: int, micro: int | None = None, form: str = "pmap", *, own: bool = False
+) -> Batch:
     """The global batch over every device of every process.
 
     Args:
       size: examples over all devices.
       micro: most examples a device holds at once; see `steps.Batch`.
       form: how steps are mapped over devices, `pmap` or `shard_map`.
+      own: whether each device has examples of its own; see `placement`.
 
     Raises:
       ValueError: the devices do not divide it.
@@ -43,7 +46,7 @@ def make_batch(size: int, micro: int | None = None, form: str = "pmap") -> Batch
             f"a batch of {size} does not divide over {devices} devices; "
             f"use a multiple of {devices}, such as {nearest}"
         )
-    return Batch(size, devices, AXIS if devices > 1 else None, micro, form)
+    return Batch(size, devices, AXIS if devices > 1 else None, micro, form, own)
 
 
 def chunk_runner(step: Step, batch: Batch, *, fed: bool = False) -> Callable[[int], Chunk]:
@@ -52,7 +55,8 @@ def chunk_runner(step: Step, batch: Batch, *, fed: bool = False) -> Callable[[in
     Args:
       step: the step's body.
       batch: as from `make_batch`; its axis and form choose between jit, pmap and shard_map.
-      fed: whether data are `steps.Fed`, whose windows are each step's and each device's own.
+      fed: whether data are `steps.Fed`, whose windows are each step's and each device's own. Of
+        others all are each device's own, or none, as the batch says.
 
     Returns:
       From `length` to the call. State and data that are not as `place` leaves them are sent to the
@@ -68,13 +72,13 @@ def chunk_runner(step: Step, batch: Batch, *, fed: bool = False) -> Callable[[in
         if batch.axis is None:
             return jax.jit(lambda train, data: scan(train, data, length), donate_argnums=0)
         if batch.form == "shard_map":
-            return _sharded(lambda train, data: scan(train, data, length), fed=fed)
+            return _sharded(lambda train, data: scan(train, data, length), fed=fed, own=batch.own)
         # The mapped argument only tells pmap how many devices there are: data and state are the
         # same on all of them, and each takes its share of the batch by its index on the axis.
         mapped = jax.pmap(
             lambda train, data, _: scan(train, data, length),
             axis_name=AXIS,
-            in_axes=(None, Fed(0, None) if fed else None, 0),
+            in_axes=(None, Fed(0, None) if fed else 0 if batch.own else None, 0),
             out_axes=None,
             donate_argnums=0,
         )
@@ -84,15 +88,20 @@ def chunk_runner(step: Step, batch: Batch, *, fed: bool = False) -> Callable[[in
     return compiled
 
 
-def _sharded(run: Callable[[TrainState, Any], tuple[TrainState, Metrics]], *, fed: bool) -> Chunk:
+def _sharded(
+    run: Callable[[TrainState, Any], tuple[TrainState, Metrics]], *, fed: bool, own: bool
+) -> Chunk:
     """The call as `jit` of `shard_map` over the devices of all processes."""
     mesh = Mesh(np.array(jax.devices()), (AXIS,))
-    same, own = PartitionSpec(), PartitionSpec(AXIS)
-    specs = (same, Fed(own, same) if fed else same)
+    same, each = PartitionSpec(), PartitionSpec(AXIS)
+    specs = (same, Fed(each, same) if fed else each if own else same)
 
     def of_device(train: TrainState, data: Any) -> tuple[TrainState, Metrics]:
-        if fed:  # each device sees its share of the axis of devices, which is one long
+        # Each device sees its share of the axis of devices, which is one long.
+        if fed:
             data = Fed(jax.tree.map(lambda array: array[0], data.each), data.fixed)
+        elif own:
+            data = jax.tree.map(lambda array: array[0], data)
         return run(train, data)
 
     mapped = jax.jit(
@@ -106,7 +115,7 @@ def _sharded(run: Callable[[TrainState, Any], tuple[TrainState, Metrics]], *, fe
         assert isinstance(array.sharding, NamedSharding)  # as `place` leaves it
         spec = array.sharding.spec
         shape = array.shape
-        if spec == own:
+        if spec == each:
             shape = (len(jax.devices()), *shape[1:])
         shards = [shard.data for shard in array.addressable_shards]
         sharding = NamedSharding(mesh, spec)

@@ -21,7 +21,7 @@ from timeldm_jax import latents, marginals, repeats, streams
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import start_times
 from timeldm_jax.data.dataset import Dataset
-from timeldm_jax.data.series import DeviceWindows, Missing
+from timeldm_jax.data.series import Missing
 from timeldm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
 from timeldm_jax.latents import LatentStats, Posteriors
 from timeldm_jax.models.denoiser import Denoiser
@@ -33,6 +33,7 @@ from timeldm_jax.training import (
     feed,
     loop,
     parallel,
+    placement,
     state,
     steps,
     validation,
@@ -88,7 +89,8 @@ def make_batch(config: ConfigDict, stage: str) -> steps.Batch:
     """
     try:
         micro = config[stage].microbatch or None
-        return parallel.make_batch(config[stage].batch, micro, config.devices)
+        own = config.data.placement == "sharded"
+        return parallel.make_batch(config[stage].batch, micro, config.devices, own=own)
     except ValueError as error:
         raise ConfigError(f"config.{stage}.batch: {error}") from error
 
@@ -163,13 +165,6 @@ def make_ldm_step(config: ConfigDict, models: Models, *, fed: bool = False) -> s
     )
 
 
-def _ldm_feed(
-    config: ConfigDict, models: Models, dataset: Dataset, vae_params: PyTree
-) -> feed.Feed:
-    context = bool(models.denoiser.context)
-    return feed.of_ldm(dataset, make_batch(config, "ldm"), vae_params, context=context)
-
-
 def step_seconds(config: ConfigDict, dataset: Dataset, stage: str) -> float:
     """Seconds of a training step of a stage, by running a few of them on throw-away weights.
 
@@ -189,7 +184,7 @@ def step_seconds(config: ConfigDict, dataset: Dataset, stage: str) -> float:
     if isinstance(data, feed.Feed):
         data = data.chunk(parallel.to_host(train.key), 0, few)
     else:
-        data = parallel.place(data)
+        data = feed.placed(data)
     train = parallel.place(train)
     train, _ = jax.block_until_ready(chunk(train, data))
     start = time.monotonic()
@@ -199,20 +194,18 @@ def step_seconds(config: ConfigDict, dataset: Dataset, stage: str) -> float:
 
 def _probe(config: ConfigDict, models: Models, dataset: Dataset, stage: str) -> Any:
     """Data of a stage that take as long as its own, before anything is trained."""
-    if dataset.is_stored and stage == "vae":
-        return feed.of_vae(dataset, make_batch(config, "vae"))
-    if dataset.is_stored:
-        params = init_vae_state(config, models).params
-        return _ldm_feed(config, models, dataset, params)
+    batch = make_batch(config, stage)
     if stage == "vae":
-        return DeviceWindows(dataset.scaled(), dataset.series.train[:])
-    some = dataset.series.train[:10_000]
+        return placement.of_vae(dataset, batch)
+    some = dataset.series.train[:10_000] if not dataset.is_stored else np.zeros(1, np.int64)
     zeros = np.zeros((len(some), models.flat), np.float32)
-    return Posteriors(
+    posteriors = Posteriors(
         zeros,
         zeros if config.ldm.posterior == "draw" else (),
         dataset.contexts(some) if models.denoiser.context else (),
     )
+    params = init_vae_state(config, models).params if dataset.is_stored else ()
+    return placement.of_ldm(dataset, batch, params, posteriors)
 
 
 def train_vae(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
@@ -223,13 +216,12 @@ def train_vae(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
         return
     models = build_models(config, len(dataset.series.columns))
     step = make_vae_step(config, models, dataset.missing)
-    windows, fed = dataset.for_devices(), dataset.is_stored
+    batch = make_batch(config, "vae")
+    windows = dataset.for_devices(whole=not batch.own)
     stage = loop.Stage(
         name="vae",
-        data=feed.of_vae(dataset, make_batch(config, "vae"))
-        if fed
-        else windows(dataset.series.train[:]),
-        compile_chunk=parallel.chunk_runner(step, make_batch(config, "vae"), fed=fed),
+        data=placement.of_vae(dataset, batch),
+        compile_chunk=parallel.chunk_runner(step, batch, fed=dataset.is_stored),
         validate=validation.of_vae(models.vae, windows(validation.few(dataset.series.valid))),
         schedule=_schedule(config, "vae", dataset),
         folder=workdir.vae,
@@ -257,15 +249,15 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
         )
     models = build_models(config, len(dataset.series.columns))
     vae_params, vae_step = load_vae(config, models, workdir, share=True)
-    windows, fed = dataset.for_devices(), dataset.is_stored
+    batch, fed = make_batch(config, "ldm"), dataset.is_stored
     learnt = dataset.series.train[:]
     if fed:
         numbers = max(models.flat, models.vae.window * models.vae.features)
         learnt = latents.few_encoded(dataset.series.train, numbers)
     posteriors, valid = (
-        latents.encode(models.vae, vae_params, windows(starts), config.ldm.posterior)._replace(
-            context=dataset.contexts(starts) if models.denoiser.context else ()
-        )
+        placement.encoded(
+            dataset, starts, models.vae, vae_params, config.ldm.posterior, whole=not batch.own
+        )._replace(context=dataset.contexts(starts) if models.denoiser.context else ())
         for starts in (learnt, validation.few(dataset.series.valid))
     )
     _check_latents(posteriors, workdir.vae)
@@ -277,8 +269,8 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     step = make_ldm_step(config, models, fed=fed)
     stage = loop.Stage(
         name="ldm",
-        data=_ldm_feed(config, models, dataset, vae_params) if fed else posteriors,
-        compile_chunk=parallel.chunk_runner(step, make_batch(config, "ldm"), fed=fed),
+        data=placement.of_ldm(dataset, batch, vae_params, posteriors),
+        compile_chunk=parallel.chunk_runner(step, batch, fed=fed),
         validate=validation.of_ldm(models.denoiser, noise_config, stats, valid),
         schedule=_schedule(config, "ldm", dataset),
         folder=workdir.ldm,
@@ -414,7 +406,7 @@ def _meta(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
         "schema": None if dataset.schema is None else dataset.schema.to_json(),
         "fingerprint": dataset.series.fingerprint(),
         "versions": package_versions(),
-    }
+    } | ({"devices": jax.device_count()} if config.data.placement == "sharded" else {})
 
 
 def _matched(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:

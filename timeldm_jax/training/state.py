@@ -70,8 +70,13 @@ def normal(key: PRNGKeyArray, positions: Int[Array, " batch"], shape: tuple[int,
     return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape))(positions)
 
 
+# Wide: whose order, where in it, and of what.
 def epoch_order(
-    state: TrainState, positions: Int[Array, " batch"], batch: int, examples: int
+    state: TrainState,
+    positions: Int[Array, " batch"],
+    batch: int,
+    examples: int,
+    device: Int[Array, ""] | int = 0,
 ) -> Int[Array, " batch"]:
     """Which examples this step trains on: a fresh shuffle of all of them each epoch.
 
@@ -83,6 +88,8 @@ def epoch_order(
       positions: places in the global batch, `(batch,)`.
       batch: size of the global batch.
       examples: number of examples in the set, at least 1.
+      device: number of the device whose examples they are, where each has its own: the shuffles of
+        two differ, and the first device's is that of a set that is nobody's.
 
     Returns:
       Example numbers, int32 `(batch,)`.
@@ -94,6 +101,8 @@ def epoch_order(
     offset = left + positions.astype(jnp.uint32)
     epoch = whole * jnp.uint32(batch) + epochs + offset // jnp.uint32(examples)
     place = offset % jnp.uint32(examples)
+    if not isinstance(device, int):  # by the golden ratio, so that no two come to the same epoch
+        epoch += device.astype(jnp.uint32) * jnp.uint32(0x9E3779B9)
     return _shuffle(key, epoch, place, examples).astype(jnp.int32)
 
 

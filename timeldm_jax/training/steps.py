@@ -58,6 +58,7 @@ class Batch:
       form: how steps are mapped over devices, `pmap` or `shard_map`; see `parallel`.
       micro: most examples that a device holds at once; it adds up the gradients of its parts.
         Small parts stay in a CPU's cache, and bound the memory of long windows anywhere.
+      own: whether each device has examples of its own, which it alone draws from.
     """
 
     size: int
@@ -65,6 +66,7 @@ class Batch:
     axis: str | None = None
     micro: int | None = None
     form: str = "pmap"
+    own: bool = False
 
     def positions(self) -> Int[Array, "parts share"]:
         """Places in the global batch that this device trains on, in equal parts."""
@@ -78,6 +80,25 @@ class Batch:
         """The first place of this device's share."""
         share = self.size // self.devices
         return 0 if self.axis is None else jax.lax.axis_index(self.axis) * share
+
+    def order(
+        self, train: TrainState, positions: Int[Array, " part"], examples: int, *, ahead: int = 0
+    ) -> Int[Array, " part"]:
+        """The examples at some places of this device's share, each once an epoch.
+
+        Args:
+          train: for the key and the step.
+          positions: places in the global batch.
+          examples: how many the device has.
+          ahead: that many places later, where after the last one comes the first.
+        """
+        if not self.own:
+            places = (positions + ahead) % self.size if ahead else positions
+            return state.epoch_order(train, places, self.size, examples)
+        share = self.size // self.devices
+        places = (positions - self.first() + ahead) % share
+        device = 0 if self.axis is None else jax.lax.axis_index(self.axis)
+        return state.epoch_order(train, places, share, examples, device)
 
     def local(self, tree: Any) -> Any:
         """What all devices hold alike, as each device's own: gradients by it are not added up yet.
@@ -217,12 +238,11 @@ def _windows(
         own = positions - batch.first()
         x, beside = data.each[own], own + 1
         return (x, x) if missing is None else hide(x, data.each[beside], missing)
-    index = state.epoch_order(train, positions, batch.size, data.starts.shape[0])
+    index = batch.order(train, positions, data.starts.shape[0])
     x = gather(data, index, window)
     if missing is None:
         return x, x
-    beside = (positions + 1) % batch.size
-    other = state.epoch_order(train, beside, batch.size, data.starts.shape[0])
+    other = batch.order(train, positions, data.starts.shape[0], ahead=1)
     return hide(x, gather(data, other, window), missing)
 
 
@@ -266,7 +286,7 @@ def ldm_step(
                 index = jnp.arange(len(positions))
             else:
                 known = data
-                index = state.epoch_order(train, positions, batch.size, data.mean.shape[0])
+                index = batch.order(train, positions, data.mean.shape[0])
             each = latent_losses(model, noise_config, train, known, index, positions)(params)
             loss = jnp.sum(each) / batch.size
             return loss, {"loss": loss}
