@@ -1,5 +1,6 @@
 """Samples are asked for by static columns and times: what is asked, and that it is obeyed."""
 
+import copy
 import dataclasses
 import json
 
@@ -72,6 +73,22 @@ def test_a_context_has_what_is_known_and_says_so(schema):
     blind = context.make(schema, scaler(schema), 2)
     assert not blind.known.any()
     assert context.numbers(None) == 0
+
+
+def test_what_is_completed_is_told_what_training_rows_show_often(schema):
+    """The fixture's rows are 30 hours: more than one day, and fewer than three."""
+    steps = np.array([4, 5])
+
+    def told(of, often):
+        size = context.numbers(of)
+        asked = asking.observed(np.full((2, 6, 4), np.nan), steps, often=often)
+        return asked.vectors(of, scaler(of))[0][:, size + 3 :].any()
+
+    assert told(schema, often=False)
+    assert not told(schema, often=True)
+    longer = dataclasses.replace(schema, starts=dataclasses.replace(schema.starts, last=72))
+    assert longer.starts.seen_often(longer.clock) == ("day",)
+    assert told(longer, often=True)
 
 
 def test_parts_are_dropped_whole_and_as_often_as_is_said():
@@ -195,7 +212,7 @@ def model(tmp_path_factory):
     small = SMALL | steps | {"data.window": 6, "data.stride": 1, "data.split": "entity"}
     config.update_from_flattened_dict(small | {"sample.steps": 12, "ldm.optimizer.ema": 0.99})
     folder = tmp_path_factory.mktemp("model") / "model"
-    TimeLDM(config=config).fit(panel(), entity="who").save(folder, report=False)
+    TimeLDM(config=config).fit(panel(rows=48), entity="who").save(folder, report=False)
     return folder, TimeLDM.load(folder)
 
 
@@ -229,6 +246,29 @@ def test_samples_begin_when_they_are_asked_to(model):
     one, more = model.sample(5, seed=2), model.sample(40, seed=2)
     pd.testing.assert_frame_equal(one, more.head(len(one)))
     assert more.groupby("series")["time"].first().nunique() > 10
+
+
+@pytest.mark.training
+def test_a_cycle_seen_once_tells_samples_and_no_forecast(model):
+    """Of a table of 48 hours; the hour would be one more way to tell which rows these are like."""
+    _, model = model
+    generator = model.generator
+    starts = generator.schema.starts
+    days = dataclasses.replace(starts, last=starts.first + 96)
+    often = dataclasses.replace(generator.schema, starts=days)
+    history = panel(series=1, rows=6)
+    later = history.assign(time=history["time"] + pd.Timedelta(hours=6))
+    holed = [rows.assign(level=rows["level"].where(rows.index != 3)) for rows in (history, later)]
+
+    def levels(schema, rows):
+        one = copy.copy(model)
+        one._generator = dataclasses.replace(generator, schema=schema)
+        found = one.forecast(rows[0], 4, n=5).samples, one.impute(rows[1])
+        return np.concatenate([table["level"].to_numpy() for table in found])
+
+    early, late = (history, holed[0]), (later, holed[1])
+    np.testing.assert_array_equal(levels(generator.schema, early), levels(generator.schema, late))
+    assert (levels(often, early) != levels(often, late)).any()
 
 
 @pytest.mark.training

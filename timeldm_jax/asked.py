@@ -28,6 +28,8 @@ class Asked(NamedTuple):
         None: drawn as the data has them.
       drawn: whether the steps are drawn, as nobody asked for them.
       guidance: how strongly what is asked for is followed; see `SampleConfig`. None: as configured.
+      often: whether only those parts of the calendar are told of which training rows hold several
+        cycles; see `observed`.
       first: number of the first window; they are numbered on from there.
     """
 
@@ -36,6 +38,7 @@ class Asked(NamedTuple):
     steps: Steps | None = None
     drawn: bool = False
     guidance: float | None = None
+    often: bool = False
     first: int = 0
 
     def of(self, numbers: Int[np.ndarray, " n"]) -> "Asked":
@@ -80,7 +83,9 @@ class Asked(NamedTuple):
             return ()
 
         def vector(rows: np.ndarray | None, steps: np.ndarray | None) -> Vector:
-            made = contexts.make(schema, scaler, self.windows, rows=rows, steps=steps)
+            made = contexts.make(
+                schema, scaler, self.windows, rows=rows, steps=steps, often=self.often
+            )
             return np.asarray(made.vectors())
 
         strength = guidance if self.guidance is None else self.guidance
@@ -94,7 +99,18 @@ class Asked(NamedTuple):
 def observed(
     windows: Float[np.ndarray, "n window feature"],
     steps: Steps | None,
+    *,
+    often: bool = False,
 ) -> Asked:
-    """What windows ask for that are observed in part: their static columns, and steps."""
-    # NaN where nothing is observed. What is observed is a fact, which no strength makes truer.
-    return Asked(len(windows), np.fmax.reduce(windows, axis=1), steps, guidance=1.0)
+    """What windows ask for that are observed in part: their static columns, and steps.
+
+    Args:
+      windows: NaN where nothing is observed.
+      steps: at which they begin; None: not known.
+      often: whether the calendar tells only what training rows show often. What is observed says
+        itself whether it is a cold winter; the date adds what one or two winters were like, learnt
+        by heart.
+    """
+    # What is observed is a fact, which no strength makes truer.
+    rows = np.fmax.reduce(windows, axis=1)
+    return Asked(len(windows), rows, steps, guidance=1.0, often=often)

@@ -25,6 +25,7 @@ def extend(
     stage: str = "extension",
     begins: Steps | None = None,
     known: Float[np.ndarray, "n count feature"] | None = None,
+    often: bool = False,
 ) -> Float[np.ndarray, "n count feature"]:
     """What may follow rows, a third of a window at a time, in the data's own units, float64.
 
@@ -36,6 +37,7 @@ def extend(
       stage: what errors call this.
       begins: the clock's step of the first row before; None: not known.
       known: what is known of the rows to come, NaN where nothing is.
+      often: what of the calendar the clock tells; see `asked.observed`.
     """
     window, rows = generator.models.vae.window, before.shape[1]
     ends = rows + np.append(joins(count, window), count)
@@ -59,7 +61,7 @@ def extend(
             if begins is not None:
                 row = start + ahead - window
                 steps = event_times.begun(generator.schema, series, begins, row)
-            drawn = generator.complete(observed, seed, step, steps=steps, stage=stage)
+            drawn = generator.complete(observed, seed, step, steps=steps, often=often, stage=stage)
             series[:, start:end] = drawn[:, window - ahead :][:, :new]
             start = end
             show(int(end) - rows, {})

@@ -92,7 +92,9 @@ def forecast(
     first = _step(schema, encoded, len(encoded.values) - before.shape[1])
     begins = None if first is None else np.full(n, first)
     known = None if known is None else np.repeat(known[None], n, axis=0)
-    futures = extension.extend(generator, before, horizon, seed, "forecast", begins, known)
+    futures = extension.extend(
+        generator, before, horizon, seed, "forecast", begins, known, often=True
+    )
     if generator.wider is not None:
         new = extension.block(window)[1]
         apart = tables.snap(bands.widen(futures, generator.wider, new), schema, known)
@@ -263,7 +265,14 @@ def fill_gaps(
         elif steps is not None:
             begins = steps[blocks] + rows[0]
         drawn = generator.complete(
-            observed, seed, draw, turn, numbers=blocks, steps=begins, stage="imputation"
+            observed,
+            seed,
+            draw,
+            turn,
+            numbers=blocks,
+            steps=begins,
+            often=True,
+            stage="imputation",
         )
         found[inside[:, middle][whole[:, middle]]] = drawn[:, middle][whole[:, middle]]
         found[:, flags] = np.nan

@@ -141,6 +141,7 @@ class Generator:
         *turns: int,
         numbers: Int[np.ndarray, " n"] | None = None,
         steps: Steps | None = None,
+        often: bool = False,
         stage: str = "completion",
     ) -> Float[np.ndarray, "n window feature"]:
         """Windows that agree with what is observed of them, in the data's own units, float64.
@@ -153,6 +154,7 @@ class Generator:
             another, with those of another seed, or with `sample`.
           numbers: of the windows; default: 0, 1, ….
           steps: of the schema's clock at their first rows; default: not known.
+          often: what of the calendar these tell; see `asked.observed`.
           stage: what errors call this.
 
         Raises:
@@ -165,7 +167,7 @@ class Generator:
         # The number of turns too: else (a, b) would draw from keys below those of (a,).
         key = self._key(seed, Stream.COMPLETION, len(turns), *turns)
         largest = self._largest_completion
-        context = self._vectors(asking.observed(observed, steps))
+        context = self._vectors(asking.observed(observed, steps, often=often))
         for first, size in latents.batches(count, largest):
             chosen = np.minimum(np.arange(first, first + size), count - 1)
             own = tuple(each[chosen] for each in context)

@@ -69,6 +69,7 @@ def make(
     *,
     rows: Float[np.ndarray, "n feature"] | None = None,
     steps: Steps | None = None,
+    often: bool = False,
 ) -> Context:
     """Contexts of what is known of each window.
 
@@ -78,6 +79,7 @@ def make(
       count: of windows.
       rows: features of static columns in their own units, NaN where not known; default: nothing is.
       steps: of the schema's clock at which windows begin; default: not known.
+      often: whether parts of the calendar are left out that training rows hold too few cycles of.
     """
     places = _static(schema)
     values, part = [], []
@@ -89,8 +91,10 @@ def make(
         part += np.unique(of_column, return_inverse=True)[1].tolist()
     for name, width in _cycles(schema):
         assert schema.clock is not None
+        assert schema.starts is not None
+        told = not often or name in schema.starts.seen_often(schema.clock)
         found = np.full((count, width), np.nan)
-        if steps is not None:
+        if steps is not None and told:
             found = start_times.cycle(schema.clock, steps, name)
         values.append(found)
         part += [max(part, default=-1) + 1] * width

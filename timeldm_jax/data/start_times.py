@@ -37,7 +37,9 @@ DIGITS = 6
 DAY, WEEK, YEAR = 86_400.0, 604_800.0, 31_556_952.0
 DAY_HARMONICS, YEAR_HARMONICS = 4, 2
 LONGEST_CYCLE = 2_016  # steps of a week or day whose phases are counted: five minutes of a week
+CYCLES = {"day": DAY, "week": WEEK, "year": YEAR}  # seconds
 FEWEST_CYCLES = 1.5  # that the training windows must cover before a cycle is looked for
+OFTEN = 3.0  # cycles of which what they have in common can be told from what one of them had
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +111,11 @@ class StartTimes:
         place = np.searchsorted(prior.cumsum(), _uniform(seed, first, count), side="right")
         return steps[np.minimum(place, len(steps) - 1)]
 
+    def seen_often(self, clock: Clock) -> tuple[str, ...]:
+        """The cycles that the training windows cover `OFTEN` times."""
+        span = (self.last - self.first) * clock.step
+        return tuple(name for name in self.cycles if span >= OFTEN * CYCLES[name])
+
     def _candidates(self) -> tuple[Int[np.ndarray, " c"], Float[np.ndarray, " c"]]:
         """Steps that windows may begin at, and how often training windows do."""
         random = np.random.default_rng(Stream.START_TIMES.salt)
@@ -147,7 +154,7 @@ def learn(windows: Windows, steps: Int[np.ndarray, " n"], clock: Clock) -> Start
     cycle = cycle if last - first >= FEWEST_CYCLES * cycle else 0
     cycles = tuple(
         name
-        for name, length in (("day", DAY), ("week", WEEK), ("year", YEAR))
+        for name, length in CYCLES.items()
         if clock.step <= (length / 7 if name == "week" else length / 4)
         and span >= FEWEST_CYCLES * length
     )
