@@ -178,6 +178,14 @@ def test_a_window_gets_a_fresh_posterior_draw_at_each_visit():
     assert len({float(loss(i)) for i in range(4)}) == 4
 
 
+def test_a_program_compiled_in_less_time_draws_the_same_weights():
+    config = configuration.load("configs/sines.py", "quick")
+    models = stages.build_models(config, 5)
+    every = (stages._first_vae_state(config, models), stages.init_vae_state(config, models))
+    one, other = (jax.tree.map(lambda a: np.asarray(a, copy=True), s.params) for s in every)
+    chex.assert_trees_all_equal(one, other)
+
+
 def test_standardised_draws_have_mean_zero_and_variance_one():
     rng = np.random.default_rng(0)
     mean = rng.normal(size=(20_000, 3)) * [0.1, 1.0, 5.0] + [1.0, -2.0, 0.0]
