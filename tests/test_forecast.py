@@ -1,6 +1,7 @@
 """What a forecast says of its futures: bands that hold what they say."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from timeldm_jax.data import dataset as datasets
 from timeldm_jax.data import schema as schemas
 from timeldm_jax.data import table as tables
 from timeldm_jax.data.table import Options
+from timeldm_jax.generator import Generator
 
 
 def schema_of(frame):
@@ -106,6 +108,23 @@ def test_widths_are_measured_on_validation_rows_that_go_on_in_one_series():
         whole = all(row in held for row in rows) and rows[0] // 4000 == rows[-1] // 4000
         assert (start in found) == whole, start
     assert 0 < len(found) < len(starts)
+
+
+@pytest.mark.parametrize("window", [4, 9, 24])
+def test_a_run_takes_as_many_completions_as_the_budget_is_told(monkeypatch, window):
+    calls = []
+
+    def complete(self, observed, *arguments, **options):
+        calls.append(len(observed))
+        return np.nan_to_num(observed)
+
+    monkeypatch.setattr(Generator, "complete", complete)
+    schema = tables.prepare(pd.DataFrame({"x": np.arange(99.0) ** 2}), "it", Options())[1]
+    vae = types.SimpleNamespace(window=window)
+    generator = Generator(None, types.SimpleNamespace(vae=vae), *(None,) * 5, schema, {})
+    known, more = bands.rows_of(window, bands.PIECES)
+    bands.measure(generator, np.ones((1, known + more, 1)), None, known)
+    assert sum(calls) == bands.completions(window)
 
 
 def test_a_model_that_had_one_width_for_all_that_comes_keeps_it():

@@ -4,8 +4,8 @@ A model is surer of what follows rows like those that it learnt than of what fol
 completion is exact for a Gaussian model only. So what followed some validation rows is forecast,
 and each feature's futures are drawn apart around their median until nine in ten of the values that
 came lie within the 90% band: by one factor for the first third of a window ahead, and by another
-for what comes later, where a model that is too sure has gone on from its own rows. Cost: `DRAWS`
-times `PIECES` completions for each run of rows.
+for what comes later, where a model that is too sure has gone on from its own rows. Cost:
+`completions` for each run of rows.
 """
 
 from typing import TYPE_CHECKING
@@ -72,6 +72,12 @@ def rows_of(window: int, pieces: int) -> tuple[int, int]:
     """Rows of a run that are known, and rows that are forecast and judged."""
     ahead, new = extension.block(window)
     return window - ahead, pieces * new
+
+
+def completions(window: int) -> int:
+    """Completions of windows that a run of `PIECES` thirds of a window asks for, at most."""
+    rows = PIECES * extension.block(window)[1]
+    return DRAWS * (1 + len(extension.joins(rows, window)))
 
 
 def measure(

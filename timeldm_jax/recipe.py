@@ -259,7 +259,7 @@ def _within_budget(
     if config.sample.match_axes:
         drift = generator.drift_samples(own) * seconds.window
         seconds = dataclasses.replace(seconds, sampling=seconds.sampling + drift)
-    forecast = bands.DRAWS * bands.PIECES * COMPLETION * seconds.window  # of one run
+    forecast = bands.completions(config.data.window) * COMPLETION * seconds.window  # of one run
     wide = min(config.sample.band_windows, int(BANDS_SHARE * budget / forecast))
     wide = wide if wide >= bands.FEWEST_WINDOWS else 0
     if wide:
