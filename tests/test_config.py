@@ -466,6 +466,15 @@ def test_the_first_version_s_configuration_means_what_it_meant():
     assert saved_keys == {key for key, _ in c.leaves(c.base())}
 
 
+def test_a_table_that_left_axes_open_leaves_the_layout_open_too():
+    config = load("table")
+    saved = c.to_saved(config) | {"format": 8}
+    saved["ldm"]["latents"] = "principal"
+    assert not c.difference(c.upgrade(saved), config.to_dict())
+    saved["ldm"]["axes"] = 30  # as a run chose
+    assert c.upgrade(saved)["ldm"]["latents"] == "principal"
+
+
 def test_what_samples_are_asked_for_is_guided_by_one_unless_it_is_said():
     saved = c.to_saved(load("etth")) | {"format": 5}
     del saved["sample"]["guidance"]

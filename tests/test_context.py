@@ -373,7 +373,7 @@ def untrained():
     config.ldm.update(axes=0, latents="raw")
     config.ldm.model.context = context.numbers(found)
     models = stages.build_models(config, len(names))
-    stats = latents.zero_stats(24, 24, "raw")._replace(scale=np.ones(24, np.float32))
+    stats = latents.zero_stats((24, 1), 24, "raw")._replace(scale=np.ones(24, np.float32))
     random = np.random.default_rng(0)
 
     def noisy(params):

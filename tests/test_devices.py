@@ -15,7 +15,7 @@ import pytest
 from etils import epath
 from test_resume import lines, records, wait_until
 
-from timeldm_jax import latents, results, shards
+from timeldm_jax import results, shards
 from timeldm_jax.training import checkpoint, parallel, stages
 from timeldm_jax.workdir import Workdir
 
@@ -358,7 +358,7 @@ def final_figures(workdir):
     """Weights at the end of both stages by name, and the training losses."""
     config = stages.read_config(Workdir(epath.Path(workdir)))
     models = stages.build_models(config, 5)
-    stats = latents.zero_stats(models.flat, models.axes, config.ldm.latents)
+    stats = stages.zero_stats(config, models)
     templates = {
         "vae": lambda: stages.init_vae_state(config, models),
         "ldm": lambda: stages.init_ldm_state(config, models, stats),

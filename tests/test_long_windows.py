@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+import quick
 
 from timeldm_jax import config as configuration
 from timeldm_jax import latents, streams
@@ -40,9 +41,9 @@ def problem():
     def noisy(params):
         return jax.tree.map(lambda a: a + 0.1 * random.normal(size=a.shape).astype("f4"), params)
 
-    stats = latents.zero_stats(models.flat, models.flat, "standard")._replace(
-        scale=jnp.ones(models.flat)
-    )
+    stats = latents.zero_stats(
+        (models.vae.window, models.vae.latent), models.flat, "standard"
+    )._replace(scale=jnp.ones(models.flat))
     rows = random.normal(size=(60, 3)).astype(np.float32)
     rows[random.random(60) < np.linspace(0.9, 0, 60), 0] = np.nan  # most of them early
     return {
@@ -53,6 +54,23 @@ def problem():
         "ldm": noisy(stages.init_ldm_state(config, models, stats).params),
         "data": DeviceWindows(rows, np.arange(11, dtype=np.int32)),
     }
+
+
+def test_a_model_of_frequencies_is_kept_and_asked_like_any_other(tmp_path):
+    config = quick.Quick(window=8)._config
+    config.ldm.latents, config.ldm.axes = "cosine", 0
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": random.normal(size=900).cumsum(), "y": random.normal(size=900)})
+    model = quick.Quick(config=config).fit(frame)
+    assert model.generator.stats.axes.shape == (8, 2, 2)
+    model.save(tmp_path / "saved", report=False)
+    again = quick.Quick.load(tmp_path / "saved")
+    for one, other in (
+        (model.sample(5), again.sample(5)),
+        (model.forecast(frame.head(9), 4, n=3).samples,) * 2,
+    ):
+        pd.testing.assert_frame_equal(one, other)
+        assert np.isfinite(one[["x", "y"]].to_numpy()).all()
 
 
 def in_parts(monkeypatch, windows):

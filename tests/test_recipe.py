@@ -69,7 +69,24 @@ def test_long_windows_are_given_what_they_need(caplog):
     short = recipe.choose_sizes(asked(window=48), np.array([9_000]), 5)
     assert (short.vae.model.block, short.vae.batch, short.ldm.axes) == (0, 128, 0)
     wide = recipe.choose_sizes(asked(window=24), np.array([9_000]), 300)
-    assert wide.ldm.axes == recipe.MOST_AXES
+    assert (wide.ldm.latents, wide.ldm.axes) == ("principal", recipe.MOST_AXES)
+
+
+def test_long_windows_are_learnt_by_frequency_where_they_are_many():
+    def chosen(window, rows, features, **said):
+        config = asked(window=window)
+        config.update_from_flattened_dict({key.replace("__", "."): said[key] for key in said})
+        found = recipe.choose_sizes(config, np.array([rows]), features)
+        return found.ldm.latents, found.ldm.axes
+
+    assert chosen(1_024, 17_000, 7) == ("cosine", 0)
+    assert chosen(512, 17_000, 7) == ("principal", 0)  # 3,584 numbers
+    assert chosen(1_024, 3_000, 7) == ("principal", 988)  # half of 1,977 windows
+    assert chosen(1_024, 17_000, 40, vae__model__latent=40) == ("principal", 1_024)  # 40,960
+    # What is said stands.
+    assert chosen(1_024, 17_000, 7, ldm__latents="principal") == ("principal", 1_024)
+    assert chosen(1_024, 17_000, 7, ldm__axes=200) == ("principal", 200)
+    assert chosen(1_024, 17_000, 7, ldm__latents="standard") == ("standard", 1_024)
 
 
 def test_what_is_said_stands():
@@ -79,6 +96,7 @@ def test_what_is_said_stands():
         "vae.model.block": 0,
         "vae.batch": 128,
         "vae.chunk": 50,
+        "ldm.latents": "principal",
         "ldm.axes": 0,
         "ldm.chunk": 20,
         "sample.count": 77,

@@ -221,6 +221,62 @@ def test_principal_draws_are_uncorrelated_and_come_back(monkeypatch):
     assert len(set(stats.scale.tolist())) == 1
 
 
+def rough(count=4_000, time=16, seed=2):
+    """Two channels that go back to their mean at each end, of which one follows the other."""
+    rng = np.random.default_rng(seed)
+    steps = rng.normal(size=(time, count, 2))
+    walks = [steps[0]]
+    for step in steps[1:]:
+        walks.append(0.8 * walks[-1] + 0.6 * step)
+    walks = np.stack(walks, axis=1) * [2.0, 0.1]
+    walks[..., 1] += 0.5 * walks[..., 0]
+    return (walks + np.array([3.0, -1.0])).astype(np.float32)
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_frequencies_are_turned_to_their_own_axes_and_come_back(monkeypatch, drawn):
+    """Against cosines written out, and the covariance of each frequency."""
+    monkeypatch.setattr(latents, "STATS_BYTES", 8 * 32 * 900)  # parts that do not divide the set
+    windows = rough()
+    count, time, channels = windows.shape
+    flat, spread = windows.reshape(count, -1), np.linspace(0.01, 0.09, time * channels)
+    log_variance = np.log(spread) + np.zeros((count, 1)) if drawn else ()
+    posteriors = latents.Posteriors(flat, np.float32(log_variance) if drawn else ())
+    stats = latents.latent_stats(posteriors, laid_out("cosine"), 1.0, time)
+    k, t = np.meshgrid(np.arange(time), np.arange(time), indexing="ij")
+    cosines = np.cos(np.pi * k * (t + 0.5) / time) * np.sqrt(2 / time)
+    cosines[0] /= np.sqrt(2)
+    turned = np.einsum("kt,ntm->nkm", cosines, windows.astype(np.float64) - windows.mean(0))
+    noise = np.einsum("kt,tm->km", cosines**2, spread.reshape(time, channels)) * drawn
+    seen = np.asarray(stats.apply(flat)).reshape(count, time, channels)
+    scale = stats.scale.reshape(time, channels)
+    for i in range(time):
+        covariance = np.cov(turned[:, i].T, bias=True) + np.diag(noise[i])
+        variance = np.linalg.eigvalsh(covariance)[::-1]
+        deviation = stats.deviation.reshape(time, channels)[i] * scale[i]
+        np.testing.assert_allclose(np.square(deviation), variance, rtol=1e-4)
+        if not drawn:  # uncorrelated: of draws only with their noise
+            np.testing.assert_allclose(
+                np.cov(seen[:, i].T, bias=True), np.diag(np.square(deviation / scale[i])), atol=1e-4
+            )
+    np.testing.assert_allclose(np.square(stats.deviation).mean(), 1, rtol=1e-5)
+    # A rotation and one scale.
+    lengths = [
+        np.linalg.norm(each, axis=1) for each in (seen.reshape(count, -1), flat - flat.mean(0))
+    ]
+    np.testing.assert_allclose(lengths[0] * stats.scale[0], lengths[1], rtol=1e-4)
+    np.testing.assert_allclose(stats.invert(seen.reshape(count, -1)), flat, atol=1e-5)
+
+
+def test_one_frequency_has_the_principal_axes():
+    posteriors = latents.Posteriors(rough().reshape(4_000, -1))
+    one = latents.latent_stats(posteriors, laid_out("cosine"), 1.0)
+    other = latents.latent_stats(posteriors, laid_out("principal"), 1.0)
+    np.testing.assert_allclose(one.deviation, other.deviation, rtol=1e-4)
+    agree = np.sum(one.axes[0] * other.axes, axis=0)  # axes have no sign
+    np.testing.assert_allclose(np.abs(agree), 1, atol=1e-3)
+
+
 def wide_and_narrow(count=3_000):
     """Latents along six axes of deviations 1, .3, .01, .001, .0002 and none, turned."""
     rng = np.random.default_rng(3)

@@ -99,7 +99,7 @@ def test_every_use_of_one_seed_draws_from_a_key_of_its_own(draws, monkeypatch):
     models = stages.build_models(config, 2)
     values = np.random.default_rng(0).random((20, 2), np.float32)
     windows = DeviceWindows(values, np.arange(4))
-    stats = latents.zero_stats(models.flat, models.flat, "raw")._replace(
+    stats = latents.zero_stats((models.vae.window, models.vae.latent), models.flat, "raw")._replace(
         scale=jnp.ones(models.flat)
     )
     posteriors = latents.Posteriors(*(np.zeros((4, models.flat), np.float32),) * 2)
@@ -154,7 +154,7 @@ def test_the_prior_is_not_made_of_the_samples_of_seed_0(monkeypatch):
     config = tiny()
     config.sample.update(solver="polar", churn=0.0, batch=8)
     models = stages.build_models(config, 2)
-    stats = latents.zero_stats(models.flat, models.flat, "raw")._replace(
+    stats = latents.zero_stats((models.vae.window, models.vae.latent), models.flat, "raw")._replace(
         scale=jnp.ones(models.flat)
     )
     generator = Generator(

@@ -87,6 +87,7 @@ AUTOMATIC = {
     "vae.batch": 0,
     "vae.chunk": 0,
     "vae.steps": 0,
+    "ldm.latents": "auto",
     "ldm.axes": -1,  # 0: all
     "ldm.model.context": -1,  # 0: none
     "ldm.chunk": 0,
@@ -263,7 +264,8 @@ def validate(config: ConfigDict) -> None:
         raise ConfigError(
             f"config.ldm.latents='principal' with config.data.window={window} and "
             f"config.vae.model.latent={latent} needs the axes of {window * latent:,} "
-            f"numbers, more than {MOST_PRINCIPAL:,}; use fewer axes (config.ldm.axes=1024)"
+            f"numbers, more than {MOST_PRINCIPAL:,}; use fewer axes (config.ldm.axes=1024), or "
+            "config.ldm.latents='cosine'"
         )
     if config.ldm.posterior == "exact" and not config.vae.model.skip:
         raise ConfigError(
@@ -304,7 +306,7 @@ def read_none(config: ConfigDict) -> None:
             node[leaf] = None
 
 
-FORMAT = 8  # of saved configurations; those without a number are of format 1
+FORMAT = 9  # of saved configurations; those without a number are of format 1
 
 # Keys that format 1 saved under another name.
 _RENAMED = {
@@ -390,6 +392,8 @@ def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
     for first, added in _LATER.items():
         if version < first:
             flat = added | flat
+    if version < 9 and flat["ldm.axes"] == AUTOMATIC["ldm.axes"]:  # what was asked of a table
+        flat["ldm.latents"] = AUTOMATIC["ldm.latents"]
     return _nest(flat)
 
 

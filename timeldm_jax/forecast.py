@@ -32,6 +32,7 @@ from timeldm_jax.generator import Generator
 from timeldm_jax.workdir import write_bytes
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+IMPUTATION = "imputation"  # what errors call it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,14 +266,7 @@ def fill_gaps(
         elif steps is not None:
             begins = steps[blocks] + rows[0]
         drawn = generator.complete(
-            observed,
-            seed,
-            draw,
-            turn,
-            numbers=blocks,
-            steps=begins,
-            often=True,
-            stage="imputation",
+            observed, seed, draw, turn, numbers=blocks, steps=begins, often=True, stage=IMPUTATION
         )
         found[inside[:, middle][whole[:, middle]]] = drawn[:, middle][whole[:, middle]]
         found[:, flags] = np.nan

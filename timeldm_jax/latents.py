@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.fft
+from jax.scipy import fft
 from jaxtyping import Array, Float, Int
 
 from timeldm_jax.data import runs
@@ -31,7 +33,7 @@ STATS_BYTES = 2**29
 GRAM_WINDOWS = 4_096  # that the widest axes are found from
 EMPTY = 1e-5  # of the widest deviation
 UNHEARD = 1e-12  # whose gradients are lost in Adam's epsilon
-LAYOUTS = ("raw", "standard", "principal")
+LAYOUTS = ("raw", "standard", "principal", "cosine")
 POSTERIORS = ("draw", "mean", "exact")
 ROUNDS = 2  # of `exact`; each leaves a hundredth of the error, a third one rounding
 
@@ -41,8 +43,10 @@ class LatentConfig:
     """What the diffusion sees of the VAE's latents.
 
     Attributes:
-      latents: `raw`, as the VAE gives them; `standard`, to zero mean and one scale; or
-        `principal`, turned to the principal axes of a window's latents; see `latent_stats`.
+      latents: `raw`, as the VAE gives them; `standard`, to zero mean and one scale; `principal`,
+        turned to the principal axes of a window's latents; or `cosine`, turned to frequencies and
+        then, in each, to the principal axes of its channels, whose cost is linear in the window's
+        length; see `latent_stats`.
       axes: of principal axes, how many of the widest there are; 0: all. Fewer than the training
         windows.
       span: of principal axes, how many times the deviation of the narrowest that of the widest may
@@ -114,26 +118,36 @@ class LatentStats(NamedTuple):
     Attributes:
       mean: subtracted first, `(flat,)`.
       scale: divided by last, `(axis,)`.
-      axes: orthonormal columns that latents are turned to in between, `(flat, axis)`; `()` where
-        they are not turned.
+      axes: orthonormal columns that latents are turned to in between, `(flat, axis)`, or those of
+        each frequency, `(time, latent, axis)`; `()` where they are not turned.
       deviation: standard deviation of each coordinate after that, `(axis,)`; `()` where it is the
         noise's one `sigma_data` for all.
     """
 
     mean: Float[Array | np.ndarray, " flat"]
     scale: Float[Array | np.ndarray, " axis"]
-    axes: Float[Array | np.ndarray, "flat axis"] | tuple[()] = ()
+    axes: Float[Array | np.ndarray, "*flat axis"] | tuple[()] = ()
     deviation: Float[Array | np.ndarray, " axis"] | tuple[()] = ()
 
     def apply(self, z: Float[Array, "batch flat"]) -> Float[Array, "batch axis"]:
         """From the VAE's latents to the diffusion's."""
         z = z - self.mean
-        return (z if isinstance(self.axes, tuple) else z @ self.axes) / self.scale
+        if isinstance(self.axes, tuple):
+            return z / self.scale
+        if self.axes.ndim == 2:
+            return z @ self.axes / self.scale
+        frequencies = fft.dct(z.reshape(-1, *self.axes.shape[:2]), axis=1, norm="ortho")
+        return jnp.einsum("btm,tma->bta", frequencies, self.axes).reshape(z.shape) / self.scale
 
     def invert(self, z: Float[Array, "batch axis"]) -> Float[Array, "batch flat"]:
         """From the diffusion's latents to the VAE's."""
         z = z * self.scale
-        return (z if isinstance(self.axes, tuple) else z @ self.axes.T) + self.mean
+        if isinstance(self.axes, tuple):
+            return z + self.mean
+        if self.axes.ndim == 2:
+            return z @ self.axes.T + self.mean
+        frequencies = jnp.einsum("bta,tma->btm", z.reshape(-1, *self.axes.shape[:2]), self.axes)
+        return fft.idct(frequencies, axis=1, norm="ortho").reshape(z.shape) + self.mean
 
     def sigma_data(self, common: float) -> edm.Deviation:
         """σ_data of each coordinate, or the one of all."""
@@ -279,15 +293,26 @@ def few_encoded(
     return runs.evenly(starts, max(min(STATS_WINDOWS, STATS_BYTES // (4 * numbers)), 2))
 
 
-def latent_stats(posteriors: Posteriors, config: LatentConfig, sigma_data: float) -> LatentStats:
+def latent_stats(
+    posteriors: Posteriors, config: LatentConfig, sigma_data: float, window: int = 1
+) -> LatentStats:
     """How latents are laid out for the diffusion, from what it learns of the training windows.
 
     - `raw`: as they are.
     - `standard`: zero mean and unit variance per coordinate.
     - `principal`: turned to the principal axes of the covariance, widest first, and scaled as a
       whole to a mean square of `sigma_data²`; each keeps its own deviation, within the `span`.
+    - `cosine`: the same with axes that are products of a cosine over time (type II) and of an axis
+      of the channels, the principal ones of that frequency. Where the latents are stationary these
+      are the principal axes, but for what happens at a window's ends (Ahmed and others 1974).
 
     The covariance of draws is that of the means plus the mean of the variances.
+
+    Args:
+      posteriors: of the training windows.
+      config: the layout.
+      sigma_data: of the noise.
+      window: rows of a window, T, which `cosine` makes frequencies of.
 
     Raises:
       ConfigError: more axes than the windows have.
@@ -299,13 +324,19 @@ def latent_stats(posteriors: Posteriors, config: LatentConfig, sigma_data: float
     if config.latents == "standard":
         variance = _sums(posteriors, mean, np.zeros(flat)) / len(posteriors.mean)
         return LatentStats(mean.astype(np.float32), np.sqrt(variance).astype(np.float32))
-    if config.axes and config.axes < flat:
+    if config.latents == "cosine":
+        variance, axes = np.linalg.eigh(_of_frequencies(posteriors, mean, window))
+        variance, axes = variance[:, ::-1].ravel(), axes[..., ::-1]
+    elif config.axes and config.axes < flat:
         variance, axes = _widest_axes(posteriors, mean, config.axes)
+        variance, axes = variance[::-1], axes[:, ::-1]
     else:
         covariance = _sums(posteriors, mean, np.zeros((flat, flat))) / len(posteriors.mean)
         variance, axes = np.linalg.eigh(covariance)
-    variance, axes = np.maximum(variance[::-1], 1e-12 * variance[-1]), axes[:, ::-1]
-    deviation = _within_span(np.sqrt(variance / variance[0]), config.span)
+        variance, axes = variance[::-1], axes[:, ::-1]
+    widest = variance.max()
+    variance = np.maximum(variance, 1e-12 * widest)
+    deviation = _within_span(np.sqrt(variance / widest), config.span)
     deviation *= sigma_data / np.sqrt(np.square(deviation).mean())
     stats = LatentStats(mean, np.sqrt(variance) / deviation, axes, deviation)
     return jax.tree.map(lambda array: np.ascontiguousarray(array, np.float32), stats)
@@ -326,6 +357,27 @@ def _sums(
         else:
             sums += centred.T @ centred + np.diag(own)
     return sums
+
+
+def _of_frequencies(
+    posteriors: Posteriors, mean: Float[np.ndarray, " flat"], window: int
+) -> Float[np.ndarray, "time latent latent"]:
+    """The covariance of the latents' channels in each frequency."""
+    count = len(posteriors.mean)
+    channels = len(mean) // window
+    found = np.zeros((window, channels, channels))
+    most = max(STATS_BYTES // (8 * len(mean)), 1)
+    own = np.zeros(len(mean))
+    for first in range(0, count, most):
+        part = slice(first, first + most)
+        centred = (posteriors.mean[part] - mean).reshape(-1, window, channels)
+        turned = scipy.fft.dct(centred, axis=1, norm="ortho").transpose(1, 2, 0)
+        found += turned @ turned.transpose(0, 2, 1)
+        if not isinstance(posteriors.log_variance, tuple):
+            own += np.exp(posteriors.log_variance[part], dtype=np.float64).sum(axis=0)
+    weights = np.square(scipy.fft.dct(np.eye(window), axis=0, norm="ortho"))
+    spread = weights @ own.reshape(window, channels)
+    return (found + spread[..., None] * np.eye(channels)) / count
 
 
 def _widest_axes(
@@ -364,15 +416,17 @@ def _within_span(deviation: Float[np.ndarray, " flat"], span: float) -> Float[np
     return np.where(live, deviation**power, UNHEARD)
 
 
-def zero_stats(flat: int, axes: int, latents: str) -> LatentStats:
+def zero_stats(shape: tuple[int, int], axes: int, latents: str) -> LatentStats:
     """Statistics of the shapes that `latent_stats` gives: the template of a checkpoint.
 
     Args:
-      flat: numbers of a latent, T·m.
-      axes: those that the diffusion sees.
+      shape: of a latent, `(T, m)`.
+      axes: numbers that the diffusion sees of it.
       latents: a layout.
     """
-    zeros = jnp.zeros(axes)
+    zeros, flat = jnp.zeros(axes), math.prod(shape)
+    if latents == "cosine":
+        return LatentStats(zeros, zeros, jnp.zeros((*shape, shape[1])), zeros)
     if latents != "principal":
         return LatentStats(zeros, zeros)
     return LatentStats(jnp.zeros(flat), zeros, jnp.zeros((flat, axes)), zeros)

@@ -8,8 +8,10 @@ The rule, for every key that the configuration leaves open (`config.AUTOMATIC`):
   memory, which holds none of them;
 - latent: as many as features, as far as those of all windows stay within `MOST_BYTES`;
 - of windows longer than `WHOLE` rows: attention within blocks, and smaller batches, so that a step
-  takes as long as with short ones; where window · latent is beyond `MOST_LATENTS`, the diffusion
-  sees the widest `MOST_AXES` principal axes, or half as many as there are windows;
+  takes as long as with short ones;
+- the diffusion sees all principal axes of up to `MOST_LATENTS` numbers, window · latent. Of more it
+  sees frequencies, where windows are long and many; else the widest `MOST_AXES` principal axes, or
+  half as many as there are windows;
 - samples: as many as training windows, at most 10,000;
 - steps: as many as the budget allows once scores, samples and the report are paid for, `VAE_SHARE`
   of the time for the VAE. Times of a step are measured on this machine, then steps are fixed: a
@@ -41,6 +43,7 @@ MOST_WINDOWS = 100_000
 MOST_SAMPLES = 10_000
 MOST_LATENTS = 4_096
 MOST_AXES = 1_024
+MOST_COSINES = 2**15  # numbers that the denoiser reads and gives; 50 million weights
 MOST_BYTES = 2**30  # of the latents of all windows
 WHOLE = 64  # rows within which attention sees all of a window
 BLOCK = 32
@@ -128,9 +131,16 @@ def _shape_for_length(config: ConfigDict, windows: int) -> None:
         "vae.batch": _round_up(min(batch, standard.vae.batch), jax.device_count()),
         "vae.chunk": chunk,
         "ldm.chunk": chunk,
-        "ldm.axes": max(min(MOST_AXES, windows // 2), 2) if flat > MOST_LATENTS else 0,
+        "ldm.latents": "principal",
+        "ldm.axes": 0,
     }
     given, usual = (dict(configuration.leaves(each)) for each in (config, standard))
+    many = window > WHOLE and windows // 2 >= MOST_AXES and flat <= MOST_COSINES
+    free = [given[key] == configuration.AUTOMATIC[key] for key in ("ldm.latents", "ldm.axes")]
+    if flat > MOST_LATENTS and many and all(free):
+        rule["ldm.latents"] = "cosine"
+    elif flat > MOST_LATENTS:
+        rule["ldm.axes"] = max(min(MOST_AXES, windows // 2), 2)
     chosen = {
         key: value for key, value in rule.items() if given[key] == configuration.AUTOMATIC[key]
     }

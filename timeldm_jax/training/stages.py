@@ -130,7 +130,8 @@ def _first_vae_state(config: ConfigDict, models: Models) -> TrainState:
 
 def zero_stats(config: ConfigDict, models: Models) -> LatentStats:
     """Latent statistics of the right shapes, the template of a checkpoint."""
-    return latents.zero_stats(models.flat, models.axes, config.ldm.latents)
+    shape = models.vae.window, models.vae.latent
+    return latents.zero_stats(shape, models.axes, config.ldm.latents)
 
 
 def make_vae_step(config: ConfigDict, models: Models, missing: Missing | None) -> steps.Step:
@@ -263,7 +264,7 @@ def train_ldm(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
     _check_latents(posteriors, workdir.vae)
     noise_config = configuration.noise_config(config)
     layout = configuration.latent_config(config)
-    stats = latents.latent_stats(posteriors, layout, noise_config.sigma_data)
+    stats = latents.latent_stats(posteriors, layout, noise_config.sigma_data, config.data.window)
     stats = parallel.share_from_first(stats)  # axes are unique only up to sign and rounding
     _check_latents(stats, workdir.vae)
     step = make_ldm_step(config, models, fed=fed)
