@@ -101,8 +101,7 @@ def measure(
     before = np.repeat(rows[:, :known], DRAWS, axis=0)
     before[..., [place for place, f in enumerate(layout) if f.role == "missing"]] = np.nan
     begins = None if steps is None else np.repeat(steps, DRAWS)
-    stage = "forecasts of known rows"
-    drawn = extension.extend(generator, before, came.shape[1], SEED, stage, begins, often=True)
+    drawn = extension.extend(generator, before, came.shape[1], SEED, begins, forecast=True)
     drawn = drawn.reshape(len(rows), DRAWS, *came.shape[1:])
     parts = [slice(0, new), slice(new, None)][: -(-came.shape[1] // new)]
     static = {place for place, _ in schema.static_features()}

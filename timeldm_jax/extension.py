@@ -22,10 +22,9 @@ def extend(
     before: Float[np.ndarray, "n rows feature"],
     count: int,
     seed: int,
-    stage: str = "extension",
     begins: Steps | None = None,
     known: Float[np.ndarray, "n count feature"] | None = None,
-    often: bool = False,
+    forecast: bool = False,
 ) -> Float[np.ndarray, "n count feature"]:
     """What may follow rows, a third of a window at a time, in the data's own units, float64.
 
@@ -34,12 +33,13 @@ def extend(
       before: at least a row; the last of them, up to a window less what is drawn, count.
       count: rows to draw.
       seed: of the noise.
-      stage: what errors call this.
       begins: the clock's step of the first row before; None: not known.
       known: what is known of the rows to come, NaN where nothing is.
-      often: what of the calendar the clock tells; see `asked.observed`.
+      forecast: whether what comes is forecast, from what of the calendar training rows show often
+        (`asked.observed`), not sampled.
     """
     window, rows = generator.models.vae.window, before.shape[1]
+    stage = "forecast" if forecast else "extension"
     ends = rows + np.append(joins(count, window), count)
     series = np.full((len(before), rows + count, before.shape[2]), np.nan)
     series[:, :rows] = before
@@ -61,7 +61,9 @@ def extend(
             if begins is not None:
                 row = start + ahead - window
                 steps = event_times.begun(generator.schema, series, begins, row)
-            drawn = generator.complete(observed, seed, step, steps=steps, often=often, stage=stage)
+            drawn = generator.complete(
+                observed, seed, step, steps=steps, often=forecast, stage=stage
+            )
             series[:, start:end] = drawn[:, window - ahead :][:, :new]
             start = end
             show(int(end) - rows, {})

@@ -93,9 +93,7 @@ def forecast(
     first = _step(schema, encoded, len(encoded.values) - before.shape[1])
     begins = None if first is None else np.full(n, first)
     known = None if known is None else np.repeat(known[None], n, axis=0)
-    futures = extension.extend(
-        generator, before, horizon, seed, "forecast", begins, known, often=True
-    )
+    futures = extension.extend(generator, before, horizon, seed, begins, known, forecast=True)
     if generator.wider is not None:
         new = extension.block(window)[1]
         apart = tables.snap(bands.widen(futures, generator.wider, new), schema, known)
