@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from timeldm_jax import config as configuration
 from timeldm_jax.data import dataset as datasets
-from timeldm_jax.metrics import suite
+from timeldm_jax.metrics import judges, suite
 
 Windows = Float[np.ndarray, "n time feature"]
 
@@ -68,7 +68,8 @@ def answers(
     """The ratio of each score to its floor; of judges, the accuracy."""
     found = suite.score(real, synthetic, columns, reference=reference, evaluators=EVALUATORS)
     return {
-        name: entry["calibrated"]["mean"] / (1 if name in suite.JUDGES else entry["floor"]["mean"])
+        name: entry["calibrated"]["mean"]
+        / (1 if name in judges.MEANINGS else entry["floor"]["mean"])
         for name, entry in found["scores"].items()
     }
 
@@ -82,7 +83,7 @@ def plot(curves: dict[str, dict[str, list[float]]], path: str) -> None:
     for axis, name in zip(axes.ravel(), names, strict=False):
         for kind, scores in curves.items():
             axis.plot(range(6), scores[name], marker=".", label=kind)
-        judge = name in suite.JUDGES
+        judge = name in judges.MEANINGS
         axis.axhline(0.5 if judge else 1.0, color="gray", linewidth=0.8)
         axis.set_yscale("linear" if judge else "log")
         axis.set_title(suite.SCORES[name][0], fontsize=9)

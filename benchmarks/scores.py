@@ -78,7 +78,9 @@ def cost(count: int) -> tuple[dict, list[str]]:
         tuple("abcde"),
         show=lambda done, total, name: marks.append((name, time.perf_counter())),
     )
-    seconds = {name: round(then - now, 2) for (name, now), (_, then) in itertools.pairwise(marks)}
+    seconds: dict[str, float] = {}
+    for (name, now), (_, then) in itertools.pairwise(marks):  # of several parts, some
+        seconds[name] = round(seconds.get(name, 0.0) + then - now, 2)
     start = time.perf_counter()
     memorisation(synthetic, real, sines(count, 2))
     seconds["memorisation"] = round(time.perf_counter() - start, 2)

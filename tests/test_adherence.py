@@ -13,7 +13,7 @@ from etils import epath
 from quick import SMALL
 from scipy import stats
 
-from timeldm_jax import TimeLDM, results
+from timeldm_jax import TimeLDM, reconstruction, results
 from timeldm_jax import config as configuration
 from timeldm_jax.data import table
 from timeldm_jax.data.rules import Rule
@@ -21,7 +21,7 @@ from timeldm_jax.data.schema import features
 from timeldm_jax.data.start_times import StartTimes
 from timeldm_jax.data.table import Options
 from timeldm_jax.errors import DataError
-from timeldm_jax.metrics import adherence, calendar, evaluation, recovery
+from timeldm_jax.metrics import adherence, calendar, evaluation, plan, recovery
 from timeldm_jax.metrics.adherence import Part, Parts
 from timeldm_jax.report import figures, page
 
@@ -402,8 +402,9 @@ def test_a_trained_model_is_scored_by_it(monkeypatch):
     """The other scores, which take minutes, are left out."""
     given = {"rules": ["x <= top"]}
     fitted = TimeLDM(config=small()).fit(panel(30), entity="who", schema=given)
-    for name in ("evaluate_samples", "judge_vae"):
-        monkeypatch.setattr(results, name, lambda *arguments: {})
+    for module in (evaluation, reconstruction):
+        nothing = plan.Plan((), lambda _: {})
+        monkeypatch.setattr(module, "planned", lambda *_, nothing=nothing, **__: nothing)
     scores = fitted.evaluate(count=50)
     found = scores["adherence"]
     assert found["static"]["constant"] == 1.0
@@ -411,6 +412,7 @@ def test_a_trained_model_is_scored_by_it(monkeypatch):
     assert set(found["labels"]) == {"kind", "age", "sex"}
     assert found["labels"]["kind"]["windows"] == 50
     assert json.loads(json.dumps(scores)) == scores
+    assert scores.pop("fingerprint") == fitted._dataset.series.fingerprint()
     generator, dataset = fitted.generator, fitted._dataset
     windows = np.concatenate(list(generator.sample(50, 0)))
     assert results.judge_adherence(generator, dataset, windows, 0, 0) == scores

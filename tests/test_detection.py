@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from timeldm_jax.metrics import convolutions, detection, evaluation, suite
+from timeldm_jax.metrics import convolutions, detection, evaluation, judges, plan, suite
 
 
 def walks(count, seed, time=12, features=2, noise=0.0):
@@ -220,8 +220,10 @@ SIZES = suite.Evaluators(2, 2, 2, 1)
 @pytest.fixture
 def judges_alone(monkeypatch):
     """The suite without what trains for long."""
-    for name in ("_discriminative", "_predictive", "_context_fid"):
-        monkeypatch.setattr(suite, name, lambda context: {"skipped": "not looked at"})
+    skipped = {"skipped": "not looked at"}
+    for name in ("discriminative", "predictive", "context_fid"):
+        left_out = plan.Plan((), lambda _, name=name: {name: skipped})
+        monkeypatch.setattr(suite, f"_{name}", lambda _, left_out=left_out: left_out)
 
 
 def test_the_suite_has_both_judges_and_says_what_gave_windows_away(quick, judges_alone):
@@ -229,7 +231,7 @@ def test_the_suite_has_both_judges_and_says_what_gave_windows_away(quick, judges
     columns = ("left", "right")
     scores = evaluation.evaluate(real, noisy, columns, fresh=walks(160, 2), evaluators=SIZES)
     evaluation.check(scores)
-    for name in suite.JUDGES:
+    for name in judges.MEANINGS:
         entry = scores["scores"][name]
         assert not entry["published"]
         assert entry["mean"] > 0.7
@@ -247,5 +249,5 @@ def test_the_suite_has_both_judges_and_says_what_gave_windows_away(quick, judges
 def test_too_few_windows_are_skipped(judges_alone):
     real = series_windows(np.random.default_rng(0).normal(size=(40, 2)), 12)
     found = suite.score(real, walks(60, 1), ("a", "b"), evaluators=SIZES)["scores"]
-    for name in suite.JUDGES:
+    for name in judges.MEANINGS:
         assert found[name]["skipped"] == "needs more windows that share no rows"

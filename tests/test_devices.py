@@ -540,13 +540,44 @@ def test_an_error_of_process_0_ends_both(pair, single, tmp_path):
     """Here in a stage that process 0 does alone, while the other waits for it."""
     workdir = tmp_path / "run"
     shutil.copytree(single, workdir)
+    (workdir / "scores.json").mkdir()
+    children = pair(*SHORT, "--stages=report")
+    for child in children:
+        child.wait()
+    assert children[0].code == children[1].code == 2, children[0].output
+    assert "scores.json is damaged" in children[0].output
+    assert "another process failed, and says why" in children[1].output
+
+
+def test_what_no_process_can_read_ends_all_that_share_the_scores(pair, single, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(single, workdir)
     (workdir / "samples.npz").write_bytes(b"damaged")
     children = pair(*SHORT, "--stages=evaluate")
     for child in children:
         child.wait()
-    assert children[0].code == children[1].code == 2, children[0].output
-    assert "samples.npz is not a readable" in children[0].output
-    assert "another process failed, and says why" in children[1].output
+        assert child.code == 2, child.output
+        assert "samples.npz is not a readable" in child.output
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one(pair, server, launch_flags, single, tmp_path):
+    """Bit for bit: parts are shared, and each is computed as one process does."""
+    alone = tmp_path / "alone"
+    for workdir in (alone, tmp_path / "run"):
+        shutil.copytree(single, workdir)
+    flags = (*SHORT, "--stages=evaluate,report")
+    child = server.run(*launch_flags, *flags, f"--workdir={alone}", log=tmp_path / "log")
+    assert child.code == 0, child.output
+    children = pair(*flags)
+    for child in children:
+        assert child.wait() == 0, children[0].output + children[1].output
+    for name in ("scores.json", "report.html"):
+        assert (tmp_path / "run" / name).read_bytes() == (alone / name).read_bytes(), name
+    # Process 0 alone reports, on its own parts.
+    assert "evaluate: part" in children[0].output
+    assert "evaluate: part 15/15" not in children[0].output
+    assert "evaluate" not in children[1].output
 
 
 @pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow)])

@@ -25,7 +25,7 @@ from timeldm_jax.data.builders import SEEDS
 from timeldm_jax.data.dataset import load_dataset
 from timeldm_jax.data.simulators import SINES_COLUMNS, simulate_sines
 from timeldm_jax.loading import load_generator
-from timeldm_jax.metrics import context_fid, evaluation, suite
+from timeldm_jax.metrics import context_fid, evaluation, judges, suite
 from timeldm_jax.training import stages
 from timeldm_jax.workdir import Workdir
 
@@ -246,7 +246,7 @@ def test_scores_are_those_of_the_public_functions(finished, cache, monkeypatch):
     assert scores["windows"] == expected["windows"]
     assert scores["windows"]["reference"] == COUNT  # a simulator's floor is fresh draws
     for name, score in scores["scores"].items():
-        if name in suite.JUDGES:
+        if name in judges.MEANINGS:
             assert score["skipped"] == expected["scores"][name]["skipped"]  # 40 windows are few
             continue
         for part in (score, score["floor"], score["calibrated"]):
@@ -308,7 +308,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(finished):
         "vae: step 20/20, loss ",
         "ldm: step 20/20, loss ",
         "sample: window 40/40",
-        "evaluate: score 7/7, done, ",
+        "evaluate: part 15/15, done, ",
     ):
         assert any(line.startswith(start) for line in lines), start
     # Nothing else: no warnings of the libraries underneath.
@@ -318,7 +318,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(finished):
         "vae: step",
         "ldm: step",
         "sample: window",
-        "evaluate: score",
+        "evaluate: part",
     )
     assert [line for line in lines if not line.startswith(known)] == []
 

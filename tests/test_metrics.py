@@ -15,7 +15,15 @@ from scipy import stats
 
 from timeldm_jax import evaluate
 from timeldm_jax.errors import DataError
-from timeldm_jax.metrics import comparison, context_fid, distribution, evaluation, suite, verdicts
+from timeldm_jax.metrics import (
+    comparison,
+    context_fid,
+    detection,
+    distribution,
+    evaluation,
+    suite,
+    verdicts,
+)
 from timeldm_jax.metrics.correlational import (
     correlational_runs,
     correlational_score,
@@ -162,8 +170,8 @@ def light(monkeypatch):
 
         return runs
 
-    monkeypatch.setattr(suite.detection, "TREES", 3)
-    monkeypatch.setattr(suite.detection.convolutions, "KERNELS", 20)
+    monkeypatch.setattr(detection, "TREES", 3)
+    monkeypatch.setattr(detection.convolutions, "KERNELS", 20)
     monkeypatch.setattr(suite, "discriminative_runs", compare("discriminative"))
     monkeypatch.setattr(suite, "predictive_runs", compare("predictive"))
     monkeypatch.setattr(
@@ -516,7 +524,7 @@ def test_the_command_scores_any_generators_files(tmp_path, monkeypatch, capsys):
     np.savez("fake.npz", anything=synthetic.astype(np.float32))
     evaluate.main(["", "--real=real.npy", "--synthetic=fake.npz", "--out=out.json"])
     done = capsys.readouterr()
-    assert all(line.startswith("evaluate: score") for line in done.err.splitlines())
+    assert all(line.startswith("evaluate: part") for line in done.err.splitlines())
     found = json.loads((tmp_path / "out.json").read_text())
     names = ("feature_0", "feature_1", "feature_2")
     expected = evaluation.evaluate(

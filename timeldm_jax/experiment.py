@@ -148,22 +148,19 @@ def _run_stages(experiment: Experiment, names: tuple[str, ...]) -> None:
         stages.train_vae(config, dataset, workdir)
     if "ldm" in names:
         stages.train_ldm(config, dataset, workdir)
-    # Process 0 does alone what follows, on its own devices, but for the samples; an error of one
-    # process is one of all.
+    # Of what follows, samples and scores are shared by all processes, and process 0 does the rest
+    # alone, on its own devices; an error of one process is one of all.
     if "ldm" in names:
         parallel.alone(lambda: results.calibrate(config, dataset, workdir))
     if "sample" in names:
         results.sample(config, workdir)
-
-    def scored() -> None:
-        if "sample" in names and dataset.schema is not None:
-            results.write_table(config, dataset.schema, workdir)
-        if "evaluate" in names:
-            results.evaluate_run(config, dataset, workdir)
-        if "report" in names:
-            results.report(config, dataset, workdir)
-
-    parallel.alone(scored)
+        schema = dataset.schema
+        if schema is not None:
+            parallel.alone(lambda: results.write_table(config, schema, workdir))
+    if "evaluate" in names:
+        results.evaluate_run(config, dataset, workdir)
+    if "report" in names:
+        parallel.alone(lambda: results.report(config, dataset, workdir))
 
 
 def run_stages(config: ConfigDict, workdir: Workdir, names: tuple[str, ...]) -> None:

@@ -5,6 +5,7 @@ again from what the run still has.
 """
 
 import functools
+import json
 import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from etils import epath
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from timeldm_jax import bands, latents, shards, writing
+from timeldm_jax import bands, reconstruction, shards, writing
 from timeldm_jax.asked import Asked
 from timeldm_jax.data import context as contexts
 from timeldm_jax.data import event_times, gaps, start_times
@@ -26,9 +27,8 @@ from timeldm_jax.data.schema import Schema
 from timeldm_jax.errors import DataError
 from timeldm_jax.generator import Generator
 from timeldm_jax.loading import load_generator
-from timeldm_jax.metrics import adherence, detection, evaluation, suite
-from timeldm_jax.models import bind
-from timeldm_jax.models.vae import VAE
+from timeldm_jax.metrics import adherence, evaluation, plan, suite
+from timeldm_jax.metrics.plan import Plan, joined, single
 from timeldm_jax.samples import read_windows
 from timeldm_jax.training import loop, parallel, stages
 from timeldm_jax.workdir import Workdir, write_json
@@ -196,22 +196,66 @@ def _check_lines(path: epath.Path, fewest: int) -> None:
 
 
 def evaluate_run(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
-    """Writes `scores.json`: the samples against the test windows, and the VAE on its own."""
+    """Writes `scores.json`: the samples against the test windows, and the VAE on its own.
+
+    Every process calls it. Those that share the disk of the work directory read the samples and
+    share the parts of the scores; where they do not, process 0 does all.
+    """
     path = workdir.scores
-    if path.exists() and _sound(lambda: evaluation.read(path)):
+
+    def finished() -> bool:
+        if not path.exists() or not _sound(lambda: evaluation.read(path)):
+            return False
         _log.info("evaluate: finished before, skipped")
         print(evaluation.table(evaluation.read(path)))
+        return True
+
+    def write(scores: dict[str, Any]) -> None:
+        write_json(path, scores)
+        print(evaluation.table(scores))
+
+    if parallel.any_process(bool(parallel.alone(finished))):
         return
+    if jax.process_count() > 1 and parallel.share_disk(workdir.root):
+        planned = parallel.together(lambda: _planned(config, dataset, workdir))
+        place = jax.process_index(), jax.process_count()
+        own = parallel.together(lambda: evaluation.own(planned.units, *place))
+        found = plan.gathered(parallel.share_texts(json.dumps(own)))
+        parallel.alone(lambda: write(planned.finish(found)))
+    else:
+        parallel.alone(lambda: write(_in_turn(_planned(config, dataset, workdir))))
+
+
+def _planned(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> Plan:
+    """The scores of a run's samples."""
     synthetic, _ = read_samples(workdir)
-    scores = evaluate_samples(config, dataset, synthetic, config.seed)
     models = stages.build_models(config, len(dataset.series.columns))
     vae_params, _ = stages.load_vae(config, models, workdir)
-    scores |= judge_vae(config, dataset, models.vae, vae_params, config.seed)
+    plans = [
+        _samples_plan(config, dataset, synthetic, config.seed),
+        reconstruction.planned(config, dataset, models.vae, vae_params, config.seed),
+    ]
     if adherence.applies(dataset.schema, config.ldm.model.context):
-        generator = load_generator(workdir)
-        scores |= judge_adherence(generator, dataset, synthetic, config.sample.seed, config.seed)
-    write_json(path, scores)
-    print(evaluation.table(scores))
+        generator, seeds = load_generator(workdir), (config.sample.seed, config.seed)
+        plans.append(_adherence_plan(generator, dataset, synthetic, *seeds))
+    return joined(plans)
+
+
+def _adherence_plan(
+    generator: Generator, dataset: Dataset, synthetic: np.ndarray, drawn_with: int, seed: int
+) -> Plan:
+    """One part; none for a table that nothing is asked of."""
+    context = generator.models.denoiser.context
+    if dataset.schema is None or not adherence.applies(dataset.schema, context):
+        return joined([])
+    seconds = adherence.seconds(dataset.schema)
+    judged = functools.partial(judge_adherence, generator, dataset, synthetic, drawn_with, seed)
+    return single("adherence", seconds, judged)
+
+
+def _in_turn(planned: Plan) -> dict[str, Any]:
+    """All parts of scores, done here with a progress bar."""
+    return planned.finish(list(evaluation.own(planned.units).values()))
 
 
 def evaluate_samples(
@@ -221,6 +265,15 @@ def evaluate_samples(
     seed: int,
 ) -> dict[str, Any]:
     """Scores of samples against the test windows, with the floor that the split allows."""
+    return _in_turn(_samples_plan(config, dataset, synthetic, seed))
+
+
+def _samples_plan(
+    config: ConfigDict,
+    dataset: Dataset,
+    synthetic: Float[np.ndarray, "n window feature"],
+    seed: int,
+) -> Plan:
     series = dataset.series
     real, training, synthetic = comparable(config, dataset, synthetic, seed)
     if config.data.protocol == "paper":  # the test windows are the training windows
@@ -231,7 +284,7 @@ def evaluate_samples(
     if series.position is not None:
         train, test = series.position[series.few_train()], series.position[series.test]
         parts |= {"training_starts": train, "real_starts": test}
-    scores = evaluation.evaluate(
+    scores = evaluation.planned(
         real,
         synthetic,
         series.columns,
@@ -240,8 +293,7 @@ def evaluate_samples(
         evaluators=suite.Evaluators(**config.evaluate),
         **parts,
     )
-    scores["fingerprint"] = series.fingerprint()
-    return scores
+    return joined([scores, Plan((), lambda _: {"fingerprint": series.fingerprint()})])
 
 
 def comparable(
@@ -259,36 +311,6 @@ def comparable(
         synthetic, [real, training], dataset.schema, config.data.missing, seed
     )
     return real, training, synthetic
-
-
-def judge_vae(
-    config: ConfigDict, dataset: Dataset, vae: VAE, params: Any, seed: int
-) -> dict[str, Any]:
-    """What the VAE alone does to test windows: `reconstruction` and `by_stage` of the scores.
-
-    Windows are decoded from posterior means, from draws and, where the diffusion learns them, from
-    exact latents.
-    """
-    series, windows = dataset.series, dataset.for_devices()
-    found = latents.encode(vae, params, windows(series.test))
-    noise = np.random.default_rng(seed).standard_normal(found.mean.shape, np.float32)
-    means = np.asarray(found.mean)
-    learnt = {"means": means, "draws": means + np.exp(np.asarray(found.log_variance) / 2) * noise}
-    if config.ldm.posterior == "exact":
-        exact = latents.encode(vae, params, windows(series.test), "exact").mean
-        learnt = {"exact latents": np.asarray(exact)} | learnt
-    decode = functools.partial(jax.jit(lambda p, z: bind(vae, p, "decode")(z)), params)
-    decoded = {name: _decoded(vae, decode, z) for name, z in learnt.items()}
-    error = suite.reconstruction_error(
-        dataset.some_scaled(series.test), next(iter(decoded.values())), series.columns
-    )
-    made = {name: as_data(dataset, windows) for name, windows in decoded.items()}
-    real, made = gaps.close_as(series.windows(series.test), made)
-    count = config.evaluate.trees
-    return {
-        "reconstruction": error,
-        "by_stage": detection.by_stage(real, made, seed=seed, count=count),
-    }
 
 
 def judge_adherence(
@@ -336,29 +358,6 @@ def judge_adherence(
         asked = np.concatenate(list(generator.sample(count, seed, Asked(count, rows))))
     parts = adherence.Parts(training, held_out, sampled, asked)
     return {"adherence": adherence.adherence(parts, schema, context, seed)}
-
-
-def as_data(
-    dataset: Dataset, scaled: Float[np.ndarray, "n time feature"]
-) -> Float[np.ndarray, "n time feature"]:
-    """Scaled windows in the data's own units, as it can hold them."""
-    windows = dataset.scaler.unscale(scaled.astype(np.float64))
-    if dataset.schema is None:
-        return dataset.scaler.nearest(windows)
-    return tables.snap(windows, dataset.schema)
-
-
-def _decoded(
-    vae: VAE, decode: Callable[[np.ndarray], Any], z: Float[np.ndarray, "n flat"]
-) -> Float[np.ndarray, "n time feature"]:
-    """Scaled windows of latents, in large batches."""
-    parts = []
-    batch = latents.windows_per_call(vae, latents.ENCODE_BATCH)
-    for first in range(0, len(z), batch):
-        part = z[first : first + batch]
-        padded = np.resize(part, (batch, vae.window, vae.latent))
-        parts.append(np.asarray(decode(padded))[: len(part)])
-    return np.concatenate(parts)
 
 
 def report(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
@@ -414,9 +413,13 @@ def score(
     if real is None:
         assert dataset is not None
         synthetic = drawn(len(dataset.series.test))
-        scores = evaluate_samples(config, dataset, synthetic, seed)
-        scores |= judge_vae(config, dataset, generator.models.vae, generator.vae_params, seed)
-        scores |= judge_adherence(generator, dataset, synthetic, seed, seed)
+        vae, params = generator.models.vae, generator.vae_params
+        plans = [
+            _samples_plan(config, dataset, synthetic, seed),
+            reconstruction.planned(config, dataset, vae, params, seed),
+            _adherence_plan(generator, dataset, synthetic, seed, seed),
+        ]
+        scores = _in_turn(joined(plans))
         windows, training, synthetic = comparable(config, dataset, synthetic, seed)
         return Scored(scores, windows, synthetic, training)
     synthetic = drawn(len(real))

@@ -127,7 +127,12 @@ def large_enough(comparisons: Sequence[Comparison], blocks: Rows) -> bool:
 
 
 def detection_runs(
-    fit: Fit, comparisons: Sequence[Comparison], blocks: Rows, *, seed: int = 0
+    fit: Fit,
+    comparisons: Sequence[Comparison],
+    blocks: Rows,
+    *,
+    seed: int = 0,
+    numbers: range | None = None,
 ) -> list[Run]:
     """A judge's answers for each comparison.
 
@@ -136,11 +141,13 @@ def detection_runs(
       comparisons: of each run, the rows of its two sets.
       blocks: of every row, its block, or -1 where it is left out.
       seed: of halves, draws and judges.
+      numbers: of the comparisons that are run; default: all.
     """
+    numbers = range(len(comparisons)) if numbers is None else numbers
     # One thread: judges are small, and threads that wait for each other on a busy machine take
     # fifty times as long.
     with threadpool_limits(1):
-        return [_run(fit, pair, blocks, [seed, n]) for n, pair in enumerate(comparisons)]
+        return [_run(fit, comparisons[n], blocks, [seed, n]) for n in numbers]
 
 
 def _run(fit: Fit, pair: Comparison, blocks: Rows, seed: list[int]) -> Run:

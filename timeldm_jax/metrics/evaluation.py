@@ -1,6 +1,8 @@
 """All scores of synthetic windows together: what the commands and `TimeLDM` report."""
 
+import functools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,11 +10,17 @@ from etils import epath
 from jaxtyping import Float, Int
 
 from timeldm_jax.errors import BAD_CONTENT, DataError
-from timeldm_jax.metrics import suite
+from timeldm_jax.metrics import plan, suite
 from timeldm_jax.metrics.memorisation import memorisation
+from timeldm_jax.metrics.plan import Plan, Unit
 from timeldm_jax.progress import progress
 
 Windows = Float[np.ndarray, "n time feature"]
+
+NOTES = {  # of protocols
+    "future": "Scored against the last fifth of the series: floors, training windows against it, "
+    "show what drift costs, and drift moves the memorisation share too.",
+}
 
 # What tables, pages and model cards read of `scores.json`: types of values by key, where None
 # allows there to be none and `...` stands for any key.
@@ -81,8 +89,16 @@ _FORM: dict[Any, Any] = {
 }
 
 
-# Wide: files, runs and fitted models know different things of their windows.
 def evaluate(
+    real: Windows, synthetic: Windows, columns: tuple[str, ...], **known: Any
+) -> dict[str, Any]:
+    """All scores and the memorisation check as `planned`, done in turn with a progress bar."""
+    scores = planned(real, synthetic, columns, **known)
+    return scores.finish(list(own(scores.units).values()))
+
+
+# Wide: files, runs and fitted models know different things of their windows.
+def planned(
     real: Windows,
     synthetic: Windows,
     columns: tuple[str, ...],
@@ -94,8 +110,8 @@ def evaluate(
     protocol: str = "files",
     seed: int = 0,
     evaluators: suite.Evaluators = suite.PROTOCOL,
-) -> dict[str, Any]:
-    """All scores and the memorisation check: what the command, a run and `TimeLDM` share.
+) -> Plan:
+    """All scores and the memorisation check: what commands, a run and `TimeLDM` share.
 
     Args:
       real: `(n, time, feature)` to score against, in the data's own units.
@@ -112,36 +128,48 @@ def evaluate(
       evaluators: how long they train, and the scale of values.
 
     Returns:
-      `scores.json`, without what only a run knows.
+      Of `scores.json`, without what only a run knows.
 
     Raises:
-      DataError: as `suite.score`.
+      DataError: as `suite.planned`.
     """
-    with progress("evaluate", 7, unit="score") as show:
-        scores = {"protocol": protocol} | suite.score(
-            real,
-            synthetic,
-            columns,
-            reference=fresh if training is None else training,
-            seed=seed,
-            evaluators=evaluators,
-            show=lambda done, total, name: show(done, {"now": name}),
-        )
-        scores["memorisation"] = _memorisation(
-            synthetic,
-            real if training is None else training,
-            fresh if training is None else real,
-            training_starts=training_starts,
-            held_out_starts=None if training is None else real_starts,
-            seed=seed,
-        )
-        if protocol == "future":
-            scores["notes"].append(
-                "Scored against the last fifth of the series: floors, training windows against it, "
-                "show what drift costs, and drift moves the memorisation share too."
-            )
-        show(7, {"now": "done"})
-    return scores
+    scores = suite.planned(
+        real,
+        synthetic,
+        columns,
+        reference=fresh if training is None else training,
+        seed=seed,
+        evaluators=evaluators,
+    )
+    memorised = functools.partial(
+        _memorisation,
+        synthetic,
+        real if training is None else training,
+        fresh if training is None else real,
+        training_starts=training_starts,
+        held_out_starts=None if training is None else real_starts,
+        seed=seed,
+    )
+
+    def finish(found: Sequence[Any]) -> dict[str, Any]:
+        entries = {"protocol": protocol} | scores.finish(found[:-1]) | {"memorisation": found[-1]}
+        entries["notes"] += [NOTES[protocol]] if protocol in NOTES else []
+        return entries
+
+    seconds = (real.size + synthetic.size) / (20_000 * 24 * 5)
+    return Plan((*scores.units, Unit("memorisation", seconds, memorised)), finish)
+
+
+def own(units: Sequence[Unit], process: int = 0, processes: int = 1) -> dict[int, Any]:
+    """As `plan.own`, with a progress bar."""
+    number = plan.owners(units, processes).count(process)
+    with progress("evaluate", number, unit="part") as show:
+
+        def named(done: int, total: int, name: str) -> None:
+            del total
+            show(done, {"now": name})
+
+        return plan.own(units, named, process, processes)
 
 
 def _memorisation(

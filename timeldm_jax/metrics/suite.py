@@ -11,16 +11,17 @@ on equal numbers of windows against its floor:
 """
 
 import dataclasses
+import functools
 import math
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
 
-from timeldm_jax.metrics import context_fid, detection, distribution
+from timeldm_jax.metrics import context_fid, distribution, judges
+from timeldm_jax.metrics.compared import Compared, comparisons, parts
 from timeldm_jax.metrics.comparison import (
     Scale,
     Split,
@@ -32,6 +33,7 @@ from timeldm_jax.metrics.comparison import (
 )
 from timeldm_jax.metrics.correlational import correlational_runs, fifths
 from timeldm_jax.metrics.discriminative import discriminative_runs
+from timeldm_jax.metrics.plan import Plan, Show, Unit, in_turn, joined, nothing, single
 from timeldm_jax.metrics.predictive import predictive_runs
 from timeldm_jax.metrics.verdicts import judge, overall, summaries, summary
 from timeldm_jax.settings import COUNT, Rule, at_least, check_fields, one_of
@@ -53,20 +55,8 @@ PUBLISHED = {
         "difference of the features' correlations, summed over pairs",
     ),
 }
-JUDGES = {
-    "detection": (
-        "Detection, trees",
-        "accuracy of boosted trees told to tell the two apart by values and changes; ½ is chance",
-    ),
-    "detection_kernels": (
-        "Detection, kernels",
-        "the same of a ridge classifier on random convolution kernels",
-    ),
-}
-SCORES = PUBLISHED | distribution.MEANINGS | JUDGES
-VIEW_RUNS = 2  # of the judge on each view alone
+SCORES = PUBLISHED | distribution.MEANINGS | judges.MEANINGS
 AUGMENTED_RUNS = 3  # of the predictive score on real and synthetic windows together
-Show = Callable[[int, int, str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +101,23 @@ def score(
     synthetic: Windows,
     columns: tuple[str, ...],
     *,
+    show: Show = nothing,
+    **known: Any,
+) -> dict[str, Any]:
+    """Every score as `planned`, done in turn; `show` as in `plan.own`."""
+    return in_turn(planned(real, synthetic, columns, **known), show)
+
+
+def planned(
+    real: Windows,
+    synthetic: Windows,
+    columns: tuple[str, ...],
+    *,
     reference: Windows | None = None,
     seed: int = 0,
     evaluators: Evaluators = PROTOCOL,
-    show: Show = lambda done, total, name: None,
-) -> dict[str, Any]:
-    """Every score, in the scale of the real windows, min-max per feature.
+) -> Plan:
+    """Every score as parts that several processes can share.
 
     Args:
       real: `(n, time, feature)` in the data's own units.
@@ -126,63 +127,40 @@ def score(
         windows where `real` was held out. Default: two halves of `real`.
       seed: of networks, batches, draws and halves.
       evaluators: how long the evaluators train.
-      show: called with scores done, scores in all, and the one that comes.
 
     Returns:
-      A dictionary that JSON can hold: schema 3 of "scores.json" (docs/scores.md).
+      Of entries that JSON can hold: schema 3 of "scores.json" (docs/scores.md).
 
     Raises:
       DataError: shapes that do not match, too few windows, non-finite values, only constant
         features, or synthetic values that dwarf the real ones.
     """
     context = _prepare(real, synthetic, columns, reference, seed, evaluators)
-    scores = _scores(context, show)
-    return {
-        "schema": SCHEMA,
-        "seed": seed,
-        "evaluators": dataclasses.asdict(evaluators),
-        "windows": {
+    plan = joined([make(context) for make in _makers()])
+
+    def finish(found: Sequence[Any]) -> dict[str, Any]:
+        scores = _labelled(plan.finish(found))
+        windows = {
             "real": len(real),
             "synthetic": len(synthetic),
             "reference": None if reference is None else len(reference),
             "calibration": len(context.splits[0].real),
             "time": real.shape[1],
             "features": len(columns),
-        },
-        "columns": list(columns),
-        "notes": context.notes,
-        "verdict": overall(scores),
-        "scores": scores,
-        "versions": package_versions(),
-    }
-
-
-class _Context(NamedTuple):
-    """What every score reads: scaled sets and which of their windows to compare."""
-
-    real: Windows
-    synthetic: Windows
-    other: Windows
-    ceilings: dict[str, Windows]
-    splits: list[Split]
-    columns: tuple[str, ...]
-    notes: list[str]
-    seed: int
-    evaluators: Evaluators
-
-    def pool(self) -> tuple[Windows, dict[str, Int[np.ndarray, " n"]]]:
-        """All windows in one array, and where each set's are."""
-        sets = {"real": self.real, "synthetic": self.synthetic}
-        if self.other is not self.real:
-            sets["other"] = self.other
-        sets |= self.ceilings
-        ends = np.cumsum([len(windows) for windows in sets.values()])
-        places = {
-            name: np.arange(end - len(windows), end)
-            for (name, windows), end in zip(sets.items(), ends, strict=True)
         }
-        places.setdefault("other", places["real"])
-        return np.concatenate(list(sets.values())).astype(np.float32), places
+        return {
+            "schema": SCHEMA,
+            "seed": seed,
+            "evaluators": dataclasses.asdict(evaluators),
+            "windows": windows,
+            "columns": list(columns),
+            "notes": context.notes,
+            "verdict": overall(scores),
+            "scores": scores,
+            "versions": package_versions(),
+        }
+
+    return Plan(plan.units, finish)
 
 
 def _prepare(
@@ -192,7 +170,7 @@ def _prepare(
     reference: Windows | None,
     seed: int,
     evaluators: Evaluators,
-) -> _Context:
+) -> Compared:
     sets = {"real": real, "synthetic": synthetic}
     if reference is not None:
         sets["reference"] = reference
@@ -209,26 +187,24 @@ def _prepare(
             "the number of windows, so quote it with both numbers."
         )
     ceilings = make_ceilings(real[splits[0].real], other[splits[0].other], seed)
-    return _Context(
+    return Compared(
         real, synthetic, other, ceilings, splits, used, notes, seed=seed, evaluators=evaluators
     )
 
 
-def _scores(context: _Context, show: Show) -> dict[str, Any]:
-    steps: tuple[tuple[str, Callable[[_Context], dict[str, Any]]], ...] = (
-        ("discriminative", _discriminative),
-        ("predictive", _predictive),
-        ("context_fid", _context_fid),
-        ("correlational", _correlational),
-        ("others", _others),
-        ("judges", _judges),
+def _makers() -> tuple[Callable[[Compared], Plan], ...]:
+    return (
+        _discriminative,
+        _predictive,
+        _context_fid,
+        lambda c: single("correlational", c.size, lambda: _correlational(c)),
+        lambda c: single("others", 2 * c.size, lambda: _others(c)),
+        judges.planned,
     )
-    found: dict[str, Any] = {}
-    for done, (name, function) in enumerate(steps):
-        show(done, len(steps), name)
-        result = function(context)
-        found |= result if name in ("others", "judges") else {name: result}
-    show(len(steps), len(steps), "done")
+
+
+def _labelled(found: dict[str, Any]) -> dict[str, Any]:
+    """Scores in the order of `SCORES`, with what they mean and a verdict each."""
     return {
         name: {"label": label, "published": name in PUBLISHED, "meaning": meaning}
         | (found[name] if "skipped" in found[name] else judge(found[name]))
@@ -236,28 +212,26 @@ def _scores(context: _Context, show: Show) -> dict[str, Any]:
     }
 
 
-def _comparisons(
-    context: _Context, at: dict[str, Int[np.ndarray, " n"]]
-) -> list[tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]]:
-    """What is told apart, by rows of the pool, in the order of `_parts`."""
-    repeats = context.evaluators.repeats
-    splits = context.splits[:repeats]
-    published = [(at["real"], at["synthetic"])] * repeats
-    calibrated = [(at["real"][s.real], at["synthetic"][s.synthetic]) for s in splits]
-    floor = [(at["real"][s.real], at["other"][s.other]) for s in splits]
-    ceilings = [(at["real"][splits[0].real], at[name]) for name in context.ceilings]
-    return published + calibrated + floor + ceilings
+def _discriminative(context: Compared) -> Plan:
+    share = context.evaluators.discriminative_steps / PROTOCOL.discriminative_steps
+    seconds = 13 * share * context.evaluators.repeats / 5 * context.length
+    return single("discriminative", seconds, lambda: {"discriminative": _told_apart(context)})
 
 
-def _discriminative(context: _Context) -> dict[str, Any]:
+def _told_apart(context: Compared) -> dict[str, Any]:
     pool, at = context.pool()
     steps = context.evaluators.discriminative_steps
-    comparisons = _comparisons(context, at)
-    runs = discriminative_runs(pool, comparisons, seed=context.seed, steps=steps)
-    return _parts(runs, context)
+    runs = discriminative_runs(pool, comparisons(context, at), seed=context.seed, steps=steps)
+    return parts(runs, context)
 
 
-def _predictive(context: _Context) -> dict[str, Any]:
+def _predictive(context: Compared) -> Plan:
+    share = context.evaluators.predictive_steps / PROTOCOL.predictive_steps
+    seconds = 16 * share * context.evaluators.repeats / 5 * context.length
+    return single("predictive", seconds, lambda: {"predictive": _forecast(context)})
+
+
+def _forecast(context: Compared) -> dict[str, Any]:
     if context.real.shape[1] < 2:
         return {"skipped": "needs windows of two time steps"}
     pool, at = context.pool()
@@ -277,52 +251,60 @@ def _predictive(context: _Context) -> dict[str, Any]:
     augmented = runs[len(transfers) - len(both) :]
     # What synthetic windows add to real ones: the floor is training on real ones alone.
     gain = runs[2 * repeats : 2 * repeats + len(both)] - augmented
-    found = _parts(runs[: len(transfers) - len(both)], context)
+    found = parts(runs[: len(transfers) - len(both)], context)
     return found | {"augmented": summary(augmented), "gain": summary(gain)}
 
 
-def _parts(runs: Float[np.ndarray, " runs"], context: _Context) -> dict[str, Any]:
-    """Runs in the order published, calibrated, floor, one a ceiling."""
-    n = context.evaluators.repeats
-    ceilings = dict(zip(context.ceilings, runs[3 * n :], strict=True))
-    return summaries(runs[:n], runs[n : 2 * n], runs[2 * n : 3 * n], ceilings)
+def _context_fid(context: Compared) -> Plan:
+    """Each repeat has an encoder of its own, fitted in one call; floors are drawn with each."""
+    repeats, steps = context.evaluators.repeats, context.evaluators.context_fid_steps
 
+    @functools.cache
+    def fitted() -> Any:
+        real = context.real.astype(np.float32)
+        return context_fid.fit(real, repeats=repeats, seed=context.seed, steps=steps or None)
 
-def _context_fid(context: _Context) -> dict[str, Any]:
-    """Each repeat has an encoder of its own; floors are drawn with each of them."""
-    repeats = context.evaluators.repeats
-    params = context_fid.fit(
-        context.real.astype(np.float32),
-        repeats=repeats,
-        seed=context.seed,
-        steps=context.evaluators.context_fid_steps or None,
+    def finish(found: Sequence[Any]) -> dict[str, Any]:
+        published = [each["published"] for each in found]
+        calibrated, floor = (
+            [distance for each in found for distance in each[name]]
+            for name in ("calibrated", "floor")
+        )
+        return {"context_fid": summaries(published, calibrated, floor, found[0]["ceilings"])}
+
+    before = 39 * (steps or context_fid.STEPS) / context_fid.STEPS * repeats / 5 * context.length
+    seconds = 1.3e-4 * (len(context.real) + len(context.synthetic)) * context.length
+    units = (
+        Unit("context_fid", seconds, functools.partial(_distances, context, fitted, i), before)
+        for i in range(repeats)
     )
-    published, calibrated, floor = [], [], []
-    ceilings = {}
-    distance = context_fid.frechet_distance
-    for repeat in range(repeats):
-        weights = jax.tree.map(lambda x, i=repeat: x[i], params)
-        real = context_fid.encode(weights, context.real)
-        synthetic = context_fid.encode(weights, context.synthetic)
-        other = real
-        if context.other is not context.real:
-            other = context_fid.encode(weights, context.other)
-        describe = context_fid.describe
-        published.append(distance(describe(real), describe(synthetic)))
-        for split in context.splits[repeat::repeats]:
-            one = describe(real[split.real])
-            calibrated.append(distance(one, describe(synthetic[split.synthetic])))
-            floor.append(distance(one, describe(other[split.other])))
-        if repeat == 0:
-            one = describe(real[context.splits[0].real])
-            for name, windows in context.ceilings.items():
-                ceilings[name] = distance(one, describe(context_fid.encode(weights, windows)))
-    return summaries(published, calibrated, floor, ceilings)
+    return Plan(tuple(units), finish)
 
 
-def _correlational(context: _Context) -> dict[str, Any]:
+def _distances(context: Compared, fitted: Callable[[], Any], repeat: int) -> dict[str, Any]:
+    """Fréchet distances by one repeat's encoder, the ceilings' by the first alone."""
+    weights = jax.tree.map(lambda x: x[repeat], fitted())
+    distance, describe = context_fid.frechet_distance, context_fid.describe
+    real = context_fid.encode(weights, context.real)
+    synthetic = context_fid.encode(weights, context.synthetic)
+    other = real
+    if context.other is not context.real:
+        other = context_fid.encode(weights, context.other)
+    found: dict[str, Any] = {"published": distance(describe(real), describe(synthetic))}
+    found |= {"calibrated": [], "floor": [], "ceilings": {}}
+    for split in context.splits[repeat :: context.evaluators.repeats]:
+        one = describe(real[split.real])
+        found["calibrated"].append(distance(one, describe(synthetic[split.synthetic])))
+        found["floor"].append(distance(one, describe(other[split.other])))
+    for name, windows in context.ceilings.items() if repeat == 0 else ():
+        one = describe(real[context.splits[0].real])
+        found["ceilings"][name] = distance(one, describe(context_fid.encode(weights, windows)))
+    return found
+
+
+def _correlational(context: Compared) -> dict[str, Any]:
     if context.real.shape[2] < 2:
-        return {"skipped": "needs two features"}
+        return {"correlational": {"skipped": "needs two features"}}
     draws = fifths(context.real, context.synthetic)
 
     def once(split: Split, windows: Windows, seed: int) -> float:
@@ -333,15 +315,16 @@ def _correlational(context: _Context) -> dict[str, Any]:
         context.real, context.synthetic, repeats=context.evaluators.repeats, seed=context.seed
     )
     drawn = [(split, context.seed + 1 + i) for i, split in enumerate(context.splits)]
-    return summaries(
+    found = summaries(
         published,
         [once(s, context.synthetic[s.synthetic], i) for s, i in drawn],
         [once(s, context.other[s.other], i) for s, i in drawn],
         {name: once(context.splits[0], w, context.seed) for name, w in context.ceilings.items()},
     )
+    return {"correlational": found}
 
 
-def _others(context: _Context) -> dict[str, Any]:
+def _others(context: Compared) -> dict[str, Any]:
     """The scores beyond the published ones: no training, so no repeats; all splits at once."""
     describe, errors = distribution.describe, distribution.errors
     whole = describe(context.real), describe(context.synthetic)
@@ -373,30 +356,6 @@ def _others(context: _Context) -> dict[str, Any]:
                 dict(zip(context.columns, numbers, strict=True)) if named else numbers
             )
     return result
-
-
-def _judges(context: _Context) -> dict[str, Any]:
-    """Judges of two kinds, what each view says alone, and what gives synthetic windows away."""
-    pool, at = context.pool()
-    blocks = detection.pool_blocks(pool, {id(rows): rows for rows in at.values()}.values())
-    comparisons = _comparisons(context, at)
-    if not detection.large_enough(comparisons, blocks):
-        return {name: {"skipped": "needs more windows that share no rows"} for name in JUDGES}
-    found, seed, repeats = {}, context.seed, context.evaluators.repeats
-    orders = (0, 1) if pool.shape[1] > 1 else (0,)
-    count = context.evaluators.trees
-    judges = detection.trees(pool, orders, count), detection.kernels(pool, seed)
-    for name, fit in zip(JUDGES, judges, strict=True):
-        runs = detection.detection_runs(fit, comparisons, blocks, seed=seed)
-        entry = _parts(detection.accuracies(runs), context)
-        found[name] = entry | {"half_width": detection.half_width(runs[:repeats])}
-    published, floor = (comparisons[first * repeats :][:VIEW_RUNS] for first in (0, 2))
-    views = detection.by_view(pool, published, floor, blocks, seed=seed, count=count)
-    words = detection.given_away(
-        pool, context.columns, published[0], blocks, views, seed=seed, count=count
-    )
-    found["detection"] |= {"by_view": views} | words
-    return found
 
 
 def _why_skipped(shape: tuple[int, ...]) -> str:
