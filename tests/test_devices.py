@@ -447,7 +447,7 @@ MOMENTS = {  # what is there when a process is lost
     "in the first stage": "metrics.jsonl",
     "in the second stage": "ldm/20/checksums.json",
     "while samples are drawn": "marginals.json",
-    "while process 0 scores and the other waits": "samples/manifest.json",
+    "while they score": "samples/manifest.json",
 }
 
 
