@@ -151,6 +151,7 @@ def figures(form):
     for name, train in (("vae", vae_state), ("ldm", ldm_state)):
         found |= {f"{name}/random/{k}": v for k, v in draws(train, batch).items()}
     found |= sampled(config, models, stats, vae_state.params, ldm_state.params)
+    found["encoded"] = encoded()
     first = stages.init_vae_state(config, models), stages.init_ldm_state(config, models, stats)
     found |= divided((own_vae_step, own_ldm_step), first, (windows, posteriors), of_own)
     if batch.axis is None:
@@ -161,6 +162,14 @@ def figures(form):
     found |= trained("vae", vae_state, windows, vae_step, batch)
     found |= trained("ldm", ldm_state, posteriors, ldm_step, batch)
     return found
+
+
+def encoded():
+    """Representations of Context-FID, of windows that do not fill a batch on each device."""
+    from timeldm_jax.metrics import context_fid
+
+    windows = np.random.default_rng(2).random((300, 8, 3)).astype(np.float32)
+    return context_fid.encode(context_fid.ENCODER.init(jax.random.key(0), windows[:1]), windows)
 
 
 def draws(train, batch):

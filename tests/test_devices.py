@@ -222,6 +222,13 @@ def test_four_devices_sample_as_one(runs):
     assert np.abs(one[1:] - one[:-1]).max(axis=(1, 2)).min() > 0.1
 
 
+def test_four_devices_encode_for_context_fid_as_one(runs):
+    one, four = runs["one"]["encoded"], runs["four"]["encoded"]
+    assert one.shape == (300, 16)
+    assert one.std() > 0.01
+    np.testing.assert_array_equal(four, one)
+
+
 def test_a_batch_that_does_not_divide_is_an_error(server, launch_flags, tmp_path):
     for stage in STAGES:  # both at the start: not one after hours of the other
         child = server.run(

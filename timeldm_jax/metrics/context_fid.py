@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 DROPOUT = 0.1
@@ -294,21 +295,34 @@ def _temporal_contrast(first: Array, second: Array, length: Array) -> Array:
 
 
 def encode(params: Any, windows: Float[np.ndarray, "n time feature"]) -> Float[np.ndarray, "n out"]:
-    """Representations of windows, the maximum over time, float32; one repeat's parameters."""
-    parts = []
+    """Representations of windows, the maximum over time, float32; one repeat's parameters.
+
+    All devices of this host encode, each whole batches: the numbers are those of one device.
+    """
+    parts, devices = [], jax.local_device_count()
     size = max(1, min(ENCODE_BATCH, ENCODE_BATCH * LONG // windows.shape[1]))
-    span = size * 32  # windows on the device at once
+    span = size * 32 * devices  # windows on the devices at once
     for first in range(0, len(windows), span):
         part = np.asarray(windows[first : first + span], np.float32)
-        rows = -(-len(part) // size) * size
+        rows = -(-len(part) // (size * devices)) * size * devices
         batches = np.resize(part, (rows, *part.shape[1:])).reshape(-1, size, *part.shape[1:])
-        parts.append(np.asarray(_encode(params, batches, ENCODER)).reshape(rows, -1)[: len(part)])
+        found = np.asarray(_encode(params, batches, ENCODER, devices))
+        parts.append(found.reshape(rows, -1)[: len(part)])
     return np.concatenate(parts)
 
 
-@partial(jax.jit, static_argnames="encoder")
-def _encode(params: Any, batches: Float[Array, "k batch time feature"], encoder: Encoder) -> Array:
-    return jax.lax.map(lambda x: _apply(encoder, params, x).max(axis=1), batches)
+@partial(jax.jit, static_argnames=("encoder", "devices"))
+def _encode(
+    params: Any, batches: Float[Array, "k batch time feature"], encoder: Encoder, devices: int
+) -> Float[Array, "k batch out"]:
+    def run(params: Any, batches: Array) -> Array:
+        return jax.lax.map(lambda x: _apply(encoder, params, x).max(axis=1), batches)
+
+    if devices == 1:
+        return run(params, batches)
+    mesh = Mesh(np.array(jax.local_devices()[:devices]), ("device",))
+    each, same = PartitionSpec("device"), PartitionSpec()
+    return jax.shard_map(run, mesh=mesh, in_specs=(same, each), out_specs=each)(params, batches)
 
 
 def describe(representations: Float[np.ndarray, "n out"]) -> Representations:
