@@ -15,7 +15,7 @@ from scipy import stats
 
 from timeldm_jax import TimeLDM, reconstruction, results
 from timeldm_jax import config as configuration
-from timeldm_jax.data import table
+from timeldm_jax.data import proposals, table
 from timeldm_jax.data.rules import Rule
 from timeldm_jax.data.schema import features
 from timeldm_jax.data.start_times import StartTimes
@@ -240,6 +240,27 @@ def test_a_broken_rule_is_counted(parts, schema):
     assert (said["labels"], said["calendar"], said["static"]) == ({}, {}, None)
 
 
+def test_rules_that_real_rows_keep_are_proposed(parts, schema):
+    """In the panel `top` is above `x`, and `kind` and `age` are each patient's own."""
+    at, windows = places(schema), parts.sampled.windows.copy()
+    windows[3, 4:6, at["top"]] = windows[3, 4:6, at["x"]] - 0.01
+    rows = windows.shape[0] * windows.shape[1]
+    free = dataclasses.replace(schema, rules=())
+    broken = parts._replace(sampled=parts.sampled._replace(windows=windows))
+    found = adherence.adherence(broken, free, 0, propose=True)
+    assert found["proposed"]["x <= top"] == pytest.approx(1 - 2 / rows)
+    texts = proposals.propose(panel(), free.shown(), panel().groupby("who").ngroup().to_numpy())
+    assert set(texts) <= set(found["proposed"])  # fewer rows may keep more
+    line = next(line for line in found["said"] if "'x <= top'" in line)
+    assert '{"rules": ["x <= top"]}' in line
+    assert f"{100 * (1 - 2 / rows):.2f}% of sampled rows" in line
+    # What is declared is not proposed again, and what samples keep is not said.
+    known = adherence.adherence(parts, schema, 0, propose=True)
+    assert "x <= top" not in known["proposed"]
+    assert not any("training window" in line for line in known["said"])
+    assert "proposed" not in adherence.adherence(parts, schema, 0)
+
+
 def test_words_that_fall_or_that_are_not_seen_together_are_counted(schema):
     """Of 40 rows, in windows of 4: numbers of words, none of which is missing."""
     at = places(schema)
@@ -316,12 +337,7 @@ def test_where_nothing_is_held_out_halves_share_no_row():
     assert len(one) + len(two) == 100
 
 
-def test_it_applies_to_tables_with_context_or_rules_alone(schema):
-    plain = dataclasses.replace(schema, rules=())
-    assert not adherence.applies(None, 0)
-    assert not adherence.applies(plain, 0)
-    assert adherence.applies(plain, 3)
-    assert adherence.applies(schema, 0)
+def test_windows_are_asked_for_where_there_is_something_to_ask_for(schema):
     assert adherence.asked_windows(schema, 3, 5_000, 9_000) == adherence.ASKED
     assert adherence.asked_windows(schema, 3, 200, 90) == 90
     assert adherence.asked_windows(schema, 0, 200, 90) == 0
@@ -416,11 +432,13 @@ def test_a_trained_model_is_scored_by_it(monkeypatch):
     generator, dataset = fitted.generator, fitted._dataset
     windows = np.concatenate(list(generator.sample(50, 0)))
     assert results.judge_adherence(generator, dataset, windows, 0, 0) == scores
-    # Of a model without context rules are all there is, and without these there is nothing.
+    # Of a model without context rules are all there is, and without these they are proposed.
     denoiser = generator.models.denoiser.clone(context=0)
     models = dataclasses.replace(generator.models, denoiser=denoiser)
     blind = dataclasses.replace(generator, models=models)
     found = results.judge_adherence(blind, dataset, windows, 0, 0)["adherence"]
     assert (found["labels"], found["static"], found["calendar"]) == ({}, None, {})
     free = dataclasses.replace(blind, schema=dataclasses.replace(generator.schema, rules=()))
-    assert results.judge_adherence(free, dataset, windows, 0, 0) == {}
+    found = results.judge_adherence(free, dataset, windows, 0, 0)["adherence"]
+    assert (found["labels"], found["static"], found["rules"]) == ({}, None, {})
+    assert found["proposed"]["x <= top"] == 1.0

@@ -316,7 +316,7 @@ def _measure(config: ConfigDict, dataset: Dataset) -> Seconds:
     trained, judges, rest = _scores_seconds(config, dataset)
     sampling = config.sample.count * window
     schema, context = dataset.schema, config.ldm.model.context
-    if schema is not None and adherence.applies(schema, context):
+    if schema is not None:
         rest += adherence.seconds(schema)
         count = adherence.asked_windows(
             schema, context, len(dataset.series.test), config.sample.count

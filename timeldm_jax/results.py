@@ -235,7 +235,7 @@ def _planned(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> Plan:
         _samples_plan(config, dataset, synthetic, config.seed),
         reconstruction.planned(config, dataset, models.vae, vae_params, config.seed),
     ]
-    if adherence.applies(dataset.schema, config.ldm.model.context):
+    if dataset.schema is not None:
         generator, seeds = load_generator(workdir), (config.sample.seed, config.seed)
         plans.append(_adherence_plan(generator, dataset, synthetic, *seeds))
     return joined(plans)
@@ -244,9 +244,8 @@ def _planned(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> Plan:
 def _adherence_plan(
     generator: Generator, dataset: Dataset, synthetic: np.ndarray, drawn_with: int, seed: int
 ) -> Plan:
-    """One part; none for a table that nothing is asked of."""
-    context = generator.models.denoiser.context
-    if dataset.schema is None or not adherence.applies(dataset.schema, context):
+    """One part; none for what is no table."""
+    if dataset.schema is None:
         return joined([])
     seconds = adherence.seconds(dataset.schema)
     judged = functools.partial(judge_adherence, generator, dataset, synthetic, drawn_with, seed)
@@ -320,7 +319,7 @@ def judge_adherence(
     drawn_with: int,
     seed: int,
 ) -> dict[str, Any]:
-    """`adherence` of the scores, for a table with context or rules; {} for any other.
+    """`adherence` of the scores, for a table; {} for anything else.
 
     Windows are drawn for the static columns of held-out windows.
 
@@ -332,7 +331,7 @@ def judge_adherence(
       seed: of the windows that are drawn here, and of judges.
     """
     config, schema, context = generator.config, generator.schema, generator.models.denoiser.context
-    if schema is None or not adherence.applies(schema, context):
+    if schema is None:
         return {}
     series, random = dataset.series, np.random.default_rng(seed)
     time, steps = np.arange(series.window), dataset.steps
@@ -357,7 +356,9 @@ def judge_adherence(
         rows = contexts.asked_rows(held_out.windows[:count], schema)
         asked = np.concatenate(list(generator.sample(count, seed, Asked(count, rows))))
     parts = adherence.Parts(training, held_out, sampled, asked)
-    return {"adherence": adherence.adherence(parts, schema, context, seed)}
+    propose = not dataset.is_stored  # a table that is read in batches keeps no rules
+    found = adherence.adherence(parts, schema, context, seed, propose=propose)
+    return {"adherence": found}
 
 
 def report(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:

@@ -162,11 +162,15 @@ def prepare(
         )
     problems.raise_all()
     frame = frame.reset_index(drop=True)
-    return frame, _with_rules(inferred, declared.get("rules", ()), frame, where)
+    return frame, with_rules(inferred, declared.get("rules", ()), frame, where)
 
 
-def _with_rules(schema: Schema, texts: Any, frame: pd.DataFrame, where: str) -> Schema:
-    """A schema with the rules of a user's texts, or `proposed` ones."""
+def with_rules(schema: Schema, texts: Any, frame: pd.DataFrame, where: str) -> Schema:
+    """A schema with the rules of a user's texts, or `proposed` ones.
+
+    Raises:
+      DataError: a text that is no rule, or a rule that rows break.
+    """
     groups = clocks.groups_of(frame, schema.entity)
     if texts == schemas.PROPOSED:
         texts = proposals.propose(frame, schema.shown(), groups)

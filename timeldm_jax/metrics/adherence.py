@@ -1,18 +1,21 @@
 """Do samples keep to what they are asked for? Labels, the calendar, static columns and rules.
 
-For a model of a table that has a context or rules. All is beside what real rows that were held out
-come to, which is as good as can be.
+And which rules do real rows keep that nobody asked for? All is beside what real rows that were held
+out come to, which is as good as can be.
 """
 
+import dataclasses
 import itertools
+import json
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
-from timeldm_jax.data import rules
-from timeldm_jax.data.schema import Schema
+from timeldm_jax.data import proposals, rules
+from timeldm_jax.data import table as tables
+from timeldm_jax.data.schema import SERIES, Schema
 from timeldm_jax.metrics import calendar, recovery
 from timeldm_jax.metrics.recovery import Label
 
@@ -22,6 +25,7 @@ ASKED = 1_000  # windows, at most, that are drawn for the labels of held-out one
 TRAINING, ROWS = 4_000, 400_000  # windows of a set, and rows of them, that are compared
 PIECES = 4  # that numbers are cut into where columns are taken together
 SECONDS, STATIC_SECONDS = 2.0, 2.0  # that it takes, drawing aside; and for each static column
+MOST_SAID = 3  # rules that are proposed in sentences
 FEATURES = 8  # of which that is; of more it takes as much more
 
 
@@ -54,11 +58,6 @@ class Parts(NamedTuple):
     held_out: Part
     sampled: Part
     asked: Windows | None
-
-
-def applies(schema: Schema | None, context: int) -> bool:
-    """Whether samples of this table keep to anything."""
-    return schema is not None and bool(context or schema.rules)
 
 
 def asked_windows(schema: Schema, context: int, held_out: int, count: int) -> int:
@@ -107,7 +106,9 @@ def halves(
     return starts[starts <= middle - window], starts[starts > middle]
 
 
-def adherence(parts: Parts, schema: Schema, context: int, seed: int = 0) -> dict[str, Any]:
+def adherence(
+    parts: Parts, schema: Schema, context: int, seed: int = 0, *, propose: bool = False
+) -> dict[str, Any]:
     """How far samples keep to what they are asked for; see docs/scores.md for the entries.
 
     Args:
@@ -115,6 +116,7 @@ def adherence(parts: Parts, schema: Schema, context: int, seed: int = 0) -> dict
       schema: of the table.
       context: numbers that the model is asked for by; 0: rules alone are looked at.
       seed: of judges.
+      propose: whether the table could have more rules.
     """
     parts = Parts(*(_present(part, schema) for part in parts))
     found: dict[str, Any] = {"labels": {}, "by_label": {}, "calendar": {}, "static": None}
@@ -126,6 +128,8 @@ def adherence(parts: Parts, schema: Schema, context: int, seed: int = 0) -> dict
     if context and schema.starts is not None and schema.starts.leads:
         found["calendar"] = _calendar(parts, schema)
     found["rules"] = kept(parts.sampled.windows, schema)
+    if propose:
+        found["proposed"] = proposed(parts.training.windows, parts.sampled.windows, schema)
     return found | {"said": said(found)}
 
 
@@ -274,6 +278,16 @@ def kept(windows: Windows, schema: Schema) -> dict[str, float]:
     return found
 
 
+def proposed(training: Windows, sampled: Windows, schema: Schema) -> dict[str, float]:
+    """As `kept`, of rules that no training window breaks and that the schema has not."""
+    frame = tables.decode(training, schema, missing="generate")
+    texts = proposals.propose(frame, schema.shown(), frame[SERIES].to_numpy())
+    known = {rules.said(rule) for rule in schema.rules}
+    free = dataclasses.replace(schema, rules=())
+    new = [text for text in texts if text not in known]
+    return kept(sampled, tables.with_rules(free, new, frame, "the training windows"))
+
+
 def said(found: dict[str, Any]) -> list[str]:
     """The scores in sentences."""
     lines = [_label_said(name, entry) for name, entry in found["labels"].items()]
@@ -290,6 +304,12 @@ def said(found: dict[str, Any]) -> list[str]:
         least = min(found["rules"].values())
         many = f"{len(found['rules'])} rules are" if len(found["rules"]) > 1 else "The rule is"
         lines.append(f"{many} kept in {_share(least)} of rows.")
+    broken = sorted((share, rule) for rule, share in found.get("proposed", {}).items() if share < 1)
+    for share, rule in broken[:MOST_SAID]:
+        lines.append(
+            f"No training window breaks {rule!r}, and {_share(share)} of sampled rows keep it; a "
+            f"schema that says {json.dumps({'rules': [rule]})} keeps it in all."
+        )
     return lines
 
 

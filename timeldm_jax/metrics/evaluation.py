@@ -56,6 +56,7 @@ _ADHERENCE = {
     },
     "static": ({"constant": float, "columns": {...: _APART}, "pairs": (_APART, None)}, None),
     "rules": {...: float},
+    "proposed": ({...: float}, None),
 }
 _LABELLED = {
     "wasserstein": _MEAN | {"floor": float},
