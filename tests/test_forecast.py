@@ -1,6 +1,7 @@
 """What a forecast says of its futures: bands that hold what they say."""
 
 import dataclasses
+import itertools
 import types
 
 import numpy as np
@@ -63,14 +64,50 @@ def gaussian(windows, draws, spread, seed=0):
 @pytest.mark.parametrize("spread", [0.6, 0.8, 1.0])
 def test_forecasts_become_as_wide_as_what_came(spread):
     drawn, came = gaussian(400, 20, np.array([spread, 1.0, spread]))
-    by = bands.factors(drawn, came)
+    by = bands.factors(drawn, came, np.arange(400) // 100)
     # The rank of a ratio among 3,200: a standard error of about .02 of the factor.
     np.testing.assert_allclose(by, 1 / np.array([spread, 1.0, spread]), rtol=0.07)
-    assert (bands.factors(*gaussian(400, 20, 1.5)) == 1).all()  # never narrower
+    # Never narrower.
+    assert (bands.factors(*gaussian(400, 20, 1.5), np.arange(400) // 100) == 1).all()
     futures, truth = gaussian(400, 50, np.array([spread, 1.0, spread]), seed=1)
     wide = np.stack([bands.widen(window, by[None], 1) for window in futures])
     low, high = np.quantile(wide, (0.05, 0.95), axis=1, method="weibull")
     assert ((low <= truth) & (truth <= high)).mean() == pytest.approx(0.9, abs=0.02)
+
+
+def test_stretches_that_differ_ask_for_more():
+    """Shares that bands hold, counted one by one."""
+    stretch = np.repeat(np.arange(5), 40)
+    harder = np.array([0.8, 0.9, 1.0, 1.1, 1.6])[stretch]
+    drawn, came = gaussian(200, 20, 1.0)
+    level = np.median(drawn, axis=1, keepdims=True)
+    drawn = level + (drawn - level) / harder[:, None, None, None]
+    by = bands.factors(drawn, came, stretch)
+
+    def held(factor):
+        wide = level + factor * (drawn - level)
+        low, high = np.quantile(wide, (0.05, 0.95), axis=1, method="weibull")
+        inside = (low <= came) & (came <= high)
+        shares = np.array([inside[stretch == k].mean(axis=(0, 1)) for k in range(5)])
+        return shares.mean(axis=0) - shares.std(axis=0, ddof=1) / np.sqrt(5), shares.mean(axis=0)
+
+    for i in range(3):
+        assert held(by[i] + 1e-9)[0][i] >= 0.9 > held(by[i] - 0.01)[0][i]
+        assert held(by[i])[1][i] > 0.915  # more than nine in ten of these
+
+
+def test_stretches_of_time_and_series_are_told_apart():
+    frame = pd.DataFrame({"who": np.repeat(["a", "b"], 4000), "x": np.arange(8e3) ** 2})
+    config = quick.Quick(window=9)._config
+    config.data.update(window=9, stride=1, entity="who", protocol="heldout", split="time")
+    table, schema = tables.prepare(frame, "it", Options(entity="who"))
+    data = datasets.from_table(table, schema, config)
+    starts = np.asarray(data.series.valid)
+    found = results._stretches(data, starts)
+    apart = [(b - a > 9) or (a // 4000 != b // 4000) for a, b in itertools.pairwise(starts)]
+    np.testing.assert_array_equal(np.diff(found), np.array(apart).astype(int))
+    assert found[-1] > 3
+    np.testing.assert_array_equal(results._stretches(data, starts[::7]), found[::7])
 
 
 def test_what_no_width_mends_is_left():
@@ -78,7 +115,8 @@ def test_what_no_width_mends_is_left():
     drawn[..., 0] = 0.0  # a point, and something else came
     came[..., 1] = np.nan  # nothing is known of it
     drawn[..., 2], came[..., 2] = 3.0, 3.0  # a point, and it came
-    np.testing.assert_array_equal(bands.factors(drawn, came), [bands.MOST, 1.0, bands.LEAST])
+    found = bands.factors(drawn, came, np.zeros(50, int))
+    np.testing.assert_array_equal(found, [bands.MOST, 1.0, bands.LEAST])
     point = np.full((20, 8, 1), 3.0)
     np.testing.assert_array_equal(bands.widen(point, np.array([[2.0]]), 1), point)
 
@@ -123,7 +161,7 @@ def test_a_run_takes_as_many_completions_as_the_budget_is_told(monkeypatch, wind
     vae = types.SimpleNamespace(window=window)
     generator = Generator(None, types.SimpleNamespace(vae=vae), *(None,) * 5, schema, {})
     known, more = bands.rows_of(window, bands.PIECES)
-    bands.measure(generator, np.ones((1, known + more, 1)), None, known)
+    bands.measure(generator, np.ones((1, known + more, 1)), None, known, np.zeros(1, int))
     assert sum(calls) == bands.completions(window)
 
 

@@ -290,7 +290,7 @@ def test_weights_that_are_no_numbers_give_no_samples(generator, what, value):
     with pytest.raises(NonFiniteSamplesError, match="completion gave"):
         broken.complete(half_known(3), 0)
     with pytest.raises(NonFiniteSamplesError, match="forecast gave"):
-        extension.extend(broken, np.ones((2, 5, 3)), 4, 0, "forecast")
+        extension.extend(broken, np.ones((2, 5, 3)), 4, 0, forecast=True)
     values = np.ones((20, 3))
     values[3, 1] = np.nan
     with pytest.raises(NonFiniteSamplesError, match="imputation gave"):

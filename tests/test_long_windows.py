@@ -56,6 +56,7 @@ def problem():
     }
 
 
+@pytest.mark.slow
 def test_a_model_of_frequencies_is_kept_and_asked_like_any_other(tmp_path):
     config = quick.Quick(window=8)._config
     config.ldm.latents, config.ldm.axes = "cosine", 0

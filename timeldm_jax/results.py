@@ -59,7 +59,8 @@ def calibrate(config: ConfigDict, dataset: Dataset, workdir: Workdir) -> None:
         steps = None if dataset.steps is None else dataset.steps[starts]
         known, more = bands.rows_of(dataset.series.window, pieces)
         rows = dataset.series.values[starts[:, None] + np.arange(known + more)]
-        found["wider"] = bands.measure(generator, rows, steps, known).tolist()
+        stretch = _stretches(dataset, starts)
+        found["wider"] = bands.measure(generator, rows, steps, known, stretch).tolist()
     write_json(workdir.marginals, found)
 
 
@@ -83,6 +84,14 @@ def _band_rows(config: ConfigDict, dataset: Dataset) -> tuple[np.ndarray, int]:
     if count < bands.FEWEST_WINDOWS:
         return none, 0
     return starts[np.linspace(0, len(starts) - 1, count).astype(int)], pieces
+
+
+def _stretches(dataset: Dataset, starts: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Numbers of the stretches of validation rows, or of the series, that windows are of."""
+    every, series = dataset.series.valid[:], dataset.series
+    ends = np.diff(every, prepend=every[:1]) > series.window
+    others = np.diff(series.series_of(every), prepend=series.series_of(every[:1])) != 0
+    return np.cumsum(ends | others)[np.searchsorted(every, starts)]
 
 
 def _long_runs(dataset: Dataset, starts: np.ndarray, length: int) -> np.ndarray:
