@@ -22,8 +22,7 @@ import optax
 import pandas as pd
 from jaxtyping import Array, Float
 from scipy import stats
-from scores import RESULTS, machine
-from study import Row, folder
+from study import RESULTS, Row, folder, machine
 
 from timeldm_jax import TimeLDM
 from timeldm_jax.diffusion import edm, samplers
