@@ -16,7 +16,7 @@ from test_tables import ALIKE, FOLDER, READ, REFUSED, WORKBOOKS
 from timeldm_jax.data import batched, gaps, large, lines, parts, reader, rewrite, sources
 from timeldm_jax.data.large import Large
 from timeldm_jax.data.table import Options
-from timeldm_jax.errors import DataError, guesses_kept
+from timeldm_jax.errors import DataError, guesses_kept, in_flags
 
 OTHER_KINDS = (".feather", ".json", ".jsonl", ".arff", ".ods", ".xlsx")
 # What is no part of reading: times across columns, rows out of order, uneven times.
@@ -48,12 +48,12 @@ def whole_and_batched(path, cache, decimal="", na_values=""):
         return large._plain(files.stretches(every), str(path), options)
 
     for read in (whole, in_batches):
-        with guesses_kept() as said:
+        with guesses_kept(aside=True) as said:
             try:
-                found.append((read(), sorted(set(said))))
+                found.append((read(), said))
             except DataError as error:
                 found.append((str(error), []))
-    return found
+    return [(each, sorted(set(said))) for each, said in found]
 
 
 def assert_same(path, cache, **options):
@@ -244,6 +244,16 @@ def test_a_file_is_written_once_and_trusted_only_whole(tmp_path, caplog, monkeyp
     hourly(51).to_csv(path, index=False)
     assert read()[0].rows == 51
     assert read()[1] != file
+
+
+def test_a_guess_names_the_flag_where_a_command_reads_in_batches(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text("x,y\n" + "".join(f"{i},{i}.5%\n" for i in range(300)))
+    for _ in range(2):  # written, then found
+        with guesses_kept(aside=True) as said:
+            batched.large(str(file), "streamed", tmp_path / "cache", Options())
+        text = next(in_flags(DataError(each.text)) for each in said if "decimal" in each.text)
+        assert "--config.data.decimal names the decimal point" in text
 
 
 def test_what_is_no_table_is_said_with_file_and_line(tmp_path, small_blocks):

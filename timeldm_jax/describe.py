@@ -10,7 +10,6 @@ table cannot be trained on as it is.
 import dataclasses
 import functools
 import json
-import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -32,7 +31,7 @@ from timeldm_jax.data.doubts import doubts as found_doubts
 from timeldm_jax.data.given import Table, take
 from timeldm_jax.data.large import Large
 from timeldm_jax.data.schema import Schema
-from timeldm_jax.errors import GUESSES, USER_ERRORS, DataError, in_flags
+from timeldm_jax.errors import USER_ERRORS, DataError, Guess, guesses_kept, in_flags
 
 EXIT_PROBLEMS = 1
 LONG_WINDOW = 256  # rows; the scores' recurrent networks take a step for each
@@ -127,15 +126,14 @@ def describe(
       data: as for `dataset.take`.
       columns: names of an array's features.
     """
-    guessed = _Guesses()
     found = Description()
     try:
-        with guessed:
+        with guesses_kept() as guessed:
             asked, given = take(config, data, columns)
             prepared = datasets.prepare(given, asked)
     except USER_ERRORS as error:
         faults = (error,)
-        return dataclasses.replace(found, guesses=tuple(guessed.found), faults=faults)
+        return dataclasses.replace(found, guesses=_errors_of(guessed), faults=faults)
     if isinstance(prepared, Table | Large):
         some = isinstance(prepared, Large)
         looked = found_doubts(prepared.frame, prepared.schema, some=some)
@@ -143,7 +141,7 @@ def describe(
         found = Description(tuple(_table_facts(prepared)), prepared.schema, doubts=tuple(doubts))
     if prepared is not None:
         lengths, _ = prepared.sizes()
-        rows, guesses = int(lengths.sum()), tuple(guessed.found)
+        rows, guesses = int(lengths.sum()), _errors_of(guessed)
         found = dataclasses.replace(found, guesses=guesses, rows=rows, series=len(lengths))
     try:
         chosen = asked
@@ -162,25 +160,8 @@ def describe(
     )
 
 
-class _Guesses(logging.Handler):
-    """Collects what is said to `errors.GUESSES` while it is entered."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.found: list[DataError] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if isinstance(record.msg, DataError):
-            self.found.append(record.msg)
-
-    def __enter__(self) -> None:
-        self._level = GUESSES.level
-        GUESSES.addHandler(self)
-        GUESSES.setLevel(logging.INFO)
-
-    def __exit__(self, *_: object) -> None:
-        GUESSES.removeHandler(self)
-        GUESSES.setLevel(self._level)
+def _errors_of(guessed: Sequence[Guess]) -> tuple[DataError, ...]:
+    return tuple(DataError(each.text) for each in guessed)
 
 
 def _table_facts(table: Table | Large) -> list[str]:

@@ -2,11 +2,13 @@
 
 import contextlib
 import logging
+import logging.handlers
 import operator
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 LARGEST_SEED = 2**32 - 1
 
@@ -78,20 +80,34 @@ def guess(text: str, level: int = logging.INFO) -> None:
     GUESSES.log(level, DataError(text))
 
 
+class Guess(NamedTuple):
+    """What reading a table guessed, and how much it matters; see `guess`."""
+
+    text: str
+    level: int
+
+
 @contextlib.contextmanager
-def guesses_kept() -> Iterator[list[tuple[str, int]]]:
-    """What is guessed meanwhile, and how much it matters, which nobody else is told."""
-    found: list[tuple[str, int]] = []
-    keep = logging.Handler()
-    keep.emit = lambda record: found.append((str(record.msg), record.levelno))  # type: ignore[method-assign]
+def guesses_kept(*, aside: bool = False) -> Iterator[list[Guess]]:
+    """What is guessed meanwhile, in a list that is full at the end.
+
+    Args:
+      aside: whether nobody else is told.
+    """
+    found: list[Guess] = []
+    keep = logging.handlers.BufferingHandler(sys.maxsize)
     before = GUESSES.handlers, GUESSES.level, GUESSES.propagate
-    GUESSES.handlers, GUESSES.propagate = [keep], False
+    GUESSES.handlers = [keep] if aside else [*GUESSES.handlers, keep]
+    GUESSES.propagate = GUESSES.propagate and not aside
     GUESSES.setLevel(logging.INFO)
     try:
         yield found
     finally:
         GUESSES.handlers, _, GUESSES.propagate = before
         GUESSES.setLevel(before[1])
+        said = [(record.msg, record.levelno) for record in keep.buffer]
+        # As they were written: `str` has Python's words.
+        found += [Guess(each.args[0], level) for each, level in said if isinstance(each, DataError)]
 
 
 class InFlags(logging.Formatter):

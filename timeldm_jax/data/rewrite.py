@@ -35,7 +35,7 @@ from timeldm_jax.errors import DataError, guess, guesses_kept, option
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 1  # of what is written
+FORMAT = 2  # of what is written
 ROWS, NOTE = "rows.parquet", "rows.json"
 _ARROW = {
     "int64": pa.int64(),
@@ -304,7 +304,7 @@ def _write(
     (folder / NOTE).unlink(missing_ok=True)
     partial = folder / f".{ROWS}.partial"
     try:
-        with guesses_kept() as guesses:
+        with guesses_kept(aside=True) as guesses:
             source = _source(path, where, decimal)
             plan = _plan(source, decimal, na_values)
             rows, columns = _write_rows(partial, source, plan)
