@@ -87,6 +87,7 @@ def test_long_windows_are_learnt_by_frequency_where_they_are_many():
     assert chosen(1_024, 17_000, 7, ldm__latents="principal") == ("principal", 1_024)
     assert chosen(1_024, 17_000, 7, ldm__axes=200) == ("principal", 200)
     assert chosen(1_024, 17_000, 7, ldm__latents="standard") == ("standard", 1_024)
+    assert chosen(1_024, 3_000, 7, ldm__latents="cosine") == ("cosine", 0)
 
 
 def test_what_is_said_stands():

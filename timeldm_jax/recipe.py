@@ -139,7 +139,7 @@ def _shape_for_length(config: ConfigDict, windows: int) -> None:
     free = [given[key] == configuration.AUTOMATIC[key] for key in ("ldm.latents", "ldm.axes")]
     if flat > MOST_LATENTS and many and all(free):
         rule["ldm.latents"] = "cosine"
-    elif flat > MOST_LATENTS:
+    elif flat > MOST_LATENTS and config.ldm.latents != "cosine":  # which has no fewer
         rule["ldm.axes"] = max(min(MOST_AXES, windows // 2), 2)
     chosen = {
         key: value for key, value in rule.items() if given[key] == configuration.AUTOMATIC[key]
