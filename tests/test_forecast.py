@@ -96,12 +96,17 @@ def test_stretches_that_differ_ask_for_more():
         assert held(by[i])[1][i] > 0.915  # more than nine in ten of these
 
 
-def test_stretches_of_time_and_series_are_told_apart():
+def two_series():
+    """Of 4,000 rows each, in windows of 9, parts of both held out."""
     frame = pd.DataFrame({"who": np.repeat(["a", "b"], 4000), "x": np.arange(8e3) ** 2})
     config = quick.Quick(window=9)._config
     config.data.update(window=9, stride=1, entity="who", protocol="heldout", split="time")
     table, schema = tables.prepare(frame, "it", Options(entity="who"))
-    data = datasets.from_table(table, schema, config)
+    return datasets.from_table(table, schema, config)
+
+
+def test_stretches_of_time_and_series_are_told_apart():
+    data = two_series()
     starts = np.asarray(data.series.valid)
     found = results._stretches(data, starts)
     apart = [(b - a > 9) or (a // 4000 != b // 4000) for a, b in itertools.pairwise(starts)]
@@ -133,11 +138,7 @@ def test_what_comes_later_has_a_factor_of_its_own():
 
 def test_widths_are_measured_on_validation_rows_that_go_on_in_one_series():
     """Against a look at each row of each run."""
-    frame = pd.DataFrame({"who": np.repeat(["a", "b"], 4000), "x": np.arange(8e3) ** 2})
-    config = quick.Quick(window=9)._config
-    config.data.update(window=9, stride=1, entity="who", protocol="heldout", split="time")
-    table, schema = tables.prepare(frame, "it", Options(entity="who"))
-    data = datasets.from_table(table, schema, config)
+    data = two_series()
     starts = np.asarray(data.series.valid)
     held = {int(row) for start in starts for row in range(start, start + 9)}
     found = set(results._long_runs(data, starts, 14).tolist())

@@ -328,7 +328,7 @@ def judge_adherence(
     drawn_with: int,
     seed: int,
 ) -> dict[str, Any]:
-    """`adherence` of the scores, for a table; {} for anything else.
+    """`adherence` of the scores of a table.
 
     Windows are drawn for the static columns of held-out windows.
 
@@ -340,8 +340,7 @@ def judge_adherence(
       seed: of the windows that are drawn here, and of judges.
     """
     config, schema, context = generator.config, generator.schema, generator.models.denoiser.context
-    if schema is None:
-        return {}
+    assert schema is not None
     series, random = dataset.series, np.random.default_rng(seed)
     time, steps = np.arange(series.window), dataset.steps
 
